@@ -1,0 +1,54 @@
+# Everything runs in .venv, which every target makes by itself and renews only when its inputs change.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.PHONY: help train test lint venv clean
+
+# With it set, nothing would be compiled at installation and every start would take seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
+
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.stamp
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+train: $(STAMP)  ## train and compare: make train ARGS="method=ocfusion seed=1"
+	$(BIN)/python -m panoptic_occ.train $(ARGS)
+
+test: $(STAMP)  ## run the tests on all cores: make test ARGS="-k fusion" (ARGS="-n0 --pdb" to debug)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+lint: $(STAMP)  ## check style and types, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+venv: $(STAMP)  ## install everything into .venv (PYTHON=/path/to/python chooses the interpreter)
+
+clean:  ## remove .venv, caches and build output; runs and data stay
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests scripts conf -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMP): pyproject.toml constraints.txt
+	@python="$(PYTHON)"; \
+	for candidate in python3 python3.13 python3.12 python3.11; do \
+	  if [ -n "$$python" ]; then break; fi; \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; fi; \
+	done; \
+	python="$${python:-python3}"; \
+	if ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  echo "error: Python 3.11 or newer is needed, $$python is $$("$$python" --version 2>/dev/null || echo not to be found);" \
+	    "install one, or name it: make $(or $(MAKECMDGOALS),venv) PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	set -x; \
+	if command -v uv >/dev/null; then \
+	  $(BIN)/python -c '' 2>/dev/null || uv venv --quiet --clear --python "$$("$$python" -c 'import sys; print(sys.executable)')" .venv; \
+	  uv pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'; \
+	else \
+	  $(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv; \
+	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'; \
+	fi
+	@touch $@

@@ -1,0 +1,65 @@
+"""Occlusion-aware panoptic segmentation: who lies in front of whom, and what that does to panoptic quality.
+
+The names below are imported on first use, so that ``import panoptic_occ`` costs next to nothing and brings in neither
+Lightning nor Hydra.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from panoptic_occ.categories import Categories as Categories
+    from panoptic_occ.categories import Category as Category
+    from panoptic_occ.data.relations import ground_truth_relation as ground_truth_relation
+    from panoptic_occ.fusion.engine import FusionPolicy as FusionPolicy
+    from panoptic_occ.fusion.engine import fuse as fuse
+    from panoptic_occ.masks import MaskCrops as MaskCrops
+    from panoptic_occ.masks import PairStats as PairStats
+    from panoptic_occ.metrics.panoptic_quality import PanopticQuality as PanopticQuality
+    from panoptic_occ.metrics.panoptic_quality import panoptic_quality as panoptic_quality
+    from panoptic_occ.occlusion.base import OcclusionModel as OcclusionModel
+    from panoptic_occ.structures import GroundTruthRelation as GroundTruthRelation
+    from panoptic_occ.structures import InstanceSet as InstanceSet
+    from panoptic_occ.structures import PanopticMap as PanopticMap
+    from panoptic_occ.structures import Relation as Relation
+    from panoptic_occ.structures import Sample as Sample
+    from panoptic_occ.structures import Segment as Segment
+    from panoptic_occ.structures import Target as Target
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Categories": "categories",
+    "Category": "categories",
+    "FusionPolicy": "fusion.engine",
+    "GroundTruthRelation": "structures",
+    "InstanceSet": "structures",
+    "MaskCrops": "masks",
+    "OcclusionModel": "occlusion.base",
+    "PairStats": "masks",
+    "PanopticMap": "structures",
+    "PanopticQuality": "metrics.panoptic_quality",
+    "Relation": "structures",
+    "Sample": "structures",
+    "Segment": "structures",
+    "Target": "structures",
+    "fuse": "fusion.engine",
+    "ground_truth_relation": "data.relations",
+    "panoptic_quality": "metrics.panoptic_quality",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'; it offers {', '.join(sorted(__all__))}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,53 @@
+"""ResNet and ResNeXt backbones with a feature pyramid, from torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
+
+from panoptic_occ.errors import ConfigError, did_you_mean
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
+STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
+
+
+def resnet_fpn(
+    name: str = "resnet50",
+    weights: str | None = None,
+    out_channels: int = 256,
+    norm: Literal["frozen", "batch"] = "frozen",
+    frozen_stages: int = 0,
+) -> BackboneWithFPN:
+    """``name`` of torchvision (resnet18 .. resnext101_32x8d) with an FPN of ``out_channels``.
+
+    ``weights``: torchvision's name of a set of pretrained weights (``IMAGENET1K_V2``), downloaded on first use, or None.
+    ``norm``: ``frozen`` BatchNorm (affine constants, for pretrained weights) or trainable ``batch`` norm.
+    ``frozen_stages``: that many stages from the stem on get no gradient (2 = stem and layer1, as in detectron2).
+    Returns a module: image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool.
+    """
+    if norm not in NORMS:
+        raise ConfigError(f"backbone.norm={norm!r} is unknown; {did_you_mean(norm, NORMS)}")
+    if not 0 <= frozen_stages <= len(STAGES):
+        raise ConfigError(f"backbone.frozen_stages={frozen_stages} must lie in 0..{len(STAGES)}")
+    if weights is not None:
+        allowed = [w.name for w in get_model_weights(name)]
+        if weights not in allowed:
+            raise ConfigError(f"backbone.weights={weights!r} is unknown for {name}; {did_you_mean(weights, allowed)}")
+    elif norm == "frozen" and frozen_stages > 0:
+        raise ConfigError(
+            f"backbone.frozen_stages={frozen_stages} without pretrained weights would freeze random filters; "
+            "set backbone.weights or backbone.frozen_stages=0"
+        )
+    body = get_model(name, weights=weights, norm_layer=NORMS[norm])
+    for stage in STAGES[:frozen_stages]:
+        frozen = [getattr(body, stage), *([body.bn1] if stage == "conv1" else [])]
+        for module in frozen:
+            module.requires_grad_(False)
+    width = body.inplanes // 8
+    returned = {f"layer{k + 1}": str(k) for k in range(4)}
+    return BackboneWithFPN(body, returned, [width * 2**k for k in range(4)], out_channels)

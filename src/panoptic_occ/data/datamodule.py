@@ -1,0 +1,140 @@
+"""The data of a run for Lightning: train and validation loaders over a source."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+
+from pytorch_lightning import LightningDataModule
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.data.coco import CocoPanoptic
+from panoptic_occ.data.loader import SampleLoader, TransformedSamples, sample_loader
+from panoptic_occ.data.sampling import EvalSampler, StepBatchSampler
+from panoptic_occ.data.source import Source
+from panoptic_occ.errors import ConfigError, DataError
+from panoptic_occ.structures import Sample
+
+
+class PanopticDataModule(LightningDataModule):
+    """Training batches as a function of ``seed`` and step, and every validation image exactly once.
+
+    ``batch_size``: images per step over all processes; ``eval_batch_size``: per process.  ``steps_per_epoch``: None for
+    about one pass over the training images.  ``max_train_images``, ``max_eval_images``: only the first so many images
+    of the split, in the order of its annotation file.  A batch is a list of Samples.
+
+    The Trainer needs ``use_distributed_sampler=False``: the samplers share the images among the processes themselves.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        train_transform: Callable[[Sample, int], Sample],
+        eval_transform: Callable[[Sample, int], Sample],
+        *,
+        batch_size: int,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
+        max_train_images: int | None = None,
+        max_eval_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, limit in (("max_train_images", max_train_images), ("max_eval_images", max_eval_images)):
+            if limit is not None and limit < 1:
+                raise ConfigError(f"{name}: {limit} must be at least 1, or null for all images")
+        # with fewer images than processes, some processes have nothing to evaluate, and that is right
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.source = source
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.steps_per_epoch = steps_per_epoch
+        self.max_train_images = max_train_images
+        self.max_eval_images = max_eval_images
+
+    @cached_property
+    def train_data(self) -> CocoPanoptic:
+        """The training split; read on first use."""
+        return self._checked(self.source.split("train"), "train")
+
+    @cached_property
+    def eval_data(self) -> CocoPanoptic:
+        """The validation split; read on first use."""
+        return self._checked(self.source.split("val"), "val")
+
+    @property
+    def categories(self) -> Categories:
+        """Categories of the data set; needs ``prepare_data`` before."""
+        return self.eval_data.categories
+
+    def prepare_data(self) -> None:
+        """Generates or verifies the data (Lightning calls it on one process only)."""
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the annotations that ``stage`` needs; DataError when the two splits name different categories."""
+        if stage in (None, "fit") and self.train_data.categories != self.eval_data.categories:
+            raise DataError(
+                f"{self.source.name}: the train and val splits have different categories, so their labels would mean "
+                "different things; both panoptic JSON files must hold the same list of categories"
+            )
+
+    def train_dataloader(self) -> SampleLoader:
+        """Batches of transformed samples; a resumed run begins at the step where it was interrupted."""
+        rank, world_size = self._place()
+        first_step = 0
+        if self.trainer is not None:
+            # Counted here because Lightning makes the first iterator before it tells the sampler the epoch.
+            first_step = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+            warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended")
+        n = _limited(len(self.train_data), self.max_train_images)
+        sampler = StepBatchSampler(
+            self.train_data.sizes[:n].numpy(),
+            self.batch_size,
+            self.seed,
+            self.steps_per_epoch or max(n // self.batch_size, 1),
+            rank,
+            world_size,
+            first_step,
+        )
+        samples = TransformedSamples(self.train_data, self.train_transform, n)
+        return sample_loader(samples, self.num_workers, batch_sampler=sampler, persistent_workers=True)
+
+    def val_dataloader(self) -> SampleLoader:
+        """This process's share of the validation images, in a fixed order; targets in the original frame."""
+        n = _limited(len(self.eval_data), self.max_eval_images)
+        samples = TransformedSamples(self.eval_data, self.eval_transform, n)
+        sampler = EvalSampler(n, *self._place())
+        return sample_loader(samples, self.num_workers, sampler=sampler, batch_size=self.eval_batch_size)
+
+    def test_dataloader(self) -> SampleLoader:
+        """The same images as in validation: the test annotations of COCO are not public."""
+        return self.val_dataloader()
+
+    def _place(self) -> tuple[int, int]:
+        """(rank, number of processes) of the run."""
+        trainer = self.trainer
+        if trainer is None:
+            return 0, 1
+        # Lightning offers no public way to ask; left on, it would replace the samplers by ones that repeat images.
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigError(
+                "trainer.use_distributed_sampler: True would evaluate some images twice; set it to false, the data "
+                "module shares the images among the processes itself"
+            )
+        return trainer.global_rank, trainer.world_size
+
+    def _checked(self, data: CocoPanoptic, split: str) -> CocoPanoptic:
+        if len(data) == 0:
+            raise DataError(f"{self.source.name}: the {split} split has no images; check its annotation files")
+        return data
+
+
+def _limited(n: int, limit: int | None) -> int:
+    return n if limit is None else min(n, limit)

@@ -1,0 +1,81 @@
+"""Runs a function over many items in worker processes, with progress, in order, holding only a few items at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+CHUNK = 32
+
+
+def ordered_map(
+    function: Callable[[In], Out], items: Iterable[In], total: int, processes: int | None = 1, title: str = ""
+) -> Iterator[Out]:
+    """``function(item)`` for all items, in their order; 1 process stays in this one, None takes one per core.
+
+    Workers are spawned, not forked: torch's threads and a live progress display do not survive a fork.  ``function``
+    must be picklable.  The first exception stops everything.
+    """
+    # a worker costs seconds to start: there is no use for more of them than chunks
+    processes = min(processes or available_cores(), -(-total // CHUNK))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total)
+        for result in map(function, items) if processes <= 1 else _spread(function, items, processes):
+            yield result
+            progress.advance(task)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _spread(function: Callable[[In], Out], items: Iterable[In], processes: int) -> Iterator[Out]:
+    source = iter(items)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    pending: deque[Future[bytes]] = deque()
+    try:
+        while True:
+            while len(pending) < 3 * processes and (chunk := list(islice(source, CHUNK))):
+                pending.append(pool.submit(_run, function, chunk))
+            if not pending:
+                return
+            yield from pickle.loads(pending.popleft().result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(function: Callable[[In], Out], chunk: list[In]) -> bytes:
+    if torch := sys.modules.get("torch"):  # imported by the function's own module, or not needed at all
+        torch.set_num_threads(1)
+    # pickled here, because torch would hand every tensor over as a file that stays open
+    return pickle.dumps([function(item) for item in chunk], protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _start_worker() -> None:
+    # workers wait for work on a pipe that they hold open themselves: a killed parent would leave them there for ever
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,83 @@
+"""Ground-truth occlusion relations from overlapping instance masks and a panoptic map (methods 4.2, appendix A).
+
+Plain functions on CPU tensors.  OCFusion (Lazarow et al., CVPR 2020), section 3.2: of two overlapping instances that
+one lies on top which owns more of the common pixels in the panoptic annotation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from panoptic_occ.masks import MaskCrops, PairStats, intersections
+from panoptic_occ.structures import GroundTruthRelation, PanopticMap
+
+MIN_SHARE = 0.5
+"""Smallest share of a panoptic segment that an instance mask must cover to be its instance."""
+
+TIE_BREAK = 1e-6
+"""Weight of the IoU beside the share: COCO's segments are cut from the masks, so shares of exactly 1 are common."""
+
+Ids = Int[np.ndarray, "h w"]
+
+
+def unique_ids(ids: Ids) -> tuple[Int[np.ndarray, " u"], Ids, Int[np.ndarray, " u"]]:
+    """``numpy.unique`` with inverse and counts for a map of segments: it sorts runs of equal pixels, not pixels."""
+    flat = ids.ravel()
+    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    lengths = np.diff(starts, append=flat.size)
+    values, run = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(run, weights=lengths).astype(np.int64)
+    return values, np.repeat(run, lengths).reshape(ids.shape), counts
+
+
+def match_segments(masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap) -> Int[Tensor, " k"]:
+    """Id of the panoptic segment of every instance, 0 for an instance without one (methods 4.2).
+
+    Candidates are non-crowd segments of the same category of which the mask covers at least half; among them the
+    one-to-one assignment with the largest sum of covered shares ``|M & S| / |S|``, ties by IoU.
+    """
+    values, index, counts = unique_ids(panoptic.ids.numpy())
+    column = {number: k for k, number in enumerate(values.tolist())}
+    segments = [s for s in panoptic.segments if s.isthing and not s.iscrowd and s.id in column]
+    matched = torch.zeros(len(masks), dtype=torch.int64)
+    if not segments or not len(masks):
+        return matched
+    columns = [column[s.id] for s in segments]
+    inside = [np.bincount(index[window][crop.numpy()], minlength=len(values)) for window, crop in masks]
+    inter, size = np.stack(inside)[:, columns], counts[columns]
+    same = labels.numpy()[:, None] == np.array([s.label for s in segments])
+    # below the threshold there is nothing to win: a sum of two such shares must not displace a good match
+    candidate = same & (inter >= MIN_SHARE * size)
+    union = masks.area.numpy()[:, None] + size - inter
+    rows, chosen = linear_sum_assignment(
+        np.where(candidate, inter / size + TIE_BREAK * inter / union, 0), maximize=True
+    )
+    for i, k in zip(rows, chosen, strict=True):
+        if candidate[i, k]:
+            matched[i] = segments[k].id
+    return matched
+
+
+def ground_truth_relation(
+    masks: MaskCrops, segment_ids: Int[Tensor, " k"], panoptic_ids: Int[Tensor, "h w"]
+) -> GroundTruthRelation:
+    """Raw counts among the instances of an image; ``segment_ids[i]`` is the panoptic id of instance i, 0 without one.
+
+    Exact integers, counted on the crops.  ``own[i, i]`` is the part of mask i that its segment covers.
+    """
+    stats = PairStats.of(masks)
+    ids = panoptic_ids.numpy()
+    values, _, counts = unique_ids(ids)
+    size = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    segments: list[int] = segment_ids.tolist()
+    pan_area = torch.tensor([size.get(s, 0) if s else 0 for s in segments], dtype=torch.int64)
+    owned = [
+        torch.from_numpy(ids[window] == s).flatten() & bool(s) for (window, _), s in zip(masks, segments, strict=True)
+    ]
+    pixels = masks.pixels & torch.cat([masks.pixels[:0], *owned])
+    own = intersections(MaskCrops(pixels, masks.windows, masks.size), masks, where=stats.inter > 0)
+    return GroundTruthRelation(stats.area, pan_area, stats.inter, own)

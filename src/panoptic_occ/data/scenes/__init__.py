@@ -1,0 +1,1 @@
+"""The embedded data set: procedurally painted scenes in the official COCO panoptic layout."""

@@ -1,0 +1,164 @@
+"""Writes painted scenes to disk as a data set in the official COCO panoptic layout."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from panoptic_occ.data.annotations import Layout
+from panoptic_occ.data.panoptic_io import write_panoptic_png
+from panoptic_occ.data.parallel import ordered_map
+from panoptic_occ.data.scenes.layout import THINGS, Mix
+from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
+from panoptic_occ.files import atomic_path, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raise it when a change of the code changes the scenes; it is part of the folder's name."""
+
+SPLITS = ("train", "val")
+PARTS = ".parts"
+# As in COCO, the ids have gaps, so that nothing can mistake them for contiguous labels.
+CATEGORY_IDS = {name: 1 + 2 * k for k, name in enumerate(THINGS)} | {name: 101 + k for k, name in enumerate(STUFF)}
+COLORS = {
+    "disc": (220, 60, 60), "tile": (240, 150, 40), "triangle": (235, 210, 70), "star": (120, 190, 60),
+    "plus": (40, 170, 150), "pill": (60, 130, 220), "hexagon": (110, 90, 210), "drop": (190, 80, 190),
+    "diamond": (240, 110, 160), "grass": (90, 140, 80), "bricks": (160, 100, 80), "water": (80, 120, 160),
+    "sand": (190, 175, 135),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """What a set of scenes is a function of: image side in pixels, seed, shares of pairs, crowds and void patches."""
+
+    size: int = 128
+    seed: int = 0
+    mix: Mix = Mix()
+    crowd_share: float = 0.12
+    void_share: float = 0.3
+
+    def key(self) -> str:
+        """Twelve hex digits over the settings and the version of the painter."""
+        text = json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def categories() -> list[dict[str, Any]]:
+    """The categories list of the annotation files."""
+    return [
+        {"id": number, "name": name, "isthing": int(name in THINGS), "color": list(COLORS[name])}
+        for name, number in CATEGORY_IDS.items()
+    ]
+
+
+def generate(root: Path, counts: Mapping[str, int], settings: SceneSettings, processes: int | None = None) -> None:
+    """Writes ``counts[split]`` scenes of every split below ``root``, in parallel, with progress.
+
+    Every file is written whole or not at all, and a scene that is already there is kept, so an interrupted generation
+    continues where it stopped.  The annotation files come last: without them a split counts as missing.
+    """
+    layouts = {split: Layout.of(root, split) for split in counts}
+    missing = [s for s, paths in layouts.items() if not (paths.panoptic_json.exists() and paths.instances_json.exists())]
+    wanted = [(split, number) for split in missing for number in range(1, counts[split] + 1)]
+    write = partial(_write_scene, root, settings)
+    scenes = ordered_map(write, wanted, len(wanted), processes, "painting scenes")
+    for split in missing:
+        _write_annotations(layouts[split], list(islice(scenes, counts[split])))
+    shutil.rmtree(root / PARTS, ignore_errors=True)
+
+
+def _write_annotations(layout: Layout, scenes: list[dict[str, Any]]) -> None:
+    listed = categories()
+    things = [c for c in listed if c["isthing"]]
+    annotations = [a for scene in scenes for a in scene["instances"]]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    images = [scene["image"] for scene in scenes]
+    write_json(layout.instances_json, {"images": images, "annotations": annotations, "categories": things})
+    panoptic = [scene["panoptic"] for scene in scenes]
+    write_json(layout.panoptic_json, {"images": images, "annotations": panoptic, "categories": listed})
+
+
+def _write_scene(root: Path, settings: SceneSettings, scene_of: tuple[str, int]) -> dict[str, Any]:
+    """Paints one scene of a split, writes its image and PNG, and returns its annotations."""
+    split, number = scene_of
+    layout = Layout.of(root, split)
+    part = root / PARTS / f"{split}_{number:06d}.json"
+    if part.exists():
+        found: dict[str, Any] = read_json(part)
+        return found
+    rng = np.random.default_rng([VERSION, settings.seed, SPLITS.index(split), number])
+    scene = paint_scene(settings.size, settings.mix, rng, settings.crowd_share, settings.void_share)
+    name = f"{number:012d}"
+    encoded = io.BytesIO()
+    Image.fromarray(scene.image).save(encoded, "JPEG", quality=95, subsampling=0)
+    with atomic_path(layout.images / f"{name}.jpg") as temporary:
+        temporary.write_bytes(encoded.getvalue())
+    ids, segments = _panoptic(scene)
+    write_panoptic_png(layout.panoptic / f"{name}.png", ids)
+    annotations = {
+        "image": {"id": number, "file_name": f"{name}.jpg", "height": settings.size, "width": settings.size},
+        "instances": _instances(scene, number),
+        "panoptic": {"image_id": number, "file_name": f"{name}.png", "segments_info": segments},
+    }
+    write_json(part, annotations)
+    return annotations
+
+
+def _instances(scene: PaintedScene, image_id: int) -> list[dict[str, Any]]:
+    """Full masks of the things as compressed RLE, the crowd last; ids are given when all scenes are merged."""
+    masks = [(name, mask, 0) for name, mask in scene.things]
+    if scene.crowd is not None:
+        masks.append((*scene.crowd, 1))
+    entries = []
+    for name, mask, iscrowd in masks:
+        rle = coco_mask.encode(np.asfortranarray(mask))
+        entry = {"image_id": image_id, "category_id": CATEGORY_IDS[name], "iscrowd": iscrowd, **_extent(mask)}
+        entry["segmentation"] = {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+        entries.append(entry)
+    return entries
+
+
+def _panoptic(scene: PaintedScene) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
+    """The panoptic map and its segments; ids are spread over the range so that they mean nothing."""
+    ids = np.zeros(scene.owner.shape, np.int64)
+    segments: list[dict[str, Any]] = []
+
+    def add(mask: NDArray[np.bool_], name: str, iscrowd: int = 0) -> None:
+        if mask.any():
+            number = 1_000 + 7_919 * len(segments)
+            ids[mask] = number
+            entry: Mapping[str, Any] = {"id": number, "category_id": CATEGORY_IDS[name], "iscrowd": iscrowd}
+            segments.append({**entry, **_extent(mask)})
+
+    free = scene.owner < 0
+    if scene.crowd is not None:
+        add(scene.crowd[1], scene.crowd[0], 1)
+        free &= ~scene.crowd[1]
+    for k, name in enumerate(STUFF):
+        add(free & (scene.stuff == k), name)
+    for k, (name, _) in enumerate(scene.things):
+        add(scene.owner == k, name)
+    return ids, segments
+
+
+def _extent(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    ys, xs = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    box = [int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1)]
+    return {"area": int(mask.sum()), "bbox": box}

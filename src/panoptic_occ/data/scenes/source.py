@@ -1,0 +1,67 @@
+"""The source of the embedded scenes: generates them on first use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from panoptic_occ.data.annotations import Layout
+from panoptic_occ.data.coco import CocoPanoptic
+from panoptic_occ.data.relation_build import ensure_relations
+from panoptic_occ.data.scenes.generator import SPLITS, SceneSettings, generate
+from panoptic_occ.data.scenes.layout import Mix
+from panoptic_occ.data.source import Source, Split, default_cache_dir, load_split, relations_path
+from panoptic_occ.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class ScenesSource(Source):
+    """Painted scenes of ``size`` x ``size`` px: ``train_images`` and ``val_images`` of them, a function of ``seed``.
+
+    ``mix``: shares of the kinds of overlapping pairs (see ``scenes.layout``).  The scenes and their relations are made
+    once and kept below ``cache_dir`` (by default ``PANOPTIC_OCC_CACHE`` or ``~/.cache/panoptic_occ``).
+    """
+
+    def __init__(
+        self,
+        size: int = 128,
+        train_images: int = 1600,
+        val_images: int = 200,
+        seed: int = 0,
+        mix: Mapping[str, float] | None = None,
+        crowd_share: float = 0.12,
+        void_share: float = 0.3,
+        cache_dir: str | Path | None = None,
+        processes: int | None = None,
+        name: str = "scenes",
+    ) -> None:
+        self.name = name
+        if size < 64 or min(train_images, val_images) < 1:
+            raise ConfigError(
+                f"scenes need size >= 64 px and at least one image a split, got size={size}, "
+                f"train_images={train_images}, val_images={val_images}"
+            )
+        try:
+            shares = Mix(**(mix or {}))
+            shares.kinds()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"data.source.mix: {error}; allowed: prior, small, large, equal, same_class") from None
+        self.settings = SceneSettings(size, seed, shares, crowd_share, void_share)
+        self.counts = dict(zip(SPLITS, (train_images, val_images), strict=True))
+        self.processes = processes
+        parent = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        images = "_".join(f"{split}{count}" for split, count in self.counts.items())
+        self.cache_dir = parent / name / f"{size}px_{images}_{self.settings.key()}"
+
+    def prepare(self) -> None:
+        """Paints what is missing and computes the relations."""
+        generate(self.cache_dir, self.counts, self.settings, self.processes)
+        for split in SPLITS:
+            dataset = CocoPanoptic.from_root(self.cache_dir, split)
+            ensure_relations(dataset, relations_path(self, dataset))
+
+    def split(self, split: Split) -> CocoPanoptic:
+        """The images of a split with their relations."""
+        return load_split(self, self.cache_dir, split)

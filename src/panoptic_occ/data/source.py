@@ -1,0 +1,114 @@
+"""Where a data set comes from: the interface of a source, and the COCO folders."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from panoptic_occ.data.coco import CocoPanoptic
+from panoptic_occ.data.relation_cache import RelationCache
+from panoptic_occ.errors import DataError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "val"]
+ROOT_VARIABLE = "PANOPTIC_OCC_COCO"
+CACHE_VARIABLE = "PANOPTIC_OCC_CACHE"
+
+
+class Source(Protocol):
+    """A data set with a training and a validation split, in the official COCO panoptic layout.
+
+    ``cache_dir`` is where derived files of this source may be written.
+    """
+
+    name: str
+    cache_dir: Path
+
+    def prepare(self) -> None:
+        """Makes the data available (generates or verifies it); called once, by one process, before ``split``."""
+        ...
+
+    def split(self, split: Split) -> CocoPanoptic:
+        """The images of a split."""
+        ...
+
+
+class CocoSource:
+    """COCO 2017 from a root folder, unpacked as distributed; any data set in the same layout with its own split names.
+
+    ``root``: the folder, or None to take the environment variable ``PANOPTIC_OCC_COCO``.  ``cache_dir``: where derived
+    files go, by default below ``PANOPTIC_OCC_CACHE`` or ``~/.cache/panoptic_occ``.  ``skip_empty`` leaves training
+    images without a non-crowd instance out (counted); validation images are never left out.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        train_split: str = "train2017",
+        val_split: str = "val2017",
+        cache_dir: str | Path | None = None,
+        skip_empty: bool = False,
+        name: str = "coco",
+    ) -> None:
+        self.name = name
+        self.root = root
+        self.splits: dict[str, str] = {"train": train_split, "val": val_split}
+        self.cache_dir = default_cache_dir() / name if cache_dir is None else Path(cache_dir).expanduser()
+        self.skip_empty = skip_empty
+
+    def prepare(self) -> None:
+        """Checks that the folders exist; DataError names the first that does not."""
+        root = find_root(self.root)
+        for split in self.splits.values():
+            for folder in (root / "annotations", root / "annotations" / f"panoptic_{split}", root / split):
+                if not folder.is_dir():
+                    raise DataError(
+                        f"{folder}: the folder does not exist; {root} must hold annotations/ (with "
+                        f"instances_{split}.json, panoptic_{split}.json and the folder panoptic_{split}/) and {split}/"
+                    )
+
+    def split(self, split: Split) -> CocoPanoptic:
+        """The images of a split, with cached relations when `python -m panoptic_occ.prepare` has made them."""
+        if split not in self.splits:
+            raise DataError(f"{self.name}: split '{split}' is unknown; {did_you_mean(split, get_args(Split))}")
+        skip_empty = self.skip_empty and split == "train"
+        return load_split(self, find_root(self.root), self.splits[split], skip_empty)
+
+
+def load_split(source: Source, root: Path, split: str, skip_empty: bool = False) -> CocoPanoptic:
+    """A split in the COCO layout, with the cached relations of ``source`` when there are any."""
+    dataset = CocoPanoptic.from_root(root, split, skip_empty=skip_empty)
+    path = relations_path(source, dataset)
+    if path.is_file():
+        try:
+            dataset.relations = RelationCache.read(path, dataset.fingerprint)
+        except DataError as error:
+            log.warning("%s; relations are computed while loading", error)
+    return dataset
+
+
+def find_root(root: str | Path | None) -> Path:
+    """The root folder of COCO, from ``root`` or the environment; DataError says which folder was looked for."""
+    chosen = root or os.environ.get(ROOT_VARIABLE)
+    ways = f"set data.root=FOLDER on the command line or the environment variable {ROOT_VARIABLE}"
+    if not chosen:
+        raise DataError(f"COCO: no root folder was given; {ways}")
+    path = Path(chosen).expanduser()
+    if not path.is_dir():
+        origin = "data.root" if root else ROOT_VARIABLE
+        raise DataError(f"{path}: the root folder of COCO (from {origin}) does not exist; {ways}")
+    return path
+
+
+def default_cache_dir() -> Path:
+    """Where derived files go unless a folder is given."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "panoptic_occ"
+
+
+def relations_path(source: Source, dataset: CocoPanoptic) -> Path:
+    """The relation cache of a split; its name holds the fingerprint, so that two copies of a data set never fight."""
+    return Path(source.cache_dir) / f"relations_{dataset.layout.images.name}_{dataset.fingerprint[:12]}.safetensors"

@@ -1,0 +1,1 @@
+"""From detections, their order and a stuff map to one panoptic map."""

@@ -1,0 +1,208 @@
+"""Panoptic quality of a result on disk (the official format), on all cores and without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.data.panoptic_io import read_panoptic_png
+from panoptic_occ.errors import DataError, PanopticOccError
+from panoptic_occ.files import read_json
+from panoptic_occ.metrics.pq_core import (
+    PQCounts,
+    PQResult,
+    SegmentRow,
+    count_matches,
+    known_ids,
+    overlap_table,
+    result_of,
+)
+
+CHUNK = 32
+"""Images per task: about 0.2 s of work, so that starting another worker (about 0.3 s) pays from two chunks on."""
+
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AreaCheck:
+    """Ground-truth segments whose stated area is not their number of pixels; ``first`` describes one of them."""
+
+    segments: int = 0
+    images: int = 0
+    first: str = ""
+
+    def __add__(self, other: AreaCheck) -> AreaCheck:
+        return AreaCheck(self.segments + other.segments, self.images + other.images, self.first or other.first)
+
+
+class _Task(NamedTuple):
+    """One image: the two PNGs and their segments."""
+
+    image_id: int
+    target_png: Path
+    prediction_png: Path
+    target_rows: list[SegmentRow]
+    prediction_rows: list[SegmentRow]
+
+
+def default_processes() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def panoptic_quality_of_files(
+    gt_json: Path,
+    prediction_json: Path,
+    gt_folder: Path | None = None,
+    prediction_folder: Path | None = None,
+    processes: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[PQResult, AreaCheck]:
+    """PQ of a result against the annotations; a folder defaults to its JSON's path without ``.json``.
+
+    ``on_progress(done, total)`` is called as images are finished.  The number of processes does not change the result.
+    Raises DataError for missing or broken files, images without a prediction, unknown categories, and maps that
+    contradict their JSON.
+    """
+    folders = _folder(gt_json, gt_folder, "ground truth"), _folder(prediction_json, prediction_folder, "prediction")
+    target, prediction = _load(gt_json, "annotations", "categories"), _load(prediction_json, "annotations")
+    categories = Categories.from_json(target["categories"], str(gt_json))
+    by_image = {_get(entry, "image_id", prediction_json, "an annotation"): entry for entry in prediction["annotations"]}
+    _check_complete(target["annotations"], by_image, gt_json, prediction_json)
+
+    def tasks() -> Iterator[_Task]:
+        for entry in target["annotations"]:
+            image_id, guess = entry["image_id"], by_image[entry["image_id"]]
+            where = f"image {image_id}"
+            yield _Task(
+                image_id,
+                folders[0] / _get(entry, "file_name", gt_json, where),
+                folders[1] / _get(guess, "file_name", prediction_json, where),
+                _rows(entry, categories, gt_json, where, annotated=True),
+                _rows(guess, categories, prediction_json, where, annotated=False),
+            )
+
+    total = len(target["annotations"])
+    chunks = _chunks(tasks())
+    workers = min(processes or default_processes(), -(-total // CHUNK))
+    count = partial(_count_chunk, num_categories=len(categories))
+    counts, check, done = PQCounts.zeros(len(categories)), AreaCheck(), 0
+    for part, part_check, images in map(count, chunks) if workers == 1 else _parallel(count, chunks, workers):
+        counts, check, done = counts + part, check + part_check, done + images
+        on_progress(done, total)
+    return result_of(counts, categories), check
+
+
+_Outcome = tuple[PQCounts, AreaCheck, int]
+
+
+def _parallel(
+    count: Callable[[list[_Task]], _Outcome], chunks: Iterator[list[_Task]], workers: int
+) -> Iterator[_Outcome]:
+    """Outcomes in the order of the chunks; the first fault stops the rest."""
+    # spawn: a forked child of a program that has started threads (torch, a GPU) can hang
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        yield from pool.map(count, chunks)
+    except BrokenProcessPool:
+        raise PanopticOccError(
+            f"one of the {workers} worker processes was killed (often by lack of memory); use fewer with --processes"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _count_chunk(tasks: list[_Task], num_categories: int) -> _Outcome:
+    counts, check = PQCounts.zeros(num_categories), AreaCheck()
+    for task in tasks:
+        part, part_check = _count_image(task, num_categories)
+        counts, check = counts + part, check + part_check
+    return counts, check, len(tasks)
+
+
+def _count_image(task: _Task, num_categories: int) -> tuple[PQCounts, AreaCheck]:
+    source = f"{task.prediction_png} (image {task.image_id})"
+    target_ids = read_panoptic_png(task.target_png)
+    prediction_ids = read_panoptic_png(task.prediction_png)
+    if target_ids.shape != prediction_ids.shape:
+        raise DataError(
+            f"{source}: (height, width) is {prediction_ids.shape}, that of the ground truth {task.target_png} is "
+            f"{target_ids.shape}; predict at the size of the original image"
+        )
+    known = known_ids(task.target_rows)
+    table = overlap_table(target_ids, prediction_ids, known, known_ids(task.prediction_rows), source)
+    counts = count_matches(table, task.target_rows, task.prediction_rows, num_categories, source)
+    pixels = dict(zip(known.tolist(), table.sum(axis=1).tolist(), strict=False))  # without the row of unlisted ids
+    wrong = [row for row in task.target_rows if row.area != pixels[row.id]]
+    if not wrong:
+        return counts, AreaCheck()
+    row = wrong[0]
+    first = f"{task.target_png}, segment {row.id}: area {row.area:g} in the JSON, {pixels[row.id]} pixels in the PNG"
+    return counts, AreaCheck(len(wrong), 1, first)
+
+
+def _rows(entry: Entry, categories: Categories, file: Path, where: str, annotated: bool) -> list[SegmentRow]:
+    rows = []
+    for info in _get(entry, "segments_info", file, where):
+        number = int(_get(info, "id", file, f"{where}, a segment"))
+        what = f"{where}, segment {number}"
+        label = categories.label_of(_get(info, "category_id", file, what), f"{file}: {what}")
+        area = _get(info, "area", file, what) if annotated else 0
+        rows.append(SegmentRow(number, label, area, info.get("iscrowd", 0) == 1))
+    return rows
+
+
+def _folder(json_file: Path, folder: Path | None, what: str) -> Path:
+    path = Path(str(json_file).removesuffix(".json") if folder is None else folder)
+    if not path.is_dir():
+        raise DataError(f"{path}: the folder with the PNGs of the {what} does not exist; name it with its option")
+    return path
+
+
+def _load(file: Path, *keys: str) -> dict[str, list[Entry]]:
+    content = read_json(file)
+    for key in keys:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            found = sorted(content) if isinstance(content, dict) else type(content).__name__
+            raise DataError(f"{file}: has no list '{key}' (found: {found}); a COCO panoptic JSON is needed here")
+    return dict(content)
+
+
+def _get(entry: Entry, key: str, file: Path, what: str) -> Any:
+    if not isinstance(entry, Mapping) or key not in entry:
+        found = sorted(entry) if isinstance(entry, Mapping) else repr(entry)
+        raise DataError(f"{file}: {what} lacks '{key}' (found: {found}); a COCO panoptic JSON is needed here")
+    return entry[key]
+
+
+def _check_complete(annotations: list[Entry], predicted: Mapping[Any, Entry], gt_json: Path, file: Path) -> None:
+    if not annotations:
+        raise DataError(f"{gt_json}: the data set holds no image; 'annotations' is empty")
+    wanted = [_get(entry, "image_id", gt_json, "an annotation") for entry in annotations]
+    missing = [image_id for image_id in wanted if image_id not in predicted]
+    if missing:
+        some = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"{file}: no prediction for {len(missing)} of {len(wanted)} images (image_id {some}); predict every image "
+            f"of {gt_json}"
+        )
+
+
+def _chunks(tasks: Iterator[_Task]) -> Iterator[list[_Task]]:
+    chunk: list[_Task] = []
+    for task in tasks:
+        chunk.append(task)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

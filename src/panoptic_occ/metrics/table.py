@@ -1,0 +1,69 @@
+"""Tables of results for the terminal and for text files, in Markdown, so that they can be pasted anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from io import StringIO
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from panoptic_occ.metrics.pq_core import PQResult
+
+
+def pq_table(result: PQResult, per_class: bool = True) -> Table:
+    """PQ, SQ, RQ in percent and N, for All, Things and Stuff, and for each class below them.
+
+    A class that occurs in neither ground truth nor prediction shows '-'; it is in no average.
+    """
+    table = Table(title="panoptic quality", box=box.MARKDOWN)
+    table.add_column("", no_wrap=True)
+    for name in ("PQ", "SQ", "RQ", "N", *(("TP", "FP", "FN") if per_class else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, scores in (("All", result.all), ("Things", result.things), ("Stuff", result.stuff)):
+        table.add_row(name, _percent(scores.pq), _percent(scores.sq), _percent(scores.rq), str(scores.n))
+    if not per_class:
+        return table
+    for group in (True, False):
+        for entry in result.per_class:
+            if entry.isthing is group:
+                counts = (entry.tp, entry.fp, entry.fn)
+                shares = [_percent(value) if any(counts) else "-" for value in (entry.pq, entry.sq, entry.rq)]
+                table.add_row(Text(entry.name), *shares, "", *map(str, counts))
+    return table
+
+
+def comparison_table(rows: Mapping[str, Mapping[str, float]], title: str = "") -> Table:
+    """One row per method, one column per number, in the order in which they first appear.
+
+    Floats are fractions and are shown in percent, integers are counts; NaN shows '-', a number a row lacks is blank.
+    """
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table(title=title or None, box=box.MARKDOWN)
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, row in rows.items():
+        table.add_row(Text(label), *(_cell(row[name]) if name in row else "" for name in names))
+    return table
+
+
+def to_text(renderable: RenderableType) -> str:
+    """Plain text, as wide as the renderable wants: a narrow terminal or a redirected output cuts nothing."""
+    console = Console(file=StringIO(), width=10_000, color_system=None, force_terminal=False, _environ={})
+    width = Measurement.get(console, console.options, renderable).maximum
+    with console.capture() as capture:
+        console.print(renderable, width=max(width, 1), crop=False, overflow="ignore")
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _cell(value: float) -> str:
+    return str(value) if isinstance(value, int) else _percent(value)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"

@@ -1,0 +1,1 @@
+"""Who lies in front: one file per method, all behind the contract of ``base.py``."""

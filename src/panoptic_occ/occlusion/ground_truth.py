@@ -1,0 +1,60 @@
+"""Ground-truth order: the ceiling of every method on the same detections (the oracle row of a table)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.masks import PairStats
+from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.matching import UNMATCHED, match_instances
+from panoptic_occ.structures import InstanceSet, Relation, Target
+
+RULES = ("majority", "delta")
+
+
+class GroundTruthOrder(OcclusionModel):
+    """Detections take the order of the annotations they match (mask IoU >= ``iou_thr``); all others go by score.
+
+    ``rule``: who owns the common pixels of two annotations, see ``GroundTruthRelation``; ``gt_sig_ratio``: how much two
+    annotations must overlap to have an order (0: at all), beside the ``sig_ratio`` of the detections.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"target"})
+
+    def __init__(
+        self,
+        *,
+        rule: Literal["majority", "delta"] = "majority",
+        gt_sig_ratio: float = 0.0,
+        iou_thr: float = 0.5,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if rule not in RULES:
+            raise ConfigError(f"occlusion.rule={rule!r} is unknown; {did_you_mean(rule, RULES)}")
+        self.rule = rule
+        self.gt_sig_ratio = gt_sig_ratio
+        self.iou_thr = iou_thr
+
+    def forward(
+        self, instances: InstanceSet, stats: PairStats, image: Tensor | None = None, target: Target | None = None
+    ) -> Relation:
+        """Margin 1 or -1 where both detections match annotations of known order, else 0 and not valid."""
+        if target is None:
+            raise ConfigError(
+                "occlusion=ground_truth reads the annotations, and this image has none; evaluate an annotated split or "
+                "choose another occlusion method"
+            )
+        matches = match_instances(instances, target.masks, self.iou_thr)
+        order = target.relation.matrix(self.gt_sig_ratio, self.rule).to(matches.device)
+        matched = matches != UNMATCHED
+        known = matched[:, None] & matched[None, :]
+        margin = torch.zeros(known.shape, device=matches.device)
+        pair_order = order[matches[:, None], matches[None, :]] if len(order) else margin
+        known &= pair_order >= 0
+        margin[known] = 2.0 * pair_order[known].float() - 1.0
+        return Relation(margin, known & self.pairs(instances, stats))

@@ -1,0 +1,241 @@
+"""The run folder: where a run lives, what it remembers, and whether it is finished.
+
+A folder is a function of the command, so that the same command finds its own work again:
+
+    runs/<data>/base_<key>/                   one base, shared by all methods; <key> hashes all that it depends on
+        base.safetensors  config.yaml  environment.json  logs/   (checkpoints/ while training)
+    runs/<data>/<method>_<backbone>_s<seed>/  one method on that base; other overrides are appended to the name
+        occlusion.safetensors  config.yaml  environment.json  logs/   (checkpoints/ while training)
+        metrics.json  metrics.csv  pq.json  pq.txt  pictures.png
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from panoptic_occ.errors import CheckpointError, ConfigError
+from panoptic_occ.files import read_json, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+BASE_VERSION = 1
+"""Raise it when a change of the code changes what a base trained by the same configuration becomes."""
+
+# What a base depends on; detection settings that only act at test time and machine settings are left out.
+BASE_KEYS = (
+    "seed",
+    "data.source",
+    "data.train_transform",
+    "data.batch_size",
+    "data.max_train_images",
+    "backbone",
+    "thing",
+    "stuff",
+    "schedule.reference_batch",
+    "schedule.base",
+    "schedule.loss_weights",
+    "trainer.precision",
+    "trainer.gradient_clip_val",
+    "channels_last",
+)
+TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test")
+PLACES = ("data.source.root", "data.source.cache_dir")
+# What the second stage depends on, beside its base.
+STAGE_KEYS = ("occlusion", "schedule.occlusion")
+
+# Overrides that never change what is computed, or that the folder's name holds already.
+NOT_IN_NAME = re.compile(
+    r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_predictions|compare|debug|trusted"
+    r"|data\.(num_workers|eval_batch_size|source\.(root|cache_dir|processes)|root)|trainer|trainer\..*|logger|logger\..*|hydra.*)$"
+)
+PACKAGES = (
+    "panoptic-occ", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
+    "scipy", "pycocotools", "safetensors", "pillow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside the folder of a base or of a run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of the stage in progress."""
+        return self.path / "checkpoints"
+
+    @property
+    def config(self) -> Path:
+        """The composed configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """The results; the file that makes a run finished."""
+        return self.path / "metrics.json"
+
+    def weights(self, stage: str) -> Path:
+        """Final weights of a stage: ``base`` or ``occlusion``."""
+        return self.path / f"{stage}.safetensors"
+
+    def describe(self, cfg: DictConfig) -> None:
+        """Writes the configuration and the environment that made the run."""
+        write_text(self.config, OmegaConf.to_yaml(cfg, resolve=True))
+        write_json(self.path / "environment.json", environment(), indent=2)
+
+    def clear(self) -> None:
+        """Removes everything that the run left here."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+
+
+def base_folder(cfg: DictConfig) -> RunFolder:
+    """The folder of the base that ``cfg`` needs."""
+    return RunFolder(Path(cfg.runs_dir) / str(cfg.data.name) / f"base_{base_key(cfg)}")
+
+
+def run_folder(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
+    """The folder of the run that ``cfg`` describes; ``overrides`` are the command line's ``key=value`` words."""
+    name = cfg.get("run_name") or f"{cfg.method.name}_{cfg.backbone_name}_s{cfg.seed}{_suffix(overrides)}"
+    return RunFolder(Path(cfg.runs_dir) / str(cfg.data.name) / name)
+
+
+def _suffix(overrides: Iterable[str]) -> str:
+    pairs = (word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
+    kept = sorted(f"{key}-{value}" for key, value in pairs if not NOT_IN_NAME.match(key))
+    text = "".join("_" + re.sub(r"[^A-Za-z0-9.-]+", "-", item).strip("-") for item in kept)
+    return text if len(text) <= 100 else "_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def base_key(cfg: DictConfig) -> str:
+    """Ten hex digits over everything that the base depends on."""
+    return _digest({"version": BASE_VERSION, **_subset(cfg, BASE_KEYS)})
+
+
+def stage_key(cfg: DictConfig) -> str:
+    """Ten hex digits over everything that the trained occlusion module depends on."""
+    return _digest({"base": base_key(cfg), **_subset(cfg, STAGE_KEYS)})
+
+
+def _subset(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
+    left_out = (*TEST_ONLY, *PLACES)
+    chosen = OmegaConf.create({})
+    for key in keys:
+        value = OmegaConf.select(cfg, key)
+        OmegaConf.update(chosen, key, value, force_add=True)
+    plain = OmegaConf.to_container(chosen, resolve=True)
+    assert isinstance(plain, dict)
+    for key in left_out:
+        node: Any = plain
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.get(parent, {}) if isinstance(node, dict) else {}
+        if isinstance(node, dict):
+            node.pop(last, None)
+    return {str(k): v for k, v in plain.items()}
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def check_same_run(folder: RunFolder, cfg: DictConfig) -> None:
+    """Refuses a folder whose weights were trained with other settings, naming them."""
+    if not folder.config.exists():
+        return
+    before = OmegaConf.load(folder.config)
+    assert isinstance(before, DictConfig)
+    old, new = (_flat(_subset(c, (*BASE_KEYS, *STAGE_KEYS))) for c in (before, cfg))
+    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{folder.path} holds a run with other settings ({'; '.join(changed[:5])}). "
+            "Give this run another run_name, or replace the old one with force=true"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def latest_checkpoint(folder: RunFolder) -> Path | None:
+    """The newest readable checkpoint of the stage in progress; a damaged one is named and the one before it used."""
+    for path in sorted(folder.checkpoints.glob("*.ckpt"), reverse=True):
+        try:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # torch raises many kinds for a damaged file, and any of them means: not this one
+            log.warning("%s: cannot be read (%s), using the checkpoint before it", path, str(error).splitlines()[0])
+            continue
+        return path
+    return None
+
+
+def finished(folder: RunFolder) -> dict[str, Any] | None:
+    """The results of a finished run, or None."""
+    if not folder.metrics.exists():
+        return None
+    results: dict[str, Any] = read_json(folder.metrics)
+    return results
+
+
+def load_run_config(path: Path) -> DictConfig:
+    """The configuration of a run folder; CheckpointError when there is none."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: not a run folder; run= takes the folder that train printed at its end")
+    file = path / "config.yaml"
+    if not file.exists():
+        found = sorted(p.parent.name for p in path.glob("*/config.yaml"))
+        raise CheckpointError(f"{path}: there is no config.yaml in it; run folders below it: {', '.join(found) or '(none)'}")
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def environment() -> dict[str, Any]:
+    """Versions of Python and of the packages that decide results, the machine's kind, and the git commit if any."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "git_commit": _git_commit(),
+        "packages": versions,
+    }
+
+
+def _git_commit() -> str | None:
+    where = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(where), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", str(where), "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("-dirty" if dirty else "")

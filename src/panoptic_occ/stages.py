@@ -1,0 +1,89 @@
+"""Fits one stage with a fresh trainer, from its newest checkpoint if there is one."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+
+from panoptic_occ.callbacks.checkpoint_io import AtomicCheckpointIO
+from panoptic_occ.callbacks.two_stage import TwoStage
+from panoptic_occ.instantiate import safe_instantiate
+from panoptic_occ.data.datamodule import PanopticDataModule
+from panoptic_occ.model import PanopticFPN
+from panoptic_occ.module import PanopticModule, Stage
+from panoptic_occ.runs import RunFolder, latest_checkpoint
+from panoptic_occ.schedule import Schedule
+from panoptic_occ.weights import save_weights
+
+log = logging.getLogger(__name__)
+
+
+def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
+    """A Lightning trainer from ``cfg.trainer``; ``settings`` are what a stage or the evaluation fixes itself."""
+    fixed: dict[str, Any] = {
+        "use_distributed_sampler": False,  # ours never repeats an image
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        "plugins": [AtomicCheckpointIO()],
+    }
+    bars = [RichProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []
+    trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
+    return trainer
+
+
+def fit_stage(
+    stage: Stage,
+    model: PanopticFPN,
+    data: PanopticDataModule,
+    schedule: Schedule,
+    folder: RunFolder,
+    cfg: DictConfig,
+) -> None:
+    """Trains ``stage`` and leaves its final weights in ``folder``; continues after an interruption.
+
+    Checkpoints are written every ``checkpoint_every`` steps, the last two are kept, and removed when the stage ends.
+    """
+    plan = schedule.stage(stage, data.batch_size)
+    data.steps_per_epoch = min(plan.checkpoint_every, plan.steps)
+    data.seed_stage(stage)
+    module = PanopticModule(model, stage, cfg.seed, plan)
+    saver = ModelCheckpoint(
+        dirpath=folder.checkpoints,
+        filename="{step:08d}",
+        auto_insert_metric_name=False,
+        monitor="step",
+        mode="max",
+        save_top_k=2,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    resume = latest_checkpoint(folder)
+    if resume is not None:
+        log.info("continuing stage '%s' from %s", stage, resume)
+    trainer = make_trainer(
+        cfg,
+        [TwoStage(), saver],
+        max_steps=plan.steps,
+        max_epochs=-1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=make_logger(cfg, folder, stage, resume.stem if resume else "0"),
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    trainer.strategy.barrier()
+    if trainer.is_global_zero:
+        parts = model.base_modules() if stage == "base" else {"occlusion": model.occlusion}
+        save_weights(folder.weights(stage), parts, {"stage": stage, "steps": str(trainer.global_step)})
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    trainer.strategy.barrier()
+
+
+def make_logger(cfg: DictConfig, folder: RunFolder, stage: str, start: str) -> Any:
+    """The logger of ``cfg.logger`` for one start of a stage, writing below ``folder``."""
+    return safe_instantiate(cfg.logger, save_dir=str(folder.path), version=f"{stage}_{start}")

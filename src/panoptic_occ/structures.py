@@ -1,0 +1,242 @@
+"""The data that crosses package borders: frozen dataclasses of tensors, one image each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from panoptic_occ.masks import MaskCrops, PairStats
+
+VOID_LABEL = -1
+"""Contiguous label of pixels that belong to no category (and of thing pixels in a stuff-only semantic map)."""
+
+InstanceStatus = Literal["kept", "low_score", "empty", "same_class", "duplicate", "occluded", "erased"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic map; ``label`` is the contiguous category, ``instance`` indexes the InstanceSet."""
+
+    id: int
+    label: int
+    isthing: bool
+    area: int
+    iscrowd: bool = False
+    score: float | None = None
+    instance: int | None = None
+
+
+@dataclass(frozen=True)
+class InstanceRecord:
+    """What the fusion did with one instance: why it was kept or dropped, and the pixels it won and lost.
+
+    ``area`` of the mask; ``free``: its pixels that nobody owned; ``reclaimed`` from instances it lies above;
+    ``final`` in the finished map.  ``blocker``: the instance that made it fail a check or took most of its pixels.
+    """
+
+    status: InstanceStatus
+    area: int
+    free: int = 0
+    reclaimed: int = 0
+    final: int = 0
+    blocker: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticMap:
+    """A panoptic segmentation: ``ids`` (0 = VOID) and the segments that those ids name."""
+
+    ids: Int[Tensor, "h w"]
+    segments: tuple[Segment, ...]
+    records: tuple[InstanceRecord, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceSet:
+    """Detections of one image, best score first (stable).
+
+    masks at the resolution of the output; boxes (N,4) xyxy float in the same frame; scores (N,) in [0, 1]; labels (N,)
+    contiguous thing categories.  ``soft`` (N,28,28): mask probabilities of the own class inside the box.
+    ``roi_features`` (N,C,14,14): raw RoIAlign features of the base; both only when an occlusion method asks for them.
+    """
+
+    masks: MaskCrops
+    boxes: Float[Tensor, "n 4"]
+    scores: Float[Tensor, " n"]
+    labels: Int[Tensor, " n"]
+    soft: Float[Tensor, "n s s"] | None = None
+    roi_features: Float[Tensor, "n c r r"] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None and len(value) != n:
+                raise ValueError(f"InstanceSet: {item.name} has {len(value)} entries, scores have {n}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Tensor | Sequence[int]) -> InstanceSet:
+        """The instances at ``index`` (integers, or a bool tensor), in that order."""
+        chosen = torch.as_tensor(index, device=self.scores.device)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return InstanceSet(**{k: None if v is None else v[chosen] for k, v in values.items()})
+
+    def ranked(self, conf_thr: float = 0.0) -> InstanceSet:
+        """Instances with ``score >= conf_thr``, by falling score; ties keep their order."""
+        order = torch.argsort(self.scores, descending=True, stable=True)
+        return self[order[self.scores[order] >= conf_thr]]
+
+    def to(self, device: torch.device | str) -> InstanceSet:
+        """The same instances on ``device``."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return InstanceSet(**{k: None if v is None else v.to(device) for k, v in values.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """Who lies in front: ``margin[i, j] > 0`` means i is above j, and counts only where ``valid[i, j]``.
+
+    ``order``: the order in which the fusion offers the instances (None: as given, by score).  ``value`` (N,): the
+    key of a unary method, larger = closer.  The flags say what the method guarantees; nothing is symmetrised silently.
+    """
+
+    margin: Float[Tensor, "n n"]
+    valid: Bool[Tensor, "n n"]
+    order: Int[Tensor, " n"] | None = None
+    value: Float[Tensor, " n"] | None = None
+    antisymmetric: bool = True
+    transitive: bool = False
+
+    def above(self) -> Bool[Tensor, "n n"]:
+        """``above[i, j]``: the method says that i lies above j (a NaN margin says nothing)."""
+        return self.valid & (self.margin > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruthRelation:
+    """Raw counts of the K non-crowd instances of one image; thresholds and rules are applied late, so a sweep over
+    them is one pass over the data.
+
+    ``area[i] = |M_i|``; ``pan_area[i]``: pixels of its panoptic segment (0 without one); ``inter[i, j] = |M_i & M_j|``;
+    ``own[i, j]``: pixels of ``M_i & M_j`` that the panoptic map gives to i (OCFusion 3.2).
+    """
+
+    area: Int[Tensor, " k"]
+    pan_area: Int[Tensor, " k"]
+    inter: Int[Tensor, "k k"]
+    own: Int[Tensor, "k k"]
+
+    def matrix(
+        self, sig_ratio: float, rule: Literal["majority", "delta"] = "majority", strict: bool = False
+    ) -> Int[Tensor, "k k"]:
+        """(K,K) int8: 1 where i lies above j, 0 where j lies above i, -1 where that is unknown or not significant.
+
+        ``majority``: who owns more of the common pixels (OCFusion).  ``delta``: who lost fewer pixels to the panoptic
+        map in total (RAP's script).
+        """
+        lead = self.lead(rule)
+        order = torch.where(lead > 0, 1, torch.where(lead < 0, 0, -1)).to(torch.int8)
+        significant = PairStats(self.area, self.inter).significant(sig_ratio, "either", strict)
+        return torch.where(significant, order, torch.full_like(order, -1))
+
+    def lead(self, rule: Literal["majority", "delta"] = "majority") -> Int[Tensor, "k k"]:
+        """Antisymmetric (K,K) int64: by how many pixels i is ahead of j; 0 is a tie."""
+        if rule == "majority":
+            return self.own - self.own.T
+        if rule == "delta":
+            lost = self.area - self.pan_area
+            return lost[None, :] - lost[:, None]
+        raise ValueError(f"ground-truth rule '{rule}' is unknown; allowed: majority, delta")
+
+    def __len__(self) -> int:
+        return len(self.area)
+
+    def __getitem__(self, index: Tensor) -> GroundTruthRelation:
+        """The relation among the instances at ``index``."""
+        return GroundTruthRelation(
+            self.area[index], self.pan_area[index], self.inter[index][:, index], self.own[index][:, index]
+        )
+
+    def to(self, device: torch.device | str) -> GroundTruthRelation:
+        """The same counts on ``device``."""
+        return GroundTruthRelation(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Annotations of one image, all in one frame (the network input in training, the original image in evaluation).
+
+    boxes (K,4) xyxy and labels (K,) and masks: the K non-crowd thing instances, annotated in full, so masks overlap;
+    panoptic: the ground-truth map, crowds included; ``instance_ids[k]``: dataset id of annotation k; ``relation``:
+    its counts come from the original image and are only re-indexed when a crop removes instances.
+    """
+
+    boxes: Float[Tensor, "k 4"]
+    labels: Int[Tensor, " k"]
+    masks: MaskCrops
+    panoptic: PanopticMap
+    relation: GroundTruthRelation
+    instance_ids: Int[Tensor, " k"]
+
+    def semantic(self) -> Int[Tensor, "h w"]:
+        """Contiguous category of every pixel, ``VOID_LABEL`` where there is none (int64)."""
+        ids = self.panoptic.ids.long()
+        present, inverse = torch.unique(ids, return_inverse=True)
+        label_of = {segment.id: segment.label for segment in self.panoptic.segments}
+        labels = [label_of.get(i, VOID_LABEL) for i in present.tolist()]
+        return torch.tensor(labels, dtype=torch.int64, device=ids.device)[inverse]
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same target on ``device``."""
+        panoptic = replace(self.panoptic, ids=self.panoptic.ids.to(device))
+        return replace(
+            self,
+            boxes=self.boxes.to(device),
+            labels=self.labels.to(device),
+            masks=self.masks.to(device),
+            panoptic=panoptic,
+            relation=self.relation.to(device),
+            instance_ids=self.instance_ids.to(device),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image as the network sees it (3,H,W uint8 RGB), the size of the original (height, width), its annotations."""
+
+    image: Int[Tensor, "3 h w"]
+    image_id: int
+    file_name: str
+    original_size: tuple[int, int]
+    target: Target | None = field(default=None)
+
+    def to(self, device: torch.device | str) -> Sample:
+        """The same sample on ``device``."""
+        target = None if self.target is None else self.target.to(device)
+        return replace(self, image=self.image.to(device, non_blocking=True), target=target)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images as the network reads them: normalised, padded to one size; ``sizes`` (height, width) without the padding."""
+
+    images: Float[Tensor, "b 3 h w"]
+    sizes: tuple[tuple[int, int], ...]
+    samples: tuple[Sample, ...]
+
+    @property
+    def targets(self) -> list[Target]:
+        """The annotations of all images; ValueError where an image has none."""
+        targets = []
+        for sample in self.samples:
+            if sample.target is None:
+                raise ValueError(f"image {sample.image_id} ({sample.file_name}) has no annotations")
+            targets.append(sample.target)
+        return targets

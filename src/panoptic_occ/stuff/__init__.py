@@ -1,0 +1,1 @@
+"""The stuff branch: semantic segmentation of every pixel."""

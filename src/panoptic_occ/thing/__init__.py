@@ -1,0 +1,1 @@
+"""The thing branch: instance detections with soft masks."""

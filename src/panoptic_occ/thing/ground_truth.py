@@ -1,0 +1,36 @@
+"""An oracle base: the annotations themselves as detections, so that only the order and the fusion are measured."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.structures import Batch, InstanceSet
+from panoptic_occ.thing.base import ThingBranch
+
+
+class GroundTruthThings(ThingBranch):
+    """Boxes, labels and full masks of the annotations, all with score 1, in an order shuffled by the image id.
+
+    The shuffle keeps the order of the annotation file from deciding ties.
+    """
+
+    def __init__(self, *, in_channels: int, categories: Categories) -> None:
+        super().__init__()
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Nothing to train."""
+        return {}
+
+    def detect(
+        self, features: dict[str, Tensor], batch: Batch, conf_thr: float, requires: frozenset[str]
+    ) -> list[InstanceSet]:
+        """The annotated instances of every image; soft masks and RoI features do not exist here."""
+        found = []
+        for sample, target in zip(batch.samples, batch.targets, strict=True):
+            shuffle = torch.Generator().manual_seed(sample.image_id)
+            order = torch.randperm(len(target.labels), generator=shuffle).to(target.labels.device)
+            scores = torch.ones(len(order), device=target.labels.device)
+            found.append(InstanceSet(target.masks[order], target.boxes[order], scores, target.labels[order]))
+        return found

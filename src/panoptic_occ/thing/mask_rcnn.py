@@ -1,0 +1,237 @@
+"""Mask R-CNN (He et al. 2017) from torchvision's detection parts, as the thing branch of Panoptic FPN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import roi_align
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.structures import Batch, InstanceSet, Target
+from panoptic_occ.thing.base import ThingBranch
+from panoptic_occ.thing.paste import paste_masks
+from panoptic_occ.thing.pooling import PyramidRoIAlign
+
+STRIDES = (4, 8, 16, 32, 64)
+
+
+class MaskRCNN(ThingBranch):
+    """RPN, box head and mask head on one feature pyramid; labels inside are contiguous + 1 (0 is background).
+
+    ``anchor_scale``: anchor side in units of the level's stride (8 = 32..512 px, the usual for 800 px images).
+    ``rpn_train``/``rpn_test``: proposals kept per level before NMS and per image after it.
+    ``rois_per_image``: proposals sampled for the heads in training, a quarter of them positive.
+    ``masks_per_image``: most positive proposals that train the mask head (None: all); ``mask_convs``: 3x3 convolutions of the mask head.  ``hidden``: width of the box head, 4 x ``in_channels`` by default.
+    Detections: score > ``score_thr``, class-wise NMS at ``nms_thr``, at most ``max_detections``.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        categories: Categories,
+        anchor_scale: float = 8,
+        rpn_train: tuple[int, int] = (2000, 1000),
+        rpn_test: tuple[int, int] = (1000, 1000),
+        rpn_batch: int = 256,
+        rpn_nms_thr: float = 0.7,
+        rois_per_image: int = 512,
+        positive_fraction: float = 0.25,
+        masks_per_image: int | None = None,
+        mask_convs: int = 4,
+        hidden: int | None = None,
+        score_thr: float = 0.05,
+        nms_thr: float = 0.5,
+        max_detections: int = 100,
+        sampling_ratio: int = 2,
+        aligned: bool = True,
+    ) -> None:
+        super().__init__()
+        classes = categories.num_things + 1
+        hidden = 4 * in_channels if hidden is None else hidden
+        sizes = tuple((round(anchor_scale * stride),) for stride in STRIDES)
+        anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+        self.masks_per_image = masks_per_image
+        self.rpn = RegionProposalNetwork(
+            anchors,
+            RPNHead(in_channels, anchors.num_anchors_per_location()[0]),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=rpn_batch,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": rpn_train[0], "testing": rpn_test[0]},
+            post_nms_top_n={"training": rpn_train[1], "testing": rpn_test[1]},
+            nms_thresh=rpn_nms_thr,
+        )
+        self.roi_heads = RoIHeads(
+            PyramidRoIAlign(7, sampling_ratio, aligned),
+            TwoMLPHead(in_channels * 7**2, hidden),
+            FastRCNNPredictor(hidden, classes),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=rois_per_image,
+            positive_fraction=positive_fraction,
+            bbox_reg_weights=None,
+            score_thresh=score_thr,
+            nms_thresh=nms_thr,
+            detections_per_img=max_detections,
+            mask_roi_pool=PyramidRoIAlign(14, sampling_ratio, aligned),
+            mask_head=MaskRCNNHeads(in_channels, (in_channels,) * mask_convs, 1),
+            mask_predictor=MaskRCNNPredictor(in_channels, in_channels, classes),
+        )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """As in detectron2: box head kaiming_uniform(a=1), classifier normal .01, boxes and masks normal .001."""
+        for layer in (self.roi_heads.box_head.fc6, self.roi_heads.box_head.fc7):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+        predictor = self.roi_heads.box_predictor
+        last = ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001), (self.roi_heads.mask_predictor[-1], 0.001))
+        for layer, std in last:
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """rpn_cls, rpn_box, cls, box and mask losses (their sum is the L_i of Panoptic FPN)."""
+        targets = self._torchvision_targets(batch)
+        proposals, rpn = self.rpn(_image_list(batch), features, targets)
+        heads = self.roi_heads
+        proposals, matches, labels, regression = heads.select_training_samples(proposals, targets)
+        boxed = heads.box_head(heads.box_roi_pool(features, proposals))
+        cls_loss, box_loss = fastrcnn_loss(*heads.box_predictor(boxed), labels, regression)
+        positive = [self._mask_samples(label) for label in labels]
+        rois = [p[keep] for p, keep in zip(proposals, positive, strict=True)]
+        chosen = [m[keep] for m, keep in zip(matches, positive, strict=True)]
+        mask_logits = self._mask_logits(heads.mask_roi_pool(features, rois))
+        return {
+            "rpn_cls": rpn["loss_objectness"],
+            "rpn_box": rpn["loss_rpn_box_reg"],
+            "cls": cls_loss,
+            "box": box_loss,
+            "mask": mask_loss(mask_logits, rois, chosen, batch.targets),
+        }
+
+    @torch.no_grad()
+    def detect(
+        self, features: dict[str, Tensor], batch: Batch, conf_thr: float, requires: frozenset[str]
+    ) -> list[InstanceSet]:
+        """Ranked detections with masks at original resolution; only those with ``score >= conf_thr`` get a mask."""
+        heads = self.roi_heads
+        proposals, _ = self.rpn(_image_list(batch), features)
+        boxed = heads.box_head(heads.box_roi_pool(features, proposals))
+        logits, regression = heads.box_predictor(boxed)
+        found = heads.postprocess_detections(
+            logits.float(), regression.float(), proposals, batch.sizes
+        )
+        kept = []
+        for boxes, scores, labels in zip(*found, strict=True):
+            order = torch.argsort(scores, descending=True, stable=True)
+            order = order[scores[order] >= conf_thr]
+            kept.append((boxes[order], scores[order], labels[order] - 1))
+        soft, pooled = self._soft_masks(features, [k[0] for k in kept], [k[2] for k in kept], requires)
+        sets = []
+        for (boxes, scores, labels), probs, feature, sample, inside in zip(
+            kept, soft, pooled, batch.samples, batch.sizes, strict=True
+        ):
+            height, width = sample.original_size
+            scale = boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
+            placed = boxes * scale
+            masks = paste_masks(probs, placed, sample.original_size)
+            sets.append(InstanceSet(masks, placed, scores, labels, probs, feature))
+        return sets
+
+    @torch.no_grad()
+    def positives(
+        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str]
+    ) -> list[tuple[InstanceSet, Int[Tensor, " n"]]]:
+        """Sampled proposals with IoU >= 0.5 to an annotation (annotated boxes included), with the mask of its class."""
+        targets = self._torchvision_targets(batch)
+        proposals, _ = self.rpn(_image_list(batch), features)
+        proposals, matches, labels, _ = self.roi_heads.select_training_samples(proposals, targets)
+        positive = [label > 0 for label in labels]
+        rois = [p[keep] for p, keep in zip(proposals, positive, strict=True)]
+        classes = [label[keep] - 1 for label, keep in zip(labels, positive, strict=True)]
+        soft, pooled = self._soft_masks(features, rois, classes, requires)
+        examples = []
+        for boxes, label, probs, feature, match, keep, size in zip(
+            rois, classes, soft, pooled, matches, positive, batch.sizes, strict=True
+        ):
+            masks = paste_masks(probs, boxes, size)
+            scores = torch.ones(len(boxes), device=boxes.device)
+            examples.append((InstanceSet(masks, boxes, scores, label, probs, feature), match[keep]))
+        return examples
+
+    def _mask_samples(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+        """Positive proposals that train the mask head, at most ``masks_per_image`` of them, drawn at random."""
+        positive = (labels > 0).nonzero().flatten()
+        if self.masks_per_image is None or len(positive) <= self.masks_per_image:
+            return positive
+        return positive[torch.randperm(len(positive), device=positive.device)[: self.masks_per_image]]
+
+    def _mask_logits(self, pooled: Float[Tensor, "n c 14 14"]) -> Float[Tensor, "n k 28 28"]:
+        logits: Tensor = self.roi_heads.mask_predictor(self.roi_heads.mask_head(pooled))
+        return logits
+
+    def _soft_masks(
+        self,
+        features: dict[str, Tensor],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        requires: frozenset[str],
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Per image: mask probabilities of the given classes, and the raw RoI features where they are asked for."""
+        counts = [len(b) for b in boxes]
+        pooled = self.roi_heads.mask_roi_pool(features, boxes)
+        logits = self._mask_logits(pooled).float()
+        index = torch.arange(len(logits), device=logits.device)
+        probs = logits[index, torch.cat(list(labels)) + 1].sigmoid()
+        wanted: Sequence[Any] = pooled.split(counts) if "roi_features" in requires else [None] * len(counts)
+        return list(probs.split(counts)), list(wanted)
+
+    @staticmethod
+    def _torchvision_targets(batch: Batch) -> list[dict[str, Tensor]]:
+        """Boxes and 1-based labels; ``masks`` is there for torchvision's own check only."""
+        return [{"boxes": t.boxes.float(), "labels": t.labels + 1, "masks": t.masks.windows} for t in batch.targets]
+
+
+def _image_list(batch: Batch) -> ImageList:
+    return ImageList(batch.images, list(batch.sizes))
+
+
+def mask_loss(
+    mask_logits: Float[Tensor, "n k s s"],
+    rois: Sequence[Float[Tensor, "m 4"]],
+    matches: Sequence[Int[Tensor, " m"]],
+    targets: Sequence[Target],
+) -> Float[Tensor, ""]:
+    """Mean binary cross-entropy of the annotation's class channel against its mask, resampled into each RoI.
+
+    Targets are sampled at pixel centres (``aligned``), the same convention as ``paste_masks``.  No RoI: 0 with a graph.
+    """
+    if len(mask_logits) == 0:
+        return mask_logits.sum() * 0
+    size = mask_logits.shape[-1]
+    truth, classes = [], []
+    for boxes, match, target in zip(rois, matches, targets, strict=True):
+        if len(boxes) == 0:
+            continue
+        dense = target.masks.dense()[:, None].to(mask_logits.dtype)
+        indexed = torch.cat([match[:, None].to(boxes), boxes], dim=1)
+        truth.append(roi_align(dense, indexed.to(dense.dtype), size, sampling_ratio=2, aligned=True)[:, 0])
+        classes.append(target.labels[match] + 1)
+    chosen = mask_logits[torch.arange(len(mask_logits), device=mask_logits.device), torch.cat(classes)]
+    return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(truth).float())
+
+

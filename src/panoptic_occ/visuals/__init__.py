@@ -1,0 +1,1 @@
+"""Pictures: panoptic overlays, the pixels where two results differ, sheets of both."""

@@ -1,0 +1,78 @@
+"""Weights of finished stages: safetensors files with a header that says what they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from panoptic_occ.errors import CheckpointError
+from panoptic_occ.files import atomic_path
+
+FORMAT = 1
+"""Version of the layout of the weight files; a newer file is refused, not guessed at."""
+
+
+def save_weights(path: Path, modules: Mapping[str, nn.Module], about: Mapping[str, str]) -> None:
+    """Writes parameters and buffers of ``modules`` as ``<module>.<name>``, with ``about`` in the header, atomically."""
+    tensors = {
+        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        for part, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": str(FORMAT), **about})
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """The header of a weight file; CheckpointError when it is missing, broken or from a newer version."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about: dict[str, str] = file.metadata() or {}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: the file does not exist; train first, or point run= to a finished run") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or train it again") from None
+    version = about.get("format", "")
+    if not version.isdigit():
+        raise CheckpointError(f"{path}: not written by panoptic_occ (its header has no format number)")
+    if int(version) > FORMAT:
+        raise CheckpointError(
+            f"{path}: written by a newer panoptic_occ (format {version}, this version reads up to {FORMAT}); update it"
+        )
+    return about
+
+
+def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Loads a weight file into ``modules``, all tensors or none, and returns its header.
+
+    CheckpointError names the tensors that are missing, unknown or of another shape: another architecture or data set.
+    """
+    about = read_about(path)
+    own = {f"{part}.{name}": t for part, m in modules.items() for name, t in m.state_dict().items()}
+    with safe_open(path, framework="pt") as file:
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{name} {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    if missing or unknown or shapes:
+        faults = [
+            f"{len(found)} {what} (first: {', '.join(found[:3])})"
+            for what, found in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+            if found
+        ]
+        raise CheckpointError(
+            f"{path}: made for another network or data set; tensors {'; '.join(faults)}. Choose the backbone, thing, "
+            "stuff, occlusion and data groups that it was trained with (config.yaml beside it)"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+    return about

@@ -1,0 +1,327 @@
+"""Hand-checked cases of the fusion: 4x4 images whose areas can be counted on paper."""
+
+import logging
+import re
+
+import pytest
+import torch
+
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.structures import InstanceSet, Relation
+
+
+def rectangle(rows, columns, size=(4, 4)):
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[slice(*rows), slice(*columns)] = True
+    return mask
+
+
+def detections(masks, scores=None, labels=None):
+    masks = torch.stack(masks) if isinstance(masks, list) else masks
+    n = len(masks)
+    return InstanceSet(
+        masks=MaskCrops.from_dense(masks),
+        boxes=torch.zeros(n, 4),
+        scores=torch.tensor(scores if scores is not None else [0.9 - 0.1 * k for k in range(n)]),
+        labels=torch.tensor(labels if labels is not None else list(range(n)), dtype=torch.int64),
+    )
+
+
+def run(masks, policy, above=(), sig_ratio=0.2, mode="either", scores=None, labels=None, value=None, semantic=None):
+    """Fuses with a relation given as (above, below) pairs, ``"all"``, or RAP values (smaller = closer)."""
+    instances = detections(masks, scores, labels)
+    stats = PairStats.of(instances.masks)
+    n = len(instances)
+    margin = torch.full((n, n), -1.0)
+    if value is not None:
+        v = torch.tensor(value, dtype=torch.float32)
+        margin, sig_ratio = v[None, :] - v[:, None], 0.0
+    elif above == "all":
+        margin = torch.ones(n, n)
+    else:
+        for i, j in above:
+            margin[i, j] = 1.0
+    relation = Relation(margin, stats.significant(sig_ratio, mode), antisymmetric=False)
+    return fuse(instances, stats, relation, semantic, policy)
+
+
+def areas(panoptic):
+    """Pixels of every instance, counted in the map; the records must agree."""
+    counted = [0] * len(panoptic.records)
+    for segment in panoptic.segments:
+        if segment.isthing:
+            counted[segment.instance] = int((panoptic.ids == segment.id).sum())
+            assert segment.area == counted[segment.instance]
+    assert [record.final for record in panoptic.records] == counted
+    return counted
+
+
+def statuses(panoptic):
+    return [record.status for record in panoptic.records]
+
+
+A, B, C = 0, 1, 2
+ABC = [rectangle((0, 4), (0, 3)), rectangle((1, 3), (1, 4)), rectangle((3, 4), (0, 4))]
+HEURISTIC = FusionPolicy(max_occluded=0.5, stuff_area=0)
+OCFUSION = FusionPolicy(min_visible=0.5, stuff_area=0)
+
+
+class TestHeuristic:
+    def test_h1_more_than_half_hidden_is_rejected(self):
+        panoptic = run(ABC, HEURISTIC)
+        assert areas(panoptic) == [12, 0, 0]
+        assert statuses(panoptic) == ["kept", "occluded", "occluded"]
+        assert [record.blocker for record in panoptic.records] == [None, A, A]
+
+    @pytest.mark.parametrize(("max_occluded", "expected"), [(0.7, [12, 2, 0]), (0.75, [12, 2, 1])])
+    def test_h2_the_limit_itself_is_kept(self, max_occluded, expected):
+        assert areas(run(ABC, FusionPolicy(max_occluded=max_occluded))) == expected
+
+    @pytest.mark.parametrize(("stuff_area", "filled"), [(5, 0), (4, 4)])
+    def test_h3_stuff_of_exactly_the_limit_is_filled(self, stuff_area, filled):
+        policy = FusionPolicy(max_occluded=0.5, stuff_area=stuff_area)
+        panoptic = run(ABC, policy, semantic=torch.full((4, 4), 7))
+        assert int((panoptic.ids == 2).sum()) == filled
+        assert [s.label for s in panoptic.segments if not s.isthing] == ([7] if filled else [])
+
+    def test_first_of_two_equal_scores_wins(self):
+        assert areas(run(ABC[:2], HEURISTIC, scores=[0.8, 0.8])) == [12, 0]
+
+    def test_identical_detections_keep_one(self):
+        assert areas(run([ABC[0], ABC[0]], HEURISTIC, scores=[0.8, 0.8])) == [12, 0]
+
+    def test_a_hidden_instance_is_never_kept(self):
+        panoptic = run([ABC[0], ABC[0]], FusionPolicy(max_occluded=1.0))
+        assert statuses(panoptic) == ["kept", "occluded"]
+
+
+class TestOCFusion:
+    @pytest.mark.parametrize(
+        ("above", "expected"),
+        [("all", [5, 6, 4]), ((), [12, 0, 0]), ([(B, A)], [8, 6, 0]), ([(C, A)], [9, 0, 4])],
+    )
+    def test_o1_only_the_answers_of_the_later_instance_count(self, above, expected):
+        assert areas(run(ABC, OCFUSION, above)) == expected
+
+    def test_o2_significance_of_either_mask_or_of_the_later_one(self):
+        small = torch.zeros((4, 4), dtype=torch.bool)
+        small[0, :2] = True
+        masks = [small, torch.ones((4, 4), dtype=torch.bool)]
+        either = run(masks, OCFUSION, "all")
+        assert areas(either) == [0, 16]
+        assert statuses(either) == ["erased", "kept"]
+        assert either.records[0].blocker == 1
+        assert [segment.instance for segment in either.segments] == [1]
+        assert areas(run(masks, OCFUSION, "all", mode="directional")) == [2, 14]
+
+    @pytest.mark.parametrize(
+        ("policy", "kept"),
+        [
+            (FusionPolicy(min_visible=0.4), True),
+            (FusionPolicy(min_visible=0.5), False),
+            (FusionPolicy(min_visible=0.6), False),
+            (FusionPolicy(max_occluded=0.4), False),
+            (FusionPolicy(max_occluded=0.5), True),
+            (FusionPolicy(max_occluded=0.6), True),
+        ],
+    )
+    def test_o3_the_two_readings_of_tau_differ_at_equality(self, policy, kept):
+        panoptic = run([rectangle((0, 1), (0, 4)), rectangle((0, 2), (0, 4))], policy)
+        assert areas(panoptic) == [4, 4 if kept else 0]
+
+    def test_o5_a_cycle_is_decided_by_the_order_of_scores(self):
+        c = rectangle((1, 3), (1, 3))
+        c[0, 2] = True
+        masks = [rectangle((0, 3), (0, 3)), rectangle((1, 4), (1, 4)), c]
+        panoptic = run(masks, FusionPolicy(min_visible=0.3), [(A, B), (B, C), (C, A)])
+        assert areas(panoptic) == [4, 5, 5]
+        assert panoptic.segments[int(panoptic.ids[1, 1]) - 1].instance == C
+
+    def test_o6_a_rejected_instance_gives_back_what_it_reclaimed(self):
+        strip = [rectangle((0, 1), columns, (1, 4)) for columns in ((0, 1), (1, 4), (0, 4))]
+        panoptic = run(strip, OCFUSION, [(C, A)])
+        assert areas(panoptic) == [1, 3, 0]
+        assert panoptic.records[C].reclaimed == 0
+        assert panoptic.records[C].blocker == B
+
+    def test_records_count_free_and_reclaimed_pixels(self):
+        panoptic = run(ABC, OCFUSION, "all")
+        assert [(r.area, r.free, r.reclaimed, r.final) for r in panoptic.records] == [
+            (12, 12, 0, 5),
+            (6, 2, 4, 6),
+            (4, 1, 3, 4),
+        ]
+
+
+class TestRapChecks:
+    def test_p2_order_by_value(self):
+        masks = [torch.ones((4, 4), dtype=torch.bool), rectangle((1, 3), (1, 3)), rectangle((1, 2), (1, 4))]
+        policy = FusionPolicy(min_visible=0.3, duplicate_thr=0.6)
+        for value, expected in (((1, 0, -1), [11, 2, 3]), ((0, -1, -0.5), [11, 4, 1]), ((1, -1, 0), [11, 4, 1])):
+            assert areas(run(masks, policy, value=value)) == expected
+        assert areas(run(masks[:2], policy, value=(0, 0))) == [16, 0]
+        assert areas(run(masks[:2], policy, value=(0, -1))) == [12, 4]
+
+    @pytest.mark.parametrize(("labels", "expected"), [([1, 1], [16, 0]), ([1, 2], [12, 4])])
+    def test_p4_same_class_check(self, labels, expected):
+        masks = [torch.ones((4, 4), dtype=torch.bool), rectangle((1, 3), (1, 3))]
+        policy = FusionPolicy(min_visible=0.6, same_class_thr=0.6, duplicate_thr=0.5)
+        panoptic = run(masks, policy, value=(0, -1), labels=labels)
+        assert areas(panoptic) == expected
+        if labels == [1, 1]:
+            assert panoptic.records[1].status == "same_class"
+            assert panoptic.records[1].blocker == 0
+
+    def test_p4_same_class_check_rejects_at_equality(self):
+        masks = [rectangle((0, 1), (0, 3), (1, 5)), rectangle((0, 1), (0, 5), (1, 5))]
+        policy = FusionPolicy(min_visible=0.3, same_class_thr=0.6)
+        assert areas(run(masks, policy, value=(0, -1), labels=[1, 1])) == [3, 0]
+        above_the_share = FusionPolicy(min_visible=0.3, same_class_thr=0.61)
+        assert areas(run(masks, above_the_share, value=(0, -1), labels=[1, 1])) == [0, 5]
+
+    def test_p5_duplicate_check(self):
+        masks = [rectangle((0, 2), (0, 4)), rectangle((0, 2), (0, 3))]
+        panoptic = run(masks, FusionPolicy(min_visible=0.6, duplicate_thr=0.5), value=(0, -1))
+        assert areas(panoptic) == [8, 0]
+        assert panoptic.records[1].status == "duplicate"
+        assert panoptic.records[1].blocker == 0
+        assert areas(run(masks, FusionPolicy(min_visible=0.6), value=(0, -1))) == [2, 6]
+
+    def test_p5_duplicate_check_rejects_at_equality(self):
+        masks = [rectangle((1, 3), (1, 3)), rectangle((1, 2), (1, 3))]  # shares 1.0 and 0.5
+        assert areas(run(masks, FusionPolicy(duplicate_thr=0.5), value=(0, -1))) == [4, 0]
+        assert areas(run(masks, FusionPolicy(duplicate_thr=0.51), value=(0, -1))) == [2, 2]
+
+    def test_p6_duplicates_are_found_on_full_masks(self):
+        masks = [rectangle((0, 2), (0, 4)), rectangle((0, 1), (0, 4)), rectangle((1, 2), (0, 4))]
+        policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.6)
+        assert areas(run(masks, policy, value=(0, -1, -2))) == [0, 4, 4]
+
+    def test_p7_an_instance_without_pixels_is_removed(self):
+        masks = [torch.ones((4, 4), dtype=torch.bool), rectangle((0, 2), (0, 4)), rectangle((2, 4), (0, 4))]
+        policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.6)
+        panoptic = run(masks, policy, value=(0, -1, -1))
+        assert areas(panoptic) == [0, 8, 8]
+        assert [(segment.id, segment.instance) for segment in panoptic.segments] == [(1, 1), (2, 2)]
+        assert sorted(panoptic.ids.unique().tolist()) == [1, 2]
+
+    def test_identical_masks_are_duplicates(self):
+        policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.5)
+        panoptic = run([ABC[0], ABC[0]], policy, value=(0, -1), scores=[0.8, 0.8])
+        assert statuses(panoptic) == ["kept", "duplicate"]
+
+
+class TestEdgeCases:
+    def test_no_instance(self):
+        empty = torch.zeros((0, 4, 4), dtype=torch.bool)
+        panoptic = run(empty, HEURISTIC, semantic=torch.full((4, 4), -1))
+        assert panoptic.segments == () and panoptic.records == ()
+        assert not panoptic.ids.any()
+        assert panoptic.ids.shape == (4, 4)
+        filled = run(empty, HEURISTIC, semantic=torch.full((4, 4), 5))
+        assert [(s.id, s.label, s.area, s.isthing) for s in filled.segments] == [(1, 5, 16, False)]
+
+    def test_one_instance(self):
+        panoptic = run(ABC[:1], OCFUSION)
+        assert areas(panoptic) == [12]
+        segment = panoptic.segments[0]
+        assert (segment.id, segment.label, segment.isthing, segment.instance) == (1, 0, True, 0)
+        assert segment.score == pytest.approx(0.9)
+
+    def test_empty_masks_are_skipped(self):
+        nothing = torch.zeros((4, 4), dtype=torch.bool)
+        assert statuses(run([nothing, nothing], OCFUSION, "all")) == ["empty", "empty"]
+        assert areas(run([nothing, ABC[0]], OCFUSION, "all")) == [0, 12]
+
+    @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7])  # 0.6 and 0.7 are no float32 numbers
+    def test_score_of_exactly_the_threshold_takes_part(self, threshold):
+        policy = FusionPolicy(conf_thr=threshold)
+        panoptic = run(ABC[:2], policy, scores=[threshold, threshold - 0.01])
+        assert statuses(panoptic) == ["kept", "low_score"]
+        assert areas(panoptic) == [12, 0]
+
+    def test_reclaiming_from_an_erased_instance_changes_nothing(self):
+        small, middle, full = rectangle((0, 1), (0, 2)), rectangle((0, 1), (0, 4)), torch.ones(4, 4, dtype=torch.bool)
+        panoptic = run([small, middle, full], FusionPolicy(min_visible=0.3), [(1, 0), (2, 0)], scores=[0.9, 0.8, 0.7])
+        assert areas(panoptic) == [0, 4, 12]
+        assert panoptic.records[0].blocker == 1
+
+    def test_nan_margin_is_not_above_and_is_logged_once(self, caplog):
+        instances = detections(ABC)
+        stats = PairStats.of(instances.masks)
+        relation = Relation(torch.full((3, 3), torch.nan), stats.significant(0.2))
+        with caplog.at_level(logging.WARNING, logger="panoptic_occ"):
+            panoptic = fuse(instances, stats, relation, None, HEURISTIC)
+        assert areas(panoptic) == [12, 0, 0]
+        assert len(caplog.records) == 1 and "NaN" in caplog.text
+
+    def test_relation_may_set_the_order(self):
+        instances = detections(ABC[:2])
+        stats = PairStats.of(instances.masks)
+        relation = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool), order=torch.tensor([1, 0]))
+        panoptic = fuse(instances, stats, relation, None, HEURISTIC)
+        assert areas(panoptic) == [8, 6]
+        assert [segment.instance for segment in panoptic.segments] == [1, 0]
+
+    def test_semantic_map_without_stuff_leaves_void(self):
+        panoptic = run(ABC, HEURISTIC, semantic=torch.full((4, 4), -1))
+        assert int((panoptic.ids == 0).sum()) == 4
+
+    def test_more_than_255_segments(self):
+        masks = torch.eye(400, dtype=torch.bool).view(400, 20, 20)
+        panoptic = run(masks, HEURISTIC, scores=[0.9] * 400)
+        assert panoptic.ids.dtype == torch.int32
+        assert torch.equal(panoptic.ids.flatten(), torch.arange(1, 401, dtype=torch.int32))
+
+    def test_mask_cropped_away_at_the_border(self):
+        masks = MaskCrops.from_crops([torch.ones(0, 2), torch.ones(2, 2)], [(4, 0), (2, 2)], (4, 4))
+        instances = InstanceSet(masks, torch.zeros(2, 4), torch.tensor([0.9, 0.8]), torch.tensor([0, 0]))
+        relation = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
+        panoptic = fuse(instances, PairStats.of(masks), relation, None, HEURISTIC)
+        assert statuses(panoptic) == ["empty", "kept"]
+
+    @pytest.mark.parametrize(("visible", "area"), [(3, 5), (7, 10), (11, 20), (29, 50), (55, 100), (57, 100)])
+    def test_quotients_meet_their_decimal_threshold(self, visible, area):
+        """0.55 * 100 and 0.58 * 50 miss 55 and 29 in floating point; the quotients do not."""
+        hidden = area - visible
+        strip = [rectangle((0, 1), (0, hidden), (1, area)), rectangle((0, 1), (0, area), (1, area))]
+        share, rest = round(visible / area, 2), round(hidden / area, 2)
+        assert areas(run(strip, FusionPolicy(min_visible=share))) == [hidden, 0]
+        assert areas(run(strip, FusionPolicy(max_occluded=rest))) == [hidden, visible]
+        same_class = FusionPolicy(same_class_thr=rest)
+        assert areas(run(strip, same_class, labels=[1, 1])) == [hidden, 0]
+
+
+class TestErrors:
+    def test_sizes_that_contradict_each_other(self):
+        instances = detections(ABC)
+        stats = PairStats.of(instances.masks)
+        good = Relation(torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.bool))
+        with pytest.raises(ValueError, match=r"margin has shape \(2, 2\)"):
+            fuse(instances, stats, Relation(torch.zeros(2, 2), good.valid), None, HEURISTIC)
+        with pytest.raises(ValueError, match=r"stats.inter has shape \(1, 1\)"):
+            fuse(instances, PairStats.of(instances.masks[[0]]), good, None, HEURISTIC)
+        with pytest.raises(ValueError, match=r"semantic map is \(5, 4\)"):
+            fuse(instances, stats, good, torch.zeros(5, 4, dtype=torch.int64), HEURISTIC)
+        with pytest.raises(ValueError, match="order must name each"):
+            wrong = Relation(good.margin, good.valid, order=torch.tensor([0, 0, 1]))
+            fuse(instances, stats, wrong, None, HEURISTIC)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("conf_thr", 1.5),
+            ("conf_thr", None),
+            ("max_occluded", -0.1),
+            ("min_visible", "half"),
+            ("same_class_thr", float("nan")),
+            ("duplicate_thr", 50),
+            ("stuff_area", -1),
+            ("stuff_area", 0.5),
+        ],
+    )
+    def test_policy_names_the_key_and_the_value(self, key, value):
+        with pytest.raises(ConfigError, match=re.escape(f"fusion.{key}={value!r}")):
+            FusionPolicy(**{key: value})

@@ -1,0 +1,58 @@
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panoptic_occ.masks import MaskCrops, PairStats, intersections
+from panoptic_occ.occlusion.matching import match_instances
+from panoptic_occ.structures import InstanceSet
+
+SIZE = (4, 5)
+masks = st.integers(0, 5).flatmap(
+    lambda n: st.integers(0, 2**32 - 1).map(
+        lambda seed: np.random.default_rng(seed).random((n, *SIZE)) < np.random.default_rng(seed).random((n, 1, 1))
+    )
+)
+
+
+def detections(dense, scores):
+    n = len(dense)
+    labels = torch.zeros(n, dtype=torch.int64)
+    return InstanceSet(MaskCrops.from_dense(torch.from_numpy(dense)), torch.zeros(n, 4), torch.tensor(scores), labels)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(masks, masks)
+def test_intersections_equal_dense_counts(first, second):
+    crops = [MaskCrops.from_dense(torch.from_numpy(dense)) for dense in (first, second)]
+    expected = (first[:, None] & second[None, :]).sum(axis=(2, 3))
+    assert np.array_equal(intersections(*crops).numpy(), expected.reshape(len(first), len(second)))
+    stats = PairStats.of(crops[0])
+    assert np.array_equal(stats.inter.numpy(), (first[:, None] & first[None, :]).sum(axis=(2, 3)))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(masks, masks, st.sampled_from((0.0, 0.3, 0.5)), st.randoms(use_true_random=False))
+def test_greedy_matching_equals_a_literal_loop(found, annotated, iou_thr, random):
+    scores = [random.choice((0.5, 0.6, 0.7)) for _ in found]
+    expected, free = [-1] * len(found), set(range(len(annotated)))
+    for i in sorted(range(len(found)), key=lambda i: (-scores[i], i)):
+        best, best_iou = -1, 0.0
+        for k in sorted(free):
+            union = (found[i] | annotated[k]).sum()
+            iou = (found[i] & annotated[k]).sum() / union if union else 0.0
+            if iou > best_iou:
+                best, best_iou = k, iou
+        if best >= 0 and best_iou >= iou_thr:
+            expected[i] = best
+            free.remove(best)
+    targets = MaskCrops.from_dense(torch.from_numpy(annotated))
+    assert match_instances(detections(found, scores), targets, iou_thr).tolist() == expected
+
+
+def test_iou_of_exactly_the_threshold_matches_and_the_better_score_comes_first():
+    dense = np.zeros((2, 1, 4), dtype=bool)
+    dense[:, 0, :2] = True
+    annotated = MaskCrops.from_dense(torch.ones((1, 1, 4), dtype=torch.bool))
+    assert match_instances(detections(dense, [0.6, 0.8]), annotated).tolist() == [-1, 0]
+    assert match_instances(detections(dense, [0.6, 0.8]), annotated, 0.51).tolist() == [-1, -1]

@@ -1,0 +1,292 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.masks import PairStats
+from panoptic_occ.occlusion import ocfusion
+from panoptic_occ.occlusion.ocfusion import OCFusion, PairHead, pair_inputs, training_pairs
+from panoptic_occ.testing import toy_categories, toy_detections, toy_example, toy_sample
+
+COMMON = {"in_channels": 4, "categories": toy_categories()}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return OCFusion(**COMMON)
+
+
+def generator():
+    return torch.Generator().manual_seed(5)
+
+
+def scene(count=7, seed=0):
+    instances = toy_detections(toy_sample(count, seed).target, seed)
+    return instances, PairStats.of(instances.masks)
+
+
+class TestHead:
+    def test_size_of_the_paper(self):
+        with torch.device("meta"):
+            head = OCFusion(in_channels=256, categories=toy_categories()).head
+        assert sum(p.numel() for p in head.parameters()) == 35_140_609  # 35.14 M
+        assert {name: tuple(p.shape) for name, p in head.named_parameters() if name.endswith("weight")} == {
+            "conv1.weight": (512, 514, 3, 3),
+            "conv2.weight": (512, 512, 3, 3),
+            "conv3.weight": (512, 512, 3, 3),
+            "conv4.weight": (512, 512, 3, 3),
+            "fc1.weight": (1024, 25088),
+            "project.weight": (1, 1024),
+        }
+
+    def test_initialisation(self):
+        torch.manual_seed(0)
+        head = PairHead(9, 64, 128)
+        assert all(not p.any() for name, p in head.named_parameters() if name.endswith("bias"))
+        for conv in (head.conv1, head.conv2, head.conv3, head.conv4):
+            assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.03)  # fan out, ReLU
+        bound = (3 / (64 * 49)) ** 0.5  # uniform with a=1: sqrt(6 / ((1 + 1) * fan_in))
+        assert head.fc1.weight.abs().max().item() == pytest.approx(bound, rel=0.001)
+        assert head.project.weight.std().item() == pytest.approx(0.01, rel=0.2)
+
+    def test_layers_against_a_literal_forward_pass(self, model):
+        instances, _ = scene()
+        head = model.head
+        x = torch.empty(7, 5, 14, 14)
+        for n in range(7):
+            for row in range(14):
+                for column in range(14):
+                    x[n, 0, row, column] = instances.soft[n, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].max()
+        x[:, 1:] = instances.roi_features
+        y = torch.cat([x[3], x[1]])[None]
+        for conv, stride in ((head.conv1, 1), (head.conv2, 1), (head.conv3, 1), (head.conv4, 2)):
+            y = F.conv2d(y, conv.weight, conv.bias, stride=stride, padding=1).clamp(min=0)
+        assert y.shape == (1, 8, 7, 7)
+        y = (y.flatten() @ head.fc1.weight.T + head.fc1.bias).clamp(min=0) @ head.project.weight.T
+        torch.testing.assert_close(head(pair_inputs(instances), torch.tensor([[3, 1]])), y, rtol=1e-4, atol=1e-6)
+
+    def test_o8_first_convolution_per_instance_equals_per_pair(self, model, monkeypatch):
+        head = model.head.double()
+        x = torch.randn(6, 5, 14, 14, dtype=torch.float64, generator=generator())
+        pairs = torch.cartesian_prod(torch.arange(6), torch.arange(6))
+        above, below = head.first_halves(x)
+        joined = head.conv1(torch.cat([x[pairs[:, 0]], x[pairs[:, 1]]], dim=1))
+        assert (above[pairs[:, 0]] + below[pairs[:, 1]] - joined).abs().max() < 1e-13
+        gradients = []
+        for split_from in (0.0, 1e9):
+            monkeypatch.setattr(ocfusion, "SPLIT_FROM", split_from)
+            head.zero_grad()
+            logits = head(x, pairs)
+            logits.square().sum().backward()
+            gradients.append([logits.detach(), *(p.grad.clone() for p in head.parameters())])
+        for first, second in zip(*gradients, strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+    def test_the_split_is_taken_only_for_many_pairs(self, model, monkeypatch):
+        calls = []
+        halves = model.head.first_halves
+        monkeypatch.setattr(model.head, "first_halves", lambda x: calls.append(len(x)) or halves(x))
+        x = torch.randn(10, 5, 14, 14)
+        pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+        model.head(x, pairs[:10])  # among 4 instances: 10 is not more than 2.5 * 4
+        assert calls == []
+        model.head(x, pairs[:11])
+        assert calls == [4]
+
+    def test_chunks_change_nothing(self, model, monkeypatch):
+        x = torch.randn(5, 5, 14, 14)
+        pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+        whole = model.head(x, pairs)
+        monkeypatch.setattr(ocfusion, "PAIRS_AT_ONCE", 4)
+        torch.testing.assert_close(model.head(x, pairs), whole, rtol=1e-4, atol=1e-6)
+
+    def test_unused_instances_change_nothing(self, model):
+        x = torch.randn(5, 5, 14, 14)
+        alone = model.head(x[[1, 4]], torch.tensor([[1, 0]]))
+        torch.testing.assert_close(model.head(x, torch.tensor([[4, 1]])), alone, rtol=1e-4, atol=1e-6)
+
+
+class TestInference:
+    def logits(self, model, instances):
+        """Logits of all ordered pairs, one by one."""
+        x, n = pair_inputs(instances), len(instances)
+        pairs = [[i, j] for i in range(n) for j in range(n)]
+        with torch.no_grad():
+            return torch.cat([model.head(x, torch.tensor([pair])) for pair in pairs]).view(n, n)
+
+    def test_raw_asks_the_later_instance_of_significant_pairs(self, model):
+        instances, stats = scene()
+        relation = model(instances, stats)
+        assert torch.equal(relation.valid, stats.significant(0.2).tril())
+        assert relation.valid.sum() > 4
+        assert not relation.antisymmetric
+        expected = torch.where(relation.valid, self.logits(model, instances), 0)
+        torch.testing.assert_close(relation.margin, expected, rtol=1e-4, atol=1e-6)
+
+    def test_only_the_asked_pairs_are_computed(self, model, monkeypatch):
+        instances, stats = scene()
+        rows = []
+        forward = model.head.forward
+        monkeypatch.setattr(model.head, "forward", lambda x, pairs: rows.append(len(pairs)) or forward(x, pairs))
+        model(instances, stats)
+        assert rows == [int(stats.significant(0.2).tril().sum())]
+
+    @pytest.mark.parametrize("logit_thr", [0.0, 0.5])
+    def test_avg_is_antisymmetric_and_the_threshold_hinders_the_later_instance(self, logit_thr):
+        torch.manual_seed(0)
+        model = OCFusion(sym="avg", logit_thr=logit_thr, **COMMON)
+        instances, stats = scene()
+        relation = model(instances, stats)
+        logits = self.logits(model, instances)
+        assert torch.equal(relation.valid, stats.significant(0.2))
+        assert relation.antisymmetric and torch.equal(relation.margin, -relation.margin.T)
+        later = relation.valid.tril()
+        expected = (logits - logits.T) / 2 - logit_thr
+        torch.testing.assert_close(relation.margin[later], expected[later], rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("logit", "logit_thr", "above"), [(0.3, 0.0, True), (0.3, 0.5, False), (0.0, 0.0, False), (0.51, 0.5, True)]
+    )
+    def test_o4_threshold_on_the_logit(self, logit, logit_thr, above):
+        model = OCFusion(logit_thr=logit_thr, **COMMON)
+        torch.nn.init.zeros_(model.head.project.weight)
+        torch.nn.init.constant_(model.head.project.bias, logit)
+        relation = model(*scene())
+        assert torch.equal(relation.above(), relation.valid if above else torch.zeros_like(relation.valid))
+
+    def test_directional_looks_at_the_share_of_the_later_instance(self, model):
+        model.significance, model.sig_ratio = "directional", 0.5
+        instances, stats = scene()
+        relation = model(instances, stats)
+        assert torch.equal(relation.valid, (stats.ratio() >= 0.5).tril())
+        assert not torch.equal(relation.valid, stats.significant(0.5).tril())
+
+    def test_class_switches(self, model):
+        instances, stats = scene()
+        same = instances.labels[:, None] == instances.labels[None, :]
+        everything = model(instances, stats).valid
+        model.intra = False
+        assert torch.equal(model(instances, stats).valid, everything & ~same)
+        model.intra, model.inter = True, False
+        assert torch.equal(model(instances, stats).valid, everything & same)
+        assert 0 < (everything & same).sum() < everything.sum()
+
+    def test_o9_swapped_halves_are_the_swapped_question(self, model):
+        x = torch.randn(2, 5, 14, 14)
+        swapped = PairHead(5, 8, 16)
+        swapped.load_state_dict(model.head.state_dict())
+        weight = model.head.conv1.weight
+        swapped.conv1.weight.data = torch.cat([weight[:, 5:], weight[:, :5]], dim=1).detach()
+        question, reverse = torch.tensor([[0, 1]]), torch.tensor([[1, 0]])
+        torch.testing.assert_close(swapped(x, question), model.head(x, reverse), rtol=1e-4, atol=1e-6)
+        assert model.head(x, question) != model.head(x, reverse)
+
+    def test_without_features_the_error_says_what_is_needed(self, model):
+        instances, stats = scene()
+        with pytest.raises(ValueError, match="roi_features"):
+            model(replace(instances, roi_features=None), stats)
+
+    @pytest.mark.parametrize(("options", "message"), [({"sym": "mean"}, "raw"), ({"pairs_per_image": 0}, "one pair")])
+    def test_wrong_options(self, options, message):
+        with pytest.raises(ConfigError, match=message):
+            OCFusion(**options, **COMMON)
+
+
+class TestTraining:
+    def test_pairs_against_a_literal_enumeration(self):
+        for seed in range(8):
+            example = toy_example(6, seed)
+            known = example.target.relation.matrix(0.2)
+            expected = {}
+            area, inter = example.stats.area.tolist(), example.stats.inter.tolist()
+            for a in range(12):
+                for b in range(12):
+                    order = int(known[example.matches[a], example.matches[b]])
+                    share = inter[a][b] / min(area[a], area[b])
+                    if example.matches[a] != example.matches[b] and share >= 0.2 and order >= 0:
+                        expected[a, b] = order
+            pairs, targets = training_pairs(example, 0.2, 1000, generator())
+            found = dict(zip(map(tuple, pairs.tolist()), targets.tolist(), strict=True))
+            assert found == expected and len(pairs) == len(expected) > 0
+
+    def test_o9_both_directions_with_opposite_targets(self):
+        pairs, targets = training_pairs(toy_example(6), 0.2, 1000, generator())
+        half = len(pairs) // 2
+        assert torch.equal(pairs[:half].flip(1), pairs[half:])
+        assert torch.equal(targets[:half] + targets[half:], torch.ones(half))
+
+    def test_predicted_masks_must_overlap_as_much_as_the_annotations(self):
+        example = toy_example(6)
+        area, inter = example.stats.area, example.stats.inter
+        apart = replace(example, stats=PairStats(area, inter // 8))  # no predicted pair shares 0.2 any more
+        assert len(training_pairs(example, 0.2, 1000, generator())[0]) > 0
+        assert len(training_pairs(apart, 0.2, 1000, generator())[0]) == 0
+        assert len(training_pairs(apart, 0.02, 1000, generator())[0]) > 0
+
+    def test_targets_know_who_is_in_front(self):
+        """Annotation k of the toy target lies behind annotation k + 1."""
+        example = toy_example(6)
+        pairs, targets = training_pairs(example, 0.2, 1000, generator())
+        front = example.matches[pairs[:, 0]] > example.matches[pairs[:, 1]]
+        assert torch.equal(front.float(), targets)
+
+    def test_sampling_is_limited_uniform_and_a_function_of_the_generator(self):
+        example = toy_example(6)
+        everything = {tuple(pair) for pair in training_pairs(example, 0.2, 1000, generator())[0].tolist()}
+        source, counts = generator(), dict.fromkeys(everything, 0)
+        for _ in range(400):
+            pairs, _ = training_pairs(example, 0.2, 8, source)
+            assert len(pairs) == 16 and len(set(map(tuple, pairs.tolist()))) == 16
+            for pair in pairs.tolist():
+                counts[tuple(pair)] += 1
+        expected = 400 * 16 / len(everything)
+        assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
+        first, second = (training_pairs(example, 0.2, 8, generator())[0] for _ in range(2))
+        assert torch.equal(first, second)
+
+    def test_loss_is_the_mean_over_all_pairs_of_the_batch(self, model):
+        examples = [toy_example(5), toy_example(1), toy_example(4, seed=1)]
+        logits, targets = [], []
+        for example in examples:
+            pairs, wanted = training_pairs(example, 0.2, 128, generator())
+            logits.append(model.head(pair_inputs(example.instances), pairs))
+            targets.append(wanted)
+        p, y = torch.cat(logits).sigmoid(), torch.cat(targets)
+        expected = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+        torch.testing.assert_close(model.loss(examples, generator())["loss_occlusion"], expected, rtol=1e-4, atol=1e-6)
+
+    def test_a_head_that_knows_nothing_has_loss_log_2(self, model):
+        torch.nn.init.zeros_(model.head.project.weight)
+        loss = model.loss([toy_example(5)], generator())["loss_occlusion"]
+        assert loss.item() == pytest.approx(0.693147, abs=1e-6)
+
+    def test_huge_logits_under_reduced_precision_stay_finite(self, model):
+        torch.nn.init.constant_(model.head.project.bias, 300.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss([toy_example(4)], generator())["loss_occlusion"]
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(150, rel=0.01)  # half of the targets are 0
+
+    def test_no_annotation_at_all(self, model):
+        loss = model.loss([toy_example(0), toy_example(0)], generator())["loss_occlusion"]
+        loss.backward()
+        assert loss == 0
+        assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+    def test_overfits_a_few_images(self, model):
+        examples = [toy_example(5, seed) for seed in range(2)]
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(40):
+            optimizer.zero_grad()
+            loss = model.loss(examples, generator())["loss_occlusion"]
+            loss.backward()
+            optimizer.step()
+        assert loss.item() < 0.05
+        for example in examples:
+            pairs, targets = training_pairs(example, 0.2, 1000, generator())
+            with torch.no_grad():
+                answers = model.head(pair_inputs(example.instances), pairs) > 0
+            assert torch.equal(answers.float(), targets)

@@ -1,0 +1,99 @@
+"""The semantic head of Panoptic FPN."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.structures import VOID_LABEL, Batch, Sample
+from panoptic_occ.stuff.pfpn import PanopticFPNHead
+
+CATEGORIES = Categories.from_json(
+    [{"id": i, "name": str(i), "isthing": int(i < 80)} for i in range(133)],
+)
+
+
+def test_paths_of_the_paper() -> None:
+    head = PanopticFPNHead(in_channels=256, categories=CATEGORIES)
+    convs = [sum(isinstance(m, nn.Conv2d) for m in path) for path in head.paths]
+    ups = [sum(isinstance(m, nn.Upsample) for m in path) for path in head.paths]
+    assert (convs, ups) == ([1, 1, 2, 3], [0, 1, 2, 3])
+    assert head.predictor.out_channels == 54
+    assert {m.out_channels for p in head.paths for m in p if isinstance(m, nn.Conv2d)} == {128}
+
+
+def test_all_levels_meet_at_stride_four() -> None:
+    head = PanopticFPNHead(in_channels=64, categories=CATEGORIES)
+    features = {str(k): torch.zeros(1, 64, 800 // 2 ** (k + 2), 1344 // 2 ** (k + 2)) for k in range(4)}
+    assert head(features).shape == (1, 54, 200, 336)
+
+
+def test_projection_and_upsampling_commute() -> None:
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(8, 5, 1), torch.randn(1, 8, 6, 7)
+    for align in (False, True):
+        up = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=align)
+        assert torch.allclose(conv(up(x)), up(conv(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "share"), [("valid", 1.0), ("all", 3 / 8)])
+def test_loss_of_zero_logits(norm: str, share: float) -> None:
+    head = PanopticFPNHead(in_channels=64, categories=CATEGORIES, loss_norm=norm)  # type: ignore[arg-type]
+    semantic = torch.full((1, 4, 8), VOID_LABEL)
+    semantic[0, 0] = torch.tensor([80, 81, 0, VOID_LABEL, VOID_LABEL, VOID_LABEL, VOID_LABEL, VOID_LABEL])
+    semantic = torch.cat([semantic[:, :1]] * 4, dim=1)
+    loss = head.loss(torch.zeros(1, 54, 1, 2), semantic)
+    assert loss.item() == pytest.approx(share * math.log(54), rel=1e-6)
+
+
+def test_all_void_is_zero_with_finite_gradient() -> None:
+    head = PanopticFPNHead(in_channels=64, categories=CATEGORIES)
+    logits = torch.randn(1, 54, 2, 2, requires_grad=True)
+    loss = head.loss(logits, torch.full((1, 8, 8), VOID_LABEL))
+    loss.backward()
+    assert loss.item() == 0 and logits.grad is not None and logits.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("things", ["collapsed", "dense"])
+def test_label_maps_hold_stuff_only(things: str) -> None:
+    head = PanopticFPNHead(in_channels=64, categories=CATEGORIES, things=things)  # type: ignore[arg-type]
+    classes = 133 if things == "dense" else 54
+    assert head.predictor.out_channels == classes
+    logits = torch.zeros(1, classes, 8, 8)
+    logits[0, classes - 2, :, :4] = 9.0  # the last stuff class but one
+    logits[0, 0, :, 4:] = 9.0  # a thing
+    head.forward = lambda features: logits  # type: ignore[method-assign]
+    sample = Sample(torch.zeros(3, 32, 32, dtype=torch.uint8), 0, "a", (32, 32))
+    (labels,) = head.label_maps({}, Batch(torch.zeros(1, 3, 32, 32), ((32, 32),), (sample,)))
+    assert labels[:, :14].unique().tolist() == [131]
+    assert labels[:, 18:].unique().tolist() == [VOID_LABEL]
+
+
+def test_logits_are_cropped_before_the_last_resize() -> None:
+    """An image 33 px wide, padded to 64, with a border at x = 16: it must stay there, not move to about 8."""
+    head = PanopticFPNHead(in_channels=64, categories=CATEGORIES)
+    fine = torch.zeros(1, 54, 64, 64)
+    fine[:, 1, :, :16], fine[:, 2, :, 16:33], fine[:, 3, :, 33:] = 5.0, 5.0, 5.0
+    logits = F.interpolate(fine, scale_factor=0.25, mode="area")
+    head.forward = lambda features: logits  # type: ignore[method-assign]
+    sample = Sample(torch.zeros(3, 33, 33, dtype=torch.uint8), 0, "a", (66, 66))
+    (labels,) = head.label_maps({}, Batch(torch.zeros(1, 3, 64, 64), ((33, 33),), (sample,)))
+    border = int((labels[10] == labels[10, 0]).sum())
+    assert abs(border - 32) <= 2
+
+
+def test_semantic_targets_of_the_two_modes() -> None:
+    for things, cat, grass in (("collapsed", 0, 1), ("dense", 5, 80)):
+        head = PanopticFPNHead(in_channels=64, categories=CATEGORIES, things=things)  # type: ignore[arg-type]
+        logits = torch.zeros(1, head.predictor.out_channels, 1, 1)
+        logits[0, cat] = 60.0
+        assert head.loss(logits, torch.full((1, 4, 4), 5)).item() == pytest.approx(0, abs=1e-4)
+        assert head.loss(-logits, torch.full((1, 4, 4), 5)).item() > 50
+        logits = torch.zeros(1, head.predictor.out_channels, 1, 1)
+        logits[0, grass] = 60.0
+        assert head.loss(logits, torch.full((1, 4, 4), 80)).item() == pytest.approx(0, abs=1e-4)

@@ -1,0 +1,268 @@
+"""``python -m panoptic_occ.pq`` from files to table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from panoptic_occ.data.panoptic_io import read_panoptic_png, write_panoptic_png
+from panoptic_occ.metrics import pq_files
+from panoptic_occ.pq import main
+
+CATEGORIES = [
+    {"id": 3, "name": "cat", "isthing": 1, "supercategory": "animal", "color": [9, 9, 9]},
+    {"id": 8, "name": "dog", "isthing": 1, "supercategory": "animal", "color": [8, 8, 8]},
+    {"id": 50, "name": "sky", "isthing": 0, "supercategory": "outdoor", "color": [7, 7, 7]},
+]
+
+
+def save(folder, images, categories=CATEGORIES):
+    """Writes ``{image_id: (ids, segments_info)}`` as X.json and X/*.png; returns X.json."""
+    annotations = []
+    for image_id, (ids, info) in images.items():
+        write_panoptic_png(folder / f"{image_id:06}.png", ids)
+        annotations.append({"image_id": image_id, "file_name": f"{image_id:06}.png", "segments_info": info})
+    file = folder.with_name(folder.name + ".json")
+    file.write_text(json.dumps({"annotations": annotations, "categories": categories}))
+    return file
+
+
+def info_of(ids, category_of, crowds=()):
+    return [
+        {"id": i, "category_id": category_of[i], "area": int((ids == i).sum()), "iscrowd": int(i in crowds)}
+        for i in np.unique(ids).tolist()
+        if i
+    ]
+
+
+@pytest.fixture
+def split(tmp_path):
+    """70 random images with crowds and void and a prediction for each: more than one chunk, less than three."""
+    rng = np.random.default_rng(5)
+    category_of = {i: CATEGORIES[i % 3]["id"] for i in range(1, 8)}
+    target, prediction = {}, {}
+    for image_id in range(1, 71):
+        ids = rng.integers(0, 8, (3, 4)).repeat(5, 0).repeat(6, 1)
+        noise = rng.random(ids.shape) < 0.3
+        guess = np.where(noise, rng.integers(0, 8, ids.shape), ids)
+        target[image_id] = ids, info_of(ids, category_of, crowds={1, 4})
+        prediction[image_id] = guess, info_of(guess, category_of)
+    return target, prediction, save(tmp_path / "target", target), save(tmp_path / "result", prediction)
+
+
+def run(gt, result, *more):
+    return main(["--gt_json_file", str(gt), "--pred_json_file", str(result), *map(str, more)])
+
+
+def expected_scores(target, prediction, categories, slow_pq):
+    """(PQ, SQ, RQ, N) of All, Things, Stuff by brute force."""
+    total = defaultdict(lambda: [0, 0, 0, Fraction(0)])
+    for image_id, (ids, info) in target.items():
+        for category, part in slow_pq(ids, info, *prediction[image_id]).items():
+            for k, value in enumerate((part.tp, part.fp, part.fn, part.iou)):
+                total[category][k] += value
+    groups = {"All": (0, 1), "Things": (1,), "Stuff": (0,)}
+    scores = {}
+    for name, kinds in groups.items():
+        chosen = [total[c["id"]] for c in categories if c["isthing"] in kinds and any(total[c["id"]][:3])]
+        n = len(chosen)
+        whole = [tp + Fraction(fp + fn, 2) for tp, fp, fn, _ in chosen]
+        scores[name] = {
+            "pq": float(sum(c[3] / w for c, w in zip(chosen, whole, strict=True)) / n),
+            "sq": float(sum(c[3] / c[0] if c[0] else 0 for c in chosen) / n),
+            "rq": float(sum(c[0] / w for c, w in zip(chosen, whole, strict=True)) / n),
+            "n": n,
+        }
+    return scores
+
+
+class TestNumbers:
+    def test_equal_brute_force_for_any_number_of_processes(self, split, slow_pq, tmp_path, capsys):
+        target, prediction, gt_json, result_json = split
+        for processes in (1, 2):
+            out = tmp_path / f"pq{processes}.json"
+            assert run(gt_json, result_json, "--json", out, "--processes", processes) == 0
+        assert (tmp_path / "pq1.json").read_text() == (tmp_path / "pq2.json").read_text()
+        content = json.loads((tmp_path / "pq1.json").read_text())
+        expected = expected_scores(target, prediction, CATEGORIES, slow_pq)
+        assert 0.1 < expected["Things"]["pq"] < 0.9
+        assert set(content) == {*expected, "per_class"}
+        for name, scores in expected.items():
+            assert content[name] == pytest.approx(scores, abs=1e-12)
+        table = capsys.readouterr().out
+        row = next(line for line in table.splitlines() if "Things" in line)
+        assert [cell.strip() for cell in row.split("|")[2:6]] == [
+            f"{100 * expected['Things'][key]:.1f}" for key in ("pq", "sq", "rq")
+        ] + ["2"]
+        assert all(category["name"] in table for category in CATEGORIES)
+
+    def test_ground_truth_against_itself(self, coco_mini, tmp_path):
+        gt_json = coco_mini / "annotations" / "panoptic_val2017.json"
+        command = [sys.executable, "-m", "panoptic_occ.pq", "--gt_json_file", gt_json, "--pred_json_file", gt_json]
+        out = tmp_path / "pq.json"
+        done = subprocess.run([*command, "--json", out], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        content = json.loads(out.read_text())
+        assert content["All"]["pq"] == content["Things"]["sq"] == content["Stuff"]["rq"] == 1.0
+        assert content["All"]["n"] == content["Things"]["n"] + content["Stuff"]["n"]
+        assert "warning" not in done.stderr
+
+    def test_perturbed_real_images(self, coco_mini, slow_pq, tmp_path):
+        notes = coco_mini / "annotations"
+        gt_json = notes / "panoptic_val2017.json"
+        content = json.loads(gt_json.read_text())
+        target, prediction = {}, {}
+        rng = np.random.default_rng(0)
+        for entry in content["annotations"]:
+            ids = read_panoptic_png(notes / "panoptic_val2017" / entry["file_name"])
+            category_of = {segment["id"]: segment["category_id"] for segment in entry["segments_info"]}
+            guess = np.roll(ids, rng.integers(5, 40, 2), axis=(0, 1))
+            lost, gained = rng.choice(list(category_of), 2)
+            guess[guess == lost] = 0
+            guess[guess == gained] = rng.choice(list(category_of))
+            target[entry["image_id"]] = ids, entry["segments_info"]
+            prediction[entry["image_id"]] = guess, info_of(guess, category_of)
+        result_json = save(tmp_path / "result", prediction)
+        assert run(gt_json, result_json, "--json", tmp_path / "pq.json") == 0
+        scores = json.loads((tmp_path / "pq.json").read_text())
+        expected = expected_scores(target, prediction, content["categories"], slow_pq)
+        assert 0.1 < expected["All"]["pq"] < 0.95
+        for name in expected:
+            assert scores[name] == pytest.approx(expected[name], abs=1e-12)
+
+    def test_equals_panopticapi(self, split, tmp_path):
+        evaluation = pytest.importorskip("panopticapi.evaluation")
+        *_, gt_json, result_json = split
+        official = evaluation.pq_compute(str(gt_json), str(result_json))
+        assert run(gt_json, result_json, "--json", tmp_path / "pq.json") == 0
+        ours = json.loads((tmp_path / "pq.json").read_text())
+        for name in ("All", "Things", "Stuff"):
+            assert ours[name] == pytest.approx(official[name], abs=1e-12)
+        for category, scores in official["per_class"].items():
+            assert {key: ours["per_class"][str(category)][key] for key in scores} == pytest.approx(scores, abs=1e-12)
+
+
+class TestArguments:
+    def test_folders_can_be_named(self, split, tmp_path):
+        *_, gt_json, result_json = split
+        shutil.move(tmp_path / "target", tmp_path / "elsewhere")
+        assert run(gt_json, result_json) == 1
+        assert run(gt_json, result_json, "--gt_folder", tmp_path / "elsewhere") == 0
+
+    @pytest.mark.parametrize("number", ["0", "-1", "many"])
+    def test_number_of_processes(self, split, number, capsys):
+        with pytest.raises(SystemExit):
+            run(*split[2:], "--processes", number)
+        assert "is not a number of processes" in capsys.readouterr().err
+
+    def test_starts_without_torch(self):
+        code = "import sys, panoptic_occ.pq; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_every_image_is_reported_as_progress(self, split):
+        seen = []
+        pq_files.panoptic_quality_of_files(*split[2:], processes=1, on_progress=lambda *step: seen.append(step))
+        assert seen == [(32, 70), (64, 70), (70, 70)]
+
+
+def edited(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+class TestBadInput:
+    """One line on stderr that names file, image and fix, exit status 1."""
+
+    def check(self, capsys, split, *words, processes=1):
+        assert run(*split[2:], "--processes", processes) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        lines = captured.err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: ")
+        for word in words:
+            assert word in lines[0]
+
+    def test_missing_json(self, split, capsys):
+        split[3].unlink()
+        self.check(capsys, split, "result.json", "does not exist")
+
+    def test_json_of_another_kind(self, split, capsys):
+        edited(split[3], lambda c: c.pop("annotations"))
+        self.check(capsys, split, "result.json", "no list 'annotations'", "categories")
+
+    def test_truncated_json(self, split, capsys):
+        split[2].write_text(split[2].read_text()[:1000])
+        self.check(capsys, split, "target.json", "not valid JSON at line 1")
+
+    def test_no_images(self, split, capsys):
+        edited(split[2], lambda c: c["annotations"].clear())
+        self.check(capsys, split, "target.json", "no image")
+
+    def test_missing_predictions(self, split, capsys):
+        edited(split[3], lambda c: c.update(annotations=c["annotations"][:62]))
+        self.check(capsys, split, "result.json", "8 of 70 images", "63, 64, 65, 66, 67, ...")
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_missing_png(self, split, capsys, processes):
+        (split[3].with_suffix("") / "000040.png").unlink()
+        self.check(capsys, split, "000040.png", "does not exist", processes=processes)
+
+    def test_truncated_png(self, split, capsys):
+        png = split[2].with_suffix("") / "000002.png"
+        png.write_bytes(png.read_bytes()[:60])
+        self.check(capsys, split, "target", "000002.png", "cannot be decoded")
+
+    def test_size_mismatch(self, split, capsys):
+        write_panoptic_png(split[3].with_suffix("") / "000002.png", np.ones((4, 4), dtype=int))
+        self.check(capsys, split, "000002.png (image 2)", "(4, 4)", "(15, 24)")
+
+    @pytest.mark.parametrize(("key", "file"), [("category_id", 2), ("id", 3), ("area", 2)])
+    def test_segment_lacks_a_key(self, split, capsys, key, file):
+        edited(split[file], lambda c: c["annotations"][4]["segments_info"][1].pop(key))
+        self.check(capsys, split, split[file].name, "image 5", f"lacks '{key}'")
+
+    def test_instances_json_instead(self, split, capsys):
+        edited(split[2], lambda c: c["annotations"][0].pop("segments_info"))
+        self.check(capsys, split, "target.json", "image 1", "lacks 'segments_info'")
+
+    @pytest.mark.parametrize("file", [2, 3])
+    def test_unknown_category(self, split, capsys, file):
+        edited(split[file], lambda c: c["annotations"][0]["segments_info"][0].update(category_id=51))
+        self.check(capsys, split, split[file].name, "image 1", "category_id 51", "allowed: 3, 50, 8")
+
+    def test_predicted_id_not_listed(self, split, capsys):
+        removed = json.loads(split[3].read_text())["annotations"][0]["segments_info"][0]["id"]
+        edited(split[3], lambda c: c["annotations"][0]["segments_info"].pop(0))
+        self.check(capsys, split, "000001.png (image 1)", f"ids {removed}")
+
+    def test_listed_id_not_predicted(self, split, capsys):
+        extra = {"id": 77, "category_id": 3}
+        edited(split[3], lambda c: c["annotations"][0]["segments_info"].append(extra))
+        self.check(capsys, split, "000001.png (image 1)", "segments 77 have no pixel")
+
+    def test_output_that_cannot_be_written(self, split, tmp_path, capsys):
+        (tmp_path / "file").write_text("")
+        assert run(*split[2:], "--json", tmp_path / "file" / "pq.json") == 1
+        assert "cannot write here" in capsys.readouterr().err
+
+
+def test_area_that_contradicts_the_png_is_trusted_but_reported(tmp_path, capsys):
+    ids = np.array([[1, 1, 1, 1, 0, 0]])
+    info = [{"id": 1, "category_id": 3, "area": 4, "iscrowd": 0}]
+    wrong = [{**info[0], "area": 5}]
+    gt_json, result_json = save(tmp_path / "gt", {1: (ids, wrong), 2: (ids, info)}), save(
+        tmp_path / "result", {1: (ids, info), 2: (ids, info)}
+    )  # fmt: skip
+    assert run(gt_json, result_json, "--json", tmp_path / "pq.json") == 0
+    assert json.loads((tmp_path / "pq.json").read_text())["All"]["pq"] == pytest.approx((0.8 + 1) / 2)
+    warning = capsys.readouterr().err
+    assert "1 ground-truth segments in 1 images" in warning
+    assert "000001.png, segment 1: area 5 in the JSON, 4 pixels in the PNG" in warning

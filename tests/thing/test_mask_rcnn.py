@@ -1,0 +1,142 @@
+"""The thing branch: losses, detections, positives, against closed forms and hand-made cases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.masks import MaskCrops
+from panoptic_occ.structures import Batch, GroundTruthRelation, PanopticMap, Sample, Target
+from panoptic_occ.thing.ground_truth import GroundTruthThings
+from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
+
+CATEGORIES = Categories.from_json(
+    [{"id": 3, "name": "cat", "isthing": 1}, {"id": 8, "name": "dog", "isthing": 1}, {"id": 9, "name": "sky", "isthing": 0}]
+)
+
+
+def make_target(boxes: list[list[int]], labels: list[int], size: int = 64) -> Target:
+    dense = torch.zeros(len(boxes), size, size, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(dense, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    k = len(boxes)
+    zeros, pairs = torch.zeros(k, dtype=torch.int64), torch.zeros(k, k, dtype=torch.int64)
+    return Target(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        MaskCrops.from_dense(dense),
+        PanopticMap(torch.zeros(size, size, dtype=torch.int32), ()),
+        GroundTruthRelation(zeros, zeros, pairs, pairs),
+        torch.arange(k),
+    )
+
+
+def make_batch(targets: list[Target], size: int = 64) -> Batch:
+    samples = tuple(
+        Sample(torch.zeros(3, size, size, dtype=torch.uint8), i, f"{i}.jpg", (size, size), t)
+        for i, t in enumerate(targets)
+    )
+    return Batch(torch.zeros(len(samples), 3, size, size), ((size, size),) * len(samples), samples)
+
+
+def make_features(images: int, channels: int = 8, size: int = 64) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    levels = {str(k): torch.randn(images, channels, size // 2 ** (k + 2), size // 2 ** (k + 2)) for k in range(4)}
+    return levels | {"pool": torch.randn(images, channels, 1, 1)}
+
+
+def make_branch(**settings: object) -> MaskRCNN:
+    torch.manual_seed(0)
+    options = {"anchor_scale": 4, "rois_per_image": 32, "mask_convs": 1, **settings}
+    return MaskRCNN(in_channels=8, categories=CATEGORIES, **options)  # type: ignore[arg-type]
+
+
+def test_losses_are_those_of_chance_at_the_start() -> None:
+    branch = make_branch().train()
+    batch = make_batch([make_target([[8, 8, 40, 40], [20, 20, 60, 60]], [0, 1])] * 2)
+    losses = branch.losses(make_features(2), batch)
+    assert set(losses) == {"rpn_cls", "rpn_box", "cls", "box", "mask"}
+    assert losses["rpn_cls"].item() == pytest.approx(math.log(2), abs=0.05)
+    assert losses["cls"].item() == pytest.approx(math.log(3), abs=0.1)  # two classes and the background
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in branch.parameters())
+
+
+def test_image_without_instances_trains() -> None:
+    branch = make_branch().train()
+    losses = branch.losses(make_features(1), make_batch([make_target([], [])]))
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert torch.isfinite(total)
+    assert losses["mask"].item() == 0
+
+
+def test_mask_loss_of_perfect_and_zero_logits() -> None:
+    target = make_target([[8, 8, 40, 40]], [1])
+    rois, matches = [target.boxes], [torch.tensor([0])]
+    logits = torch.full((1, 3, 28, 28), -50.0)
+    logits[:, 2] = 50.0  # channel of the annotation's class; its mask fills its box
+    assert mask_loss(logits, rois, matches, [target]).item() == pytest.approx(0, abs=1e-4)
+    assert mask_loss(torch.zeros(1, 3, 28, 28), rois, matches, [target]).item() == pytest.approx(math.log(2))
+    assert mask_loss(torch.zeros(0, 3, 28, 28), [torch.zeros(0, 4)], [torch.zeros(0).long()], [target]).item() == 0
+
+
+def test_mask_target_is_aligned_with_the_pixels() -> None:
+    # a box of 28x28 px makes every cell of the target one pixel: the target must be the mask itself
+    target = make_target([[4, 6, 32, 34]], [0])
+    dense = target.masks.dense()
+    dense[0, 6:20, 4:18] = False
+    target = Target(
+        target.boxes, target.labels, MaskCrops.from_dense(dense), target.panoptic, target.relation, target.instance_ids
+    )
+    logits = torch.full((1, 3, 28, 28), 0.0)
+    logits[0, 1] = (dense[0, 6:34, 4:32].float() * 2 - 1) * 40
+    assert mask_loss(logits, [torch.tensor([[4.0, 6.0, 32.0, 34.0]])], [torch.tensor([0])], [target]).item() < 1e-6
+
+
+def test_detections_are_ranked_cut_and_placed_in_the_original_frame() -> None:
+    branch = make_branch(score_thr=0.0).eval()
+    batch = make_batch([make_target([[8, 8, 40, 40]], [0])])
+    doubled = Batch(
+        batch.images,
+        batch.sizes,
+        (Sample(batch.samples[0].image, 0, "0.jpg", (128, 128), batch.samples[0].target),),
+    )
+    features = make_features(1)
+    (same,), (twice,) = (branch.detect(features, b, 0.0, frozenset({"roi_features"})) for b in (batch, doubled))
+    assert len(same) > 3
+    assert torch.all(same.scores[:-1] >= same.scores[1:])
+    assert torch.allclose(twice.boxes, 2 * same.boxes)
+    assert twice.masks.size == (128, 128)
+    assert same.roi_features is not None and same.roi_features.shape == (len(same), 8, 14, 14)
+    thr = float(same.scores[2])
+    (cut,) = branch.detect(features, batch, thr, frozenset())
+    assert torch.equal(cut.scores, same.scores[same.scores >= thr])
+    assert cut.roi_features is None
+    assert set(same.labels.tolist()) <= {0, 1}
+
+
+def test_positives_match_annotations_and_contain_them() -> None:
+    branch = make_branch().eval()
+    target = make_target([[8, 8, 40, 40], [24, 24, 60, 60]], [0, 1])
+    ((instances, matches),) = branch.positives(make_features(1), make_batch([target]), frozenset())
+    assert set(matches.tolist()) == {0, 1}  # the annotated boxes themselves are among the proposals
+    assert torch.equal(instances.labels, target.labels[matches])
+
+
+def test_masks_per_image_caps_the_mask_loss_only() -> None:
+    branch = make_branch(masks_per_image=1)
+    chosen = branch._mask_samples(torch.tensor([0, 2, 1, 0, 2]))
+    assert len(chosen) == 1 and chosen.item() in (1, 2, 4)
+
+
+def test_ground_truth_things_are_the_annotations_shuffled() -> None:
+    target = make_target([[i, i, i + 10, i + 10] for i in range(0, 50, 5)], [0] * 10)
+    branch = GroundTruthThings(in_channels=0, categories=CATEGORIES)
+    (found,) = branch.detect({}, make_batch([target]), 0.5, frozenset())
+    assert sorted(found.boxes[:, 0].tolist()) == target.boxes[:, 0].tolist()
+    assert found.boxes[:, 0].tolist() != target.boxes[:, 0].tolist()
+    assert found.scores.tolist() == [1.0] * 10
