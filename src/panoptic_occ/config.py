@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,12 +108,25 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
     from omegaconf import open_dict
 
     search = [] if config_dir is None else [f"hydra.searchpath=[{json.dumps(f'file://{config_dir.resolve()}')}]"]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra.compose(CONFIG_NAME, [*search, *overrides], return_hydra_config=True)
     choices = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]
     return finish(config, choices)
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Lets a command that Hydra runs compose another configuration: Hydra keeps only one state at a time."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    state = GlobalHydra.instance()
+    outer, state.hydra = state.hydra, None
+    try:
+        yield
+    finally:
+        state.hydra = outer
 
 
 def _unknown_choice(path: str, options: Sequence[str] | None, config_dir: Path | None) -> ConfigError:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from rich.console import Console
 
 from panoptic_occ.build import build_data, build_evaluation, build_model, build_schedule
+from panoptic_occ.categories import Categories
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.data.panoptic_io import PanopticResultWriter
+from panoptic_occ.errors import CheckpointError
 from panoptic_occ.evaluation import Listener
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule
 from panoptic_occ.results import Pictures, read_rows, summary, write_results
-from panoptic_occ.runs import RunFolder, base_folder, check_same_run, finished
+from panoptic_occ.runs import (
+    RunFolder,
+    base_folder,
+    check_same_run,
+    finished,
+    load_run_config,
+    overrides_name,
+    run_folder,
+)
 from panoptic_occ.stages import fit_stage, make_trainer
 from panoptic_occ.weights import load_weights
 
@@ -26,62 +37,102 @@ log = logging.getLogger(__name__)
 PICTURES = 8
 
 
-def train(cfg: DictConfig) -> dict[str, object]:
-    """Trains what is missing of the run that ``cfg`` describes, evaluates it, and returns its metrics."""
-    folder, base = RunFolder(Path(cfg.run_dir)), base_folder(cfg)
+def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
+    """Trains what is missing of the run that ``cfg`` describes, evaluates it, and returns its metrics.
+
+    ``overrides``: the words of the command line, which name the run folder where they differ from the presets.
+    """
+    folder, base = run_folder(cfg, overrides), base_folder(cfg)
     if cfg.force:
         folder.clear()
     check_same_run(folder, cfg)
     done = finished(folder)
     if done is not None:
         log.info("%s is finished; showing its results (force=true repeats it)", folder.path)
-        show(cfg, folder, done)
+        show(cfg, folder.path, done)
         return done
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = build_data(cfg)
     model = build_model(cfg, data.categories)
     schedule = build_schedule(cfg)
-    with open_dict(cfg):
-        cfg.base_dir = str(base.path)
     if not base.weights("base").exists():
-        base.describe(cfg)
+        base.describe(cfg, data.categories)
         fit_stage("base", model, data, schedule, base, cfg)
-    folder.describe(cfg)
-    load_weights(base.weights("base"), model.base_modules())
-    if model.occlusion.trainable:
-        if not folder.weights("occlusion").exists():
-            fit_stage("occlusion", model, data, schedule, folder, cfg)
-        load_weights(folder.weights("occlusion"), {"occlusion": model.occlusion})
-    metrics = evaluate(cfg, model, data, folder)
-    show(cfg, folder, metrics)
+    folder.describe(cfg, data.categories)
+    if model.occlusion.trainable and not folder.weights("occlusion").exists():
+        load_weights(base.weights("base"), model.base_modules())
+        fit_stage("occlusion", model, data, schedule, folder, cfg)
+    load_stages(model, base, folder)
+    metrics = evaluate_model(cfg, model, data, folder.path)
+    show(cfg, folder.path, metrics)
     return metrics
 
 
-def evaluate(
-    cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule, folder: RunFolder, save_maps: bool = False
+def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
+    """Evaluates a trained run, or an oracle base that has no weights, with any order and fusion policy.
+
+    The run is ``cfg.run``, or the one that the same words given to ``train`` would have made.  Results go to
+    ``evaluations/`` in the run's folder, named by what differs from training.
+    """
+    cfg, folder = find_run(cfg, overrides)
+    data = build_data(cfg)
+    model = build_model(cfg, data.categories)
+    load_stages(model, base_folder(cfg), folder)
+    target = folder.path / "evaluations" / (overrides_name(overrides) or "default")
+    metrics = evaluate_model(cfg, model, data, target, cfg.save_maps)
+    show(cfg, target, metrics)
+    return metrics
+
+
+def find_run(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, RunFolder]:
+    """The configuration and the folder of the run that a command is about."""
+    if cfg.run is None:
+        return cfg, run_folder(cfg, overrides)
+    folder = RunFolder(Path(cfg.run))
+    return load_run_config(folder.path, cfg, overrides), folder
+
+
+def load_stages(model: PanopticFPN, base: RunFolder, folder: RunFolder) -> None:
+    """Loads the final weights of both stages, as far as there is something to load."""
+    if any(True for part in model.base_modules().values() for _ in part.parameters()):
+        load_weights(base.weights("base"), model.base_modules())
+    if model.occlusion.trainable:
+        load_weights(folder.weights("occlusion"), {"occlusion": model.occlusion})
+
+
+def evaluate_model(
+    cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule, target: Path, save_maps: bool = False
 ) -> dict[str, object]:
-    """Evaluates ``model`` and writes metrics, tables and pictures into ``folder``; returns the metrics."""
+    """Evaluates ``model`` and writes metrics, tables and pictures into ``target``; returns the metrics."""
     method = str(cfg.choices.occlusion)
     pictures = Pictures(data.categories, method, PICTURES)
     listeners: list[Listener] = [pictures]
-    writer = None
-    if save_maps:
-        writer = PanopticResultWriter(folder.path / "panoptic", folder.path / "panoptic.json", data.categories)
-        listeners.append(lambda sample, output, maps: writer.write(sample.image_id, sample.file_name, maps[method]))
+    writer = PanopticResultWriter(target / "panoptic", target / "panoptic.json", data.categories) if save_maps else None
+    if writer is not None:
+        listeners.append(lambda sample, _, maps: writer.write(sample.image_id, sample.file_name, maps[method]))
     evaluation = build_evaluation(cfg, model, data.categories, tuple(listeners))
-    model.requires_grad_(False)
     module = PanopticModule(model, "occlusion", cfg.seed, evaluation=evaluation)
     trainer = make_trainer(cfg, logger=False)
     trainer.test(module, datamodule=data, verbose=False)
     if writer is not None:
         writer.close()
-    pictures.save(folder.path / "pictures.png")
-    return write_results(folder.path, evaluation, method, len(data.eval_data))
+    pictures.save(target / "pictures.png")
+    return write_results(target, evaluation, method, len(data.test_dataloader().dataset))
 
 
-def show(cfg: DictConfig, folder: RunFolder, metrics: dict[str, object]) -> None:
+def run_categories(folder: RunFolder) -> Categories:
+    """The categories that a run was trained with; CheckpointError when the folder does not say."""
+    file = folder.path / "categories.json"
+    if not file.exists():
+        raise CheckpointError(f"{file}: the file does not exist; point run= to the folder that train printed at its end")
+    from panoptic_occ.files import read_json
+
+    return Categories.from_json(read_json(file), str(file))
+
+
+def show(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> None:
     """Prints the table of a run and where everything lies."""
     console = Console()
     title = f"{cfg.choices.data}: {metrics['images']} held-out images, seed {cfg.seed}, percent"
-    console.print(to_text(summary(read_rows(metrics), title)), markup=False, highlight=False)
-    console.print(f"Results, per-class tables and pictures: {folder.path}", soft_wrap=True, markup=False)
+    console.print(to_text(summary(read_rows(metrics), title)), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)

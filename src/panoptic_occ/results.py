@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
+from torchvision.transforms.v2.functional import resize
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.evaluation import Evaluation
@@ -75,16 +76,18 @@ class Pictures:
 
     def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
         """Looks at one image."""
-        if sample.target is None or self.baseline not in maps or tuple(sample.image.shape[1:]) != sample.original_size:
-            return  # the sheet compares pixels, so the picture must be in the frame of the maps
-        target = sample.target.panoptic
+        if sample.target is None or self.baseline not in maps:
+            return
+        image, target = sample.image.cpu(), sample.target.panoptic
+        if tuple(image.shape[1:]) != sample.original_size:  # the sheet compares pixels in the frame of the maps
+            image = resize(image, list(sample.original_size), antialias=True)
         shown = {self.baseline: maps[self.baseline], self.method: maps[self.method]}
         notes = {"ground truth": f"{len(sample.target.labels)} things"}
         for name, found in shown.items():
             metric = PanopticQuality(self.categories)
             metric.update(found, target)
             notes[name] = f"PQ {100 * metric.compute().all.pq:.1f}"
-        self._most.add(SheetRow(sample.image, target, shown, f"image {sample.image_id}", notes))
+        self._most.add(SheetRow(image, target, shown, f"image {sample.image_id}", notes))
 
     def save(self, path: Path) -> bool:
         """Writes the sheet; False when no image could be shown."""

@@ -3,9 +3,9 @@
 A folder is a function of the command, so that the same command finds its own work again:
 
     runs/<data>/base_<key>/                   one base, shared by all methods; <key> hashes all that it depends on
-        base.safetensors  config.yaml  environment.json  logs/   (checkpoints/ while training)
+        base.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ while training)
     runs/<data>/<method>_<backbone>_s<seed>/  one method on that base; other overrides are appended to the name
-        occlusion.safetensors  config.yaml  environment.json  logs/   (checkpoints/ while training)
+        occlusion.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ while training)
         metrics.json  metrics.csv  pq.json  pq.txt  pictures.png
 """
 
@@ -27,8 +27,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from panoptic_occ.categories import Categories
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.files import read_json, write_json, write_text
+from panoptic_occ.instantiate import check_targets
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ STAGE_KEYS = ("occlusion", "schedule.occlusion")
 
 # Overrides that never change what is computed, or that the folder's name holds already.
 NOT_IN_NAME = re.compile(
-    r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_predictions|compare|debug|trusted"
+    r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_maps|compare|debug|trusted|run|input|output"
     r"|data\.(num_workers|eval_batch_size|source\.(root|cache_dir|processes)|root)|trainer|trainer\..*|logger|logger\..*|hydra.*)$"
 )
 PACKAGES = (
@@ -93,10 +95,11 @@ class RunFolder:
         """Final weights of a stage: ``base`` or ``occlusion``."""
         return self.path / f"{stage}.safetensors"
 
-    def describe(self, cfg: DictConfig) -> None:
-        """Writes the configuration and the environment that made the run."""
+    def describe(self, cfg: DictConfig, categories: Categories) -> None:
+        """Writes the configuration and the environment that made the run, and the categories it knows."""
         write_text(self.config, OmegaConf.to_yaml(cfg, resolve=True))
         write_json(self.path / "environment.json", environment(), indent=2)
+        write_json(self.path / "categories.json", categories.to_json(), indent=2)
 
     def clear(self) -> None:
         """Removes everything that the run left here."""
@@ -111,15 +114,19 @@ def base_folder(cfg: DictConfig) -> RunFolder:
 
 def run_folder(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
     """The folder of the run that ``cfg`` describes; ``overrides`` are the command line's ``key=value`` words."""
-    name = cfg.get("run_name") or f"{cfg.method.name}_{cfg.backbone_name}_s{cfg.seed}{_suffix(overrides)}"
+    name = cfg.run_name
+    if name is None:
+        parts = (cfg.method.name, cfg.backbone_name, f"s{cfg.seed}", overrides_name(overrides))
+        name = "_".join(part for part in parts if part)
     return RunFolder(Path(cfg.runs_dir) / str(cfg.data.name) / name)
 
 
-def _suffix(overrides: Iterable[str]) -> str:
+def overrides_name(overrides: Iterable[str]) -> str:
+    """The words of a command line that change what is computed, as part of a file name; empty when there are none."""
     pairs = (word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
-    kept = sorted(f"{key}-{value}" for key, value in pairs if not NOT_IN_NAME.match(key))
-    text = "".join("_" + re.sub(r"[^A-Za-z0-9.-]+", "-", item).strip("-") for item in kept)
-    return text if len(text) <= 100 else "_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    kept = sorted(value if key == "experiment" else f"{key}-{value}" for key, value in pairs if not NOT_IN_NAME.match(key))
+    text = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", item).strip("-") for item in kept)
+    return text if len(text) <= 100 else hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def base_key(cfg: DictConfig) -> str:
@@ -160,11 +167,9 @@ def check_same_run(folder: RunFolder, cfg: DictConfig) -> None:
         return
     before = OmegaConf.load(folder.config)
     assert isinstance(before, DictConfig)
-    old, new = (_flat(_subset(c, (*BASE_KEYS, *STAGE_KEYS))) for c in (before, cfg))
-    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    if changed:
+    if different := changes(before, cfg, (*BASE_KEYS, *STAGE_KEYS)):
         raise ConfigError(
-            f"{folder.path} holds a run with other settings ({'; '.join(changed[:5])}). "
+            f"{folder.path} holds a run with other settings ({different}). "
             "Give this run another run_name, or replace the old one with force=true"
         )
 
@@ -195,17 +200,38 @@ def finished(folder: RunFolder) -> dict[str, Any] | None:
     return results
 
 
-def load_run_config(path: Path) -> DictConfig:
-    """The configuration of a run folder; CheckpointError when there is none."""
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: not a run folder; run= takes the folder that train printed at its end")
+def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a run folder with the command line's overrides on top.
+
+    ``asked``: what the command line alone composes to.  CheckpointError when there is no run; ConfigError when an
+    override would change what was trained, or when the file names a class that a run folder may not build.
+    """
     file = path / "config.yaml"
     if not file.exists():
-        found = sorted(p.parent.name for p in path.glob("*/config.yaml"))
-        raise CheckpointError(f"{path}: there is no config.yaml in it; run folders below it: {', '.join(found) or '(none)'}")
-    config = OmegaConf.load(file)
-    assert isinstance(config, DictConfig)
+        found = sorted(str(p.parent) for p in path.glob("**/metrics.json")) if path.is_dir() else []
+        raise CheckpointError(
+            f"{path}: not a run folder (no config.yaml in it); run= takes the folder that train printed at its end; "
+            f"runs below it: {', '.join(found[:5]) or '(none)'}"
+        )
+    before = OmegaConf.load(file)
+    assert isinstance(before, DictConfig)
+    check_targets(before, file, asked.trusted)
+    config = before.copy()
+    for key in dict.fromkeys(word.lstrip("+~").split("=", 1)[0] for word in overrides):
+        if not key.startswith("hydra"):
+            OmegaConf.update(config, key, OmegaConf.select(asked, key), merge=False, force_add=True)
+            if key in asked.choices:
+                config.choices[key] = asked.choices[key]
+    if base_key(config) != base_key(before):
+        raise ConfigError(f"{path}: its base was trained with other settings: {changes(before, config, BASE_KEYS)}")
     return config
+
+
+def changes(before: DictConfig, after: DictConfig, keys: Iterable[str]) -> str:
+    """Which settings below ``keys`` differ, as ``key: old -> new``, the first few of them; empty when none does."""
+    old, new = (_flat(_subset(config, keys)) for config in (before, after))
+    differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    return "; ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing[:5])
 
 
 def environment() -> dict[str, Any]:

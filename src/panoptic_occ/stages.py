@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,21 @@ from panoptic_occ.weights import save_weights
 log = logging.getLogger(__name__)
 
 
+# What Lightning says at every start and nobody can act on here.
+NOISE = (
+    ".*You passed in a `val_dataloader`.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+)
+
+
 def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
     """A Lightning trainer from ``cfg.trainer``; ``settings`` are what a stage or the evaluation fixes itself."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
     fixed: dict[str, Any] = {
         "use_distributed_sampler": False,  # ours never repeats an image
         "enable_model_summary": False,
@@ -51,7 +65,6 @@ def fit_stage(
     """
     plan = schedule.stage(stage, data.batch_size)
     data.steps_per_epoch = min(plan.checkpoint_every, plan.steps)
-    data.seed_stage(stage)
     module = PanopticModule(model, stage, cfg.seed, plan)
     saver = ModelCheckpoint(
         dirpath=folder.checkpoints,
@@ -85,5 +98,11 @@ def fit_stage(
 
 
 def make_logger(cfg: DictConfig, folder: RunFolder, stage: str, start: str) -> Any:
-    """The logger of ``cfg.logger`` for one start of a stage, writing below ``folder``."""
-    return safe_instantiate(cfg.logger, save_dir=str(folder.path), version=f"{stage}_{start}")
+    """The logger of ``cfg.logger`` for one start of a stage.
+
+    Files: a folder for every start, so that a restart deletes nothing.  W&B: one run per stage, which a restart continues.
+    """
+    version = f"{stage}_{start}"
+    if str(cfg.logger._target_).endswith("WandbLogger"):
+        version = f"{folder.path.parent.name}-{folder.path.name}-{stage}"
+    return safe_instantiate(cfg.logger, save_dir=str(folder.path), version=version)

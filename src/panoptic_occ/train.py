@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 )
 def main(config: DictConfig) -> None:
     """The command."""
+    from hydra.core.hydra_config import HydraConfig
+
     from panoptic_occ.pipeline import train
 
-    train(config)
+    train(config, list(HydraConfig.get().overrides.task))
 
 
 if __name__ == "__main__":

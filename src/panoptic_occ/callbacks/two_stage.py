@@ -41,6 +41,8 @@ class TwoStage(pl.Callback):
         module = _checked(pl_module)
         for frozen in self.frozen(module):
             frozen.requires_grad_(False)
+        if module.stage == "occlusion":
+            module.model.occlusion.requires_grad_(True).train()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers the frozen base (after a checkpoint was restored)."""

@@ -103,13 +103,15 @@ class Packed(NamedTuple):
 
 
 def pack(samples: Sequence[Sample]) -> Packed:
-    """All tensors of ``samples`` copied into one block."""
+    """All tensors of ``samples`` copied into one block of shared memory."""
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(list(samples))
     raw = [buffer.raw() for buffer in buffers]
     sizes = [part.nbytes for part in raw]
-    storage = torch.empty(sum(map(_padded, sizes)), dtype=torch.uint8)
+    # written straight into shared memory, as torch's own collate does: sending an ordinary tensor would copy it again
+    shared = torch.UntypedStorage._new_shared(sum(map(_padded, sizes)))
+    storage = torch.empty(0, dtype=torch.uint8).set_(shared)
     for place, part in zip(_places(storage, sizes), raw, strict=True):
         place[:] = part
     return Packed(stream.getvalue(), sizes, storage)

@@ -51,16 +51,20 @@ class ScenesSource(Source):
         self.settings = SceneSettings(size, seed, shares, crowd_share, void_share)
         self.counts = dict(zip(SPLITS, (train_images, val_images), strict=True))
         self.processes = processes
+        self._ready = False
         parent = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
         images = "_".join(f"{split}{count}" for split, count in self.counts.items())
         self.cache_dir = parent / name / f"{size}px_{images}_{self.settings.key()}"
 
     def prepare(self) -> None:
-        """Paints what is missing and computes the relations."""
+        """Paints what is missing and computes the relations; does nothing the second time."""
+        if self._ready:
+            return
         generate(self.cache_dir, self.counts, self.settings, self.processes)
         for split in SPLITS:
             dataset = CocoPanoptic.from_root(self.cache_dir, split)
             ensure_relations(dataset, relations_path(self, dataset))
+        self._ready = True
 
     def split(self, split: Split) -> CocoPanoptic:
         """The images of a split with their relations."""

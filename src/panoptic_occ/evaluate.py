@@ -1,0 +1,33 @@
+"""``python -m panoptic_occ.evaluate``: evaluates a run again, with any order and fusion policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from panoptic_occ.commands import command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@command(
+    "evaluate",
+    "Evaluates a trained run, or an oracle base made of the annotations, beside the baselines on the same detections. "
+    "Thresholds and orders may differ from training; results go to evaluations/ in the run's folder.",
+    {
+        "run=runs/scenes/ocfusion_small_s0 fusion.min_visible=0.4": "a finished run with another threshold",
+        "run=runs/scenes/ocfusion_small_s0 save_maps=true": "write the maps for the official scorer too",
+        "experiment=oracle_base data=coco data.root=/data/coco": "annotations as detections: what each order can reach",
+    },
+)
+def main(config: DictConfig) -> None:
+    """The command."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from panoptic_occ.pipeline import evaluate
+
+    evaluate(config, list(HydraConfig.get().overrides.task))
+
+
+if __name__ == "__main__":
+    main()

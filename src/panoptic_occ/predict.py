@@ -1,0 +1,32 @@
+"""``python -m panoptic_occ.predict``: panoptic maps and overlays of any images with a trained run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from panoptic_occ.commands import command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@command(
+    "predict",
+    "Segments images with a trained run: writes panoptic PNGs and JSON in the official format, and an overlay per image.",
+    {
+        "run=runs/scenes/ocfusion_small_s0 input=photo.jpg output=out": "one image",
+        "run=runs/scenes/ocfusion_small_s0 input=photos output=out": "all images of a folder",
+        "run=runs/scenes/ocfusion_small_s0 input=photos output=out fusion.conf_thr=0.7": "only surer detections",
+    },
+)
+def main(config: DictConfig) -> None:
+    """The command."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from panoptic_occ.prediction import predict
+
+    predict(config, list(HydraConfig.get().overrides.task))
+
+
+if __name__ == "__main__":
+    main()
