@@ -17,8 +17,8 @@ class StageSchedule:
     """One stage: ``steps`` iterations at ``lr``, times ``gamma`` at each of ``milestones``, after a linear warm-up.
 
     The warm-up starts at ``warmup_factor`` x lr and takes ``warmup_steps``.  ``optimizer`` makes the optimiser from
-    parameters and ``lr`` (a Hydra partial).  A checkpoint is written and the metrics are logged every
-    ``checkpoint_every`` steps; validation runs every ``validate_every`` checkpoints (0: only at the end).
+    parameters and ``lr`` (a Hydra partial).  A checkpoint is written every
+    ``checkpoint_every`` steps.
     """
 
     optimizer: Callable[..., Optimizer]
@@ -56,12 +56,16 @@ class StageSchedule:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Both stages, written for ``reference_batch`` images an iteration; ``loss_weights``: thing and stuff (lambda)."""
+    """Both stages, written for ``reference_batch`` images an iteration; ``loss_weights``: thing and stuff (lambda).
+
+    ``pairs_per_image``: training pairs of an image, read by the pairwise occlusion methods (OCFusion: B).
+    """
 
     name: str
     reference_batch: int
     base: StageSchedule
     occlusion: StageSchedule
+    pairs_per_image: int = 128
     loss_weights: dict[str, float] = field(default_factory=lambda: {"thing": 1.0, "stuff": 0.5})
 
     def stage(self, name: str, total_batch: int) -> StageSchedule:
