@@ -104,7 +104,7 @@ def test_weights_of_another_architecture_are_refused(trained: tuple[Path, dict[s
     config = compose(options(cache, runs, "backbone.out_channels=64"))
     model = build_model(config, build_data(config).categories)
     (weights,) = (runs / "scenes_tiny").glob("base_*/base.safetensors")
-    with pytest.raises(CheckpointError, match="another network or data set.*of another shape"):
+    with pytest.raises(CheckpointError, match=r"another network or data set.*of another shape"):
         load_weights(weights, model.base_modules())
 
 
@@ -174,3 +174,123 @@ def test_killed_in_both_stages_ends_as_the_undisturbed_run(
     for name in ("base.safetensors", "occlusion.safetensors"):
         ours, theirs = (load_file(next(r.rglob(name))) for r in (tmp_path, trained[0]))  # type: ignore[assignment]
         assert all(torch.equal(ours[k], theirs[k]) for k in theirs)  # type: ignore[call-overload,index]
+
+
+def test_evaluate_a_run_with_other_thresholds(trained: tuple[Path, dict[str, object]], cache: Path) -> None:
+    from panoptic_occ.pipeline import evaluate
+
+    runs, metrics = trained
+    folder = runs / "scenes_tiny" / "ocfusion_small_s0"
+    words = [f"run={folder}", "trainer=cpu", "trainer.enable_progress_bar=false"]
+    assert evaluate(compose(words), words) == metrics
+    words += ["fusion.conf_thr=0.02", "compare=[area]", "save_maps=true"]
+    other = evaluate(compose(words), words)
+    assert list(other["relations"]) == ["area", "ocfusion"]  # type: ignore[call-overload]
+    target = folder / "evaluations" / "fusion.conf-thr-0.02"
+    assert json.loads((target / "metrics.json").read_text()) == json.loads(json.dumps(other))
+    words = [f"run={folder}", "backbone.depth=2"]
+    with pytest.raises(ConfigError, match=r"backbone\.depth: 1 -> 2"):
+        evaluate(compose(words), words)
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        evaluate(compose([f"run={runs}/nothing"]), [f"run={runs}/nothing"])
+
+
+def test_saved_maps_score_the_same_with_the_official_format(
+    trained: tuple[Path, dict[str, object]], cache: Path, tmp_path: Path
+) -> None:
+    from panoptic_occ.data.annotations import Layout
+    from panoptic_occ.pipeline import evaluate
+    from panoptic_occ.pq import main as pq
+
+    runs, _ = trained
+    folder = runs / "scenes_tiny" / "ocfusion_small_s0"
+    words = [
+        f"run={folder}",
+        "trainer=cpu",
+        "save_maps=true",
+        "fusion.conf_thr=0.01",
+        "trainer.enable_progress_bar=false",
+    ]
+    metrics = evaluate(compose(words), words)
+    target = folder / "evaluations" / "fusion.conf-thr-0.01"
+    (root,) = (cache / "scenes").iterdir()
+    truth = Layout.of(root, "val")
+    files = {"gt_json_file": truth.panoptic_json, "gt_folder": truth.panoptic}
+    files |= {"pred_json_file": target / "panoptic.json", "pred_folder": target / "panoptic"}
+    arguments = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    assert pq([*arguments, "--json", str(tmp_path / "pq.json"), "--processes", "1"]) == 0
+    official = json.loads((tmp_path / "pq.json").read_text())
+    ours = metrics["relations"]["ocfusion"]  # type: ignore[index]
+    assert official["All"]["pq"] == ours["PQ"] and official["Things"]["rq"] == ours["RQ_th"]
+
+
+def test_predict_images(trained: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    from panoptic_occ.errors import DataError
+    from panoptic_occ.prediction import predict
+
+    runs, _ = trained
+    folder = runs / "scenes_tiny" / "ocfusion_small_s0"
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (150, 100), (200, 30, 30)).save(tmp_path / "in" / "a.png")
+    Image.new("L", (64, 97)).save(tmp_path / "in" / "b.jpg")
+    words = [f"run={folder}", f"input={tmp_path}/in", f"output={tmp_path}/out", "trainer=cpu", "fusion.conf_thr=0.02"]
+    predict(compose(words), words)
+    result = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert [a["file_name"] for a in result["annotations"]] == ["a.png", "b.png"]
+    for name, size in (("a", (150, 100)), ("b", (64, 97))):
+        for kind in ("panoptic", "overlays"):
+            assert Image.open(tmp_path / "out" / kind / f"{name}.png").size == size
+    (tmp_path / "in" / "c.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"c\.jpg: cannot be read as an image"):
+        predict(compose(words), words)
+    for missing, message in ((f"input={tmp_path}/no", "does not exist"), (f"input={tmp_path}/out", "no image")):
+        with pytest.raises(DataError, match=message):
+            predict(compose([*words, missing]), [*words, missing])
+    with pytest.raises(ConfigError, match="'input' needs a value"):
+        predict(compose(words[:1]), words[:1])
+
+
+def test_bf16_and_channels_last_train(cache: Path, tmp_path: Path) -> None:
+    fast = ("trainer.precision=bf16-mixed", "channels_last=true", "trainer.gradient_clip_val=1.0")
+    short = ("schedule.base.steps=2", "schedule.base.milestones=[]", "schedule.occlusion.steps=2")
+    metrics = train(compose(options(cache, tmp_path, *fast, *short, "schedule.occlusion.milestones=[]")))
+    assert metrics["images"] == 8
+
+
+def test_folder_that_cannot_be_written(cache: Path, tmp_path: Path) -> None:
+    from panoptic_occ.errors import DataError
+
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(DataError, match="cannot write here"):
+        train(compose(options(cache, tmp_path / "runs")))
+
+
+def test_coco_files_train_and_evaluate(coco_mini: Path, tmp_path: Path) -> None:
+    """A few steps on real images, a portrait and landscape mix, with a network that is far too small."""
+    words = [*BASE, "experiment=tiny", "data=coco", f"data.root={coco_mini}", f"runs_dir={tmp_path}", "run_name=mini"]
+    words += [
+        f"data.source.cache_dir={tmp_path}/cache",
+        "data.train_transform.short_edge=[96,128]",
+        "data.batch_size=2",
+    ]
+    words += ["data.train_transform.max_edge=200", "data.eval_transform.short_edge=128", "data.num_workers=0"]
+    words += [
+        "schedule.base.steps=2",
+        "schedule.base.milestones=[]",
+        "schedule.occlusion.steps=2",
+        "schedule.occlusion.milestones=[]",
+    ]
+    metrics = train(compose(words), words)
+    assert metrics["images"] == 12
+
+
+def test_oracle_base_on_coco_files(coco_mini: Path, tmp_path: Path) -> None:
+    from panoptic_occ.pipeline import evaluate
+
+    words = ["experiment=oracle_base", "data=coco", f"data.root={coco_mini}", f"runs_dir={tmp_path}", "trainer=cpu"]
+    words += [f"data.source.cache_dir={tmp_path}/cache", "data.num_workers=0", "trainer.enable_progress_bar=false"]
+    rows = evaluate(compose(words), words)["relations"]
+    true, smaller, larger, random = (rows[k] for k in ("ground_truth", "area", "larger", "random"))  # type: ignore[index]
+    assert true["PQ_th"] > smaller["PQ_th"] > random["PQ_th"] > larger["PQ_th"]
+    assert smaller["relation_accuracy"] > 0.9 > 0.1 > larger["relation_accuracy"]
+    assert true["PQ_st"] == 1.0

@@ -18,7 +18,9 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     first(torch.randn(2, 3, 4, 4))
     save_weights(tmp_path / "w.safetensors", {"norm": first}, {"stage": "base"})
     assert load_weights(tmp_path / "w.safetensors", {"norm": second})["stage"] == "base"
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def test_wrong_files_are_refused_and_nothing_is_loaded(tmp_path: Path) -> None:

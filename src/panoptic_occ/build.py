@@ -17,7 +17,7 @@ from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.schedule import Schedule
 from panoptic_occ.seeding import stable_seed
 
-DATA_LABELS = ("name", "stuff_area", "root")
+DATA_LABELS = ("name", "stuff_area", "duplicate_thr", "root")
 """Keys of the data group that other groups read; the data module does not take them."""
 
 
@@ -80,7 +80,9 @@ def _baseline(name: str, cfg: DictConfig, model: PanopticFPN, categories: Catego
     )
     if relation.trainable:
         free = ("score", "area", "larger", "random", "ground_truth")
-        raise ConfigError(f"compare: '{name}' has weights to train; compare takes orders without; {did_you_mean(name, free)}")
+        raise ConfigError(
+            f"compare: '{name}' has weights to train; compare takes orders without; {did_you_mean(name, free)}"
+        )
     return relation
 
 

@@ -83,7 +83,9 @@ class Categories:
             return self._labels[category_id]
         except KeyError:
             known = did_you_mean(category_id, self._labels)
-            raise DataError(f"{source}: category_id {category_id} is not among the data set's categories; {known}") from None
+            raise DataError(
+                f"{source}: category_id {category_id} is not among the data set's categories; {known}"
+            ) from None
 
 
 def _spread_color(k: int, n: int) -> tuple[int, int, int]:

@@ -80,9 +80,7 @@ class PanopticFPN(nn.Module):
         weighted = {name: self.loss_weights["thing"] * loss for name, loss in things.items()}
         return weighted | {name: self.loss_weights["stuff"] * loss for name, loss in stuff.items()}
 
-    def occlusion_losses(
-        self, samples: Sequence[Sample], generator: torch.Generator
-    ) -> dict[str, Float[Tensor, ""]]:
+    def occlusion_losses(self, samples: Sequence[Sample], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """Stage 2: the losses of the occlusion module on positive proposals of the frozen base."""
         with torch.no_grad():
             batch = self.batch(samples)

@@ -58,8 +58,8 @@ class PanopticModule(pl.LightningModule):
         images = ", ".join(str(s.image_id) for s in samples)
         raise NonFiniteLossError(
             f"the loss of stage '{self.stage}' is not finite at step {self.global_step}: {terms}; images {images}. "
-            f"The last checkpoint is kept. Lower schedule.{self.stage}.lr, clip gradients (trainer.gradient_clip_val=10), "
-            "or use trainer.precision=32-true, then start the same command again"
+            f"The last checkpoint is kept. Lower schedule.{self.stage}.lr, clip gradients "
+            "(trainer.gradient_clip_val=10) or use trainer.precision=32-true"
         )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -124,7 +124,9 @@ def run_categories(folder: RunFolder) -> Categories:
     """The categories that a run was trained with; CheckpointError when the folder does not say."""
     file = folder.path / "categories.json"
     if not file.exists():
-        raise CheckpointError(f"{file}: the file does not exist; point run= to the folder that train printed at its end")
+        raise CheckpointError(
+            f"{file}: the file does not exist; point run= to the folder that train printed at its end"
+        )
     from panoptic_occ.files import read_json
 
     return Categories.from_json(read_json(file), str(file))

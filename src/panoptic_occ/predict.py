@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command(
     "predict",
-    "Segments images with a trained run: writes panoptic PNGs and JSON in the official format, and an overlay per image.",
+    "Segments images with a trained run: writes panoptic PNGs and JSON in the official format, and an overlay each.",
     {
         "run=runs/scenes/ocfusion_small_s0 input=photo.jpg output=out": "one image",
         "run=runs/scenes/ocfusion_small_s0 input=photos output=out": "all images of a folder",

@@ -42,12 +42,17 @@ def predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
     model = build_model(cfg, categories)
     load_stages(model, base_folder(cfg), folder)
     if "target" in model.occlusion.requires:
-        raise ConfigError(f"occlusion={cfg.choices.occlusion} reads annotations, and these images have none; choose another")
+        raise ConfigError(
+            f"occlusion={cfg.choices.occlusion} reads annotations, and these images have none; choose another"
+        )
     device = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     transform = safe_instantiate(cfg.data.eval_transform)
     policy = safe_instantiate(cfg.fusion)
-    with PanopticResultWriter(output / "panoptic", output / "panoptic.json", categories) as writer, torch.inference_mode():
+    with (
+        PanopticResultWriter(output / "panoptic", output / "panoptic.json", categories) as writer,
+        torch.inference_mode(),
+    ):
         for number, file in enumerate(track(files, description="predicting"), start=1):
             image = read_rgb(file)
             sample = Sample(image, number, file.name, (image.shape[1], image.shape[2]))

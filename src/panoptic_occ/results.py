@@ -52,7 +52,9 @@ def write_results(folder: Path, evaluation: Evaluation, method: str, images: int
     write_json(folder / "pq.json", {name: result.as_dict() for name, result in quality.items()}, indent=2)
     tables = [f"{name}\n{to_text(pq_table(result))}" for name, result in quality.items()]
     write_text(folder / "pq.txt", "\n".join(tables))
-    plain = {r: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for r, row in rows.items()}
+    plain = {
+        r: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for r, row in rows.items()
+    }
     metrics: dict[str, object] = {"method": method, "images": images, "relations": plain}
     write_json(folder / "metrics.json", metrics, indent=2)
     return metrics

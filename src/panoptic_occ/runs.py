@@ -124,7 +124,9 @@ def run_folder(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
 def overrides_name(overrides: Iterable[str]) -> str:
     """The words of a command line that change what is computed, as part of a file name; empty when there are none."""
     pairs = (word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
-    kept = sorted(value if key == "experiment" else f"{key}-{value}" for key, value in pairs if not NOT_IN_NAME.match(key))
+    kept = sorted(
+        value if key == "experiment" else f"{key}-{value}" for key, value in pairs if not NOT_IN_NAME.match(key)
+    )
     text = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", item).strip("-") for item in kept)
     return text if len(text) <= 100 else hashlib.sha256(text.encode()).hexdigest()[:12]
 

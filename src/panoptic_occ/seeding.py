@@ -1,4 +1,4 @@
-"""Random numbers as a function of seed and place, never of a worker's memory, so that a killed run continues exactly."""
+"""Random numbers as a function of seed and place, never of memory, so that a killed run continues exactly."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 
 from panoptic_occ.callbacks.checkpoint_io import AtomicCheckpointIO
 from panoptic_occ.callbacks.two_stage import TwoStage
-from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.data.datamodule import PanopticDataModule
+from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule, Stage
 from panoptic_occ.runs import RunFolder, latest_checkpoint
@@ -100,7 +100,7 @@ def fit_stage(
 def make_logger(cfg: DictConfig, folder: RunFolder, stage: str, start: str) -> Any:
     """The logger of ``cfg.logger`` for one start of a stage.
 
-    Files: a folder for every start, so that a restart deletes nothing.  W&B: one run per stage, which a restart continues.
+    Files: a folder for every start, so that a restart deletes nothing.  W&B: one run a stage, continued.
     """
     version = f"{stage}_{start}"
     if str(cfg.logger._target_).endswith("WandbLogger"):

@@ -209,7 +209,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image as the network sees it (3,H,W uint8 RGB), the size of the original (height, width), its annotations."""
+    """One image as the network sees it (3,H,W uint8 RGB), the original's size (height, width), its annotations."""
 
     image: Int[Tensor, "3 h w"]
     image_id: int
@@ -225,7 +225,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images as the network reads them: normalised, padded to one size; ``sizes`` (height, width) without the padding."""
+    """Images as the network reads them: normalised, padded to one size; ``sizes`` (height, width) without padding."""
 
     images: Float[Tensor, "b 3 h w"]
     sizes: tuple[tuple[int, int], ...]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @command(
     "train",
-    "Trains the shared base (once for all methods), freezes it, trains the method's occlusion module, and evaluates the "
-    "method beside the baselines on the same detections. The same command continues an interrupted run and does not "
+    "Trains the shared base (once for all), freezes it, trains the method's occlusion module, and evaluates "
+    "the method beside the baselines on the same detections. The same command continues an interrupted run and does not "
     "repeat a finished one.",
     {
         "method=ocfusion": "OCFusion on the embedded scenes, minutes on a CPU",

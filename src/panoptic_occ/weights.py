@@ -34,7 +34,9 @@ def read_about(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             about: dict[str, str] = file.metadata() or {}
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: the file does not exist; train first, or point run= to a finished run") from None
+        raise CheckpointError(
+            f"{path}: the file does not exist; train first, or point run= to a finished run"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or train it again") from None
     version = about.get("format", "")

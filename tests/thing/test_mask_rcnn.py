@@ -14,7 +14,11 @@ from panoptic_occ.thing.ground_truth import GroundTruthThings
 from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
 
 CATEGORIES = Categories.from_json(
-    [{"id": 3, "name": "cat", "isthing": 1}, {"id": 8, "name": "dog", "isthing": 1}, {"id": 9, "name": "sky", "isthing": 0}]
+    [
+        {"id": 3, "name": "cat", "isthing": 1},
+        {"id": 8, "name": "dog", "isthing": 1},
+        {"id": 9, "name": "sky", "isthing": 0},
+    ]
 )
 
 

@@ -16,7 +16,10 @@ def pyramid(channels: int = 3, size: int = 256) -> dict[str, torch.Tensor]:
 
 def test_not_aligned_equals_torchvision() -> None:
     features = pyramid()
-    boxes = [torch.tensor([[3.0, 4.0, 40.0, 60.0], [0.0, 0.0, 250.0, 250.0]]), torch.tensor([[10.0, 10.0, 130.0, 125.0]])]
+    boxes = [
+        torch.tensor([[3.0, 4.0, 40.0, 60.0], [0.0, 0.0, 250.0, 250.0]]),
+        torch.tensor([[10.0, 10.0, 130.0, 125.0]]),
+    ]
     reference = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)(features, boxes, [(256, 256)] * 2)
     assert torch.allclose(PyramidRoIAlign(7, 2, aligned=False)(features, boxes), reference, atol=1e-6)
 

@@ -55,8 +55,8 @@ def test_stuff_is_one_object_per_class_and_a_crowd_region_matches_nothing(make_m
 
 def test_hundreds_of_segments(make_map):
     ids = np.arange(1, 901).reshape(30, 30)
-    target = make_map(ids, {i: 0 for i in range(1, 901)})
-    result = make_map(1000 - ids, {i: 0 for i in range(100, 1000)})
+    target = make_map(ids, dict.fromkeys(range(1, 901), 0))
+    result = make_map(1000 - ids, dict.fromkeys(range(100, 1000), 0))
     first, second = link([target, result])
     assert len(set(first)) == 900
     assert second == first[::-1]

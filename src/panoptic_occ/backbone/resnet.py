@@ -25,7 +25,7 @@ def resnet_fpn(
 ) -> BackboneWithFPN:
     """``name`` of torchvision (resnet18 .. resnext101_32x8d) with an FPN of ``out_channels``.
 
-    ``weights``: torchvision's name of a set of pretrained weights (``IMAGENET1K_V2``), downloaded on first use, or None.
+    ``weights``: torchvision's name of pretrained weights (``IMAGENET1K_V2``), downloaded on first use, or None.
     ``norm``: ``frozen`` BatchNorm (affine constants, for pretrained weights) or trainable ``batch`` norm.
     ``frozen_stages``: that many stages from the stem on get no gradient (2 = stem and layer1, as in detectron2).
     Returns a module: image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool.

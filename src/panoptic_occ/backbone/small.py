@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
@@ -23,7 +24,7 @@ class SmallFPN(nn.Module):
         self.out_channels = out_channels
         self.stem = Conv2dNormActivation(3, widths[0], 3, stride=2)
         self.stages = nn.ModuleList()
-        for before, width in zip(widths[:-1], widths[1:], strict=True):
+        for before, width in pairwise(widths):
             layers = [Conv2dNormActivation(before, width, 3, stride=2)]
             layers += [Conv2dNormActivation(width, width, 3) for _ in range(depth - 1)]
             self.stages.append(nn.Sequential(*layers))

@@ -16,5 +16,5 @@ class StuffBranch(nn.Module):
         raise NotImplementedError
 
     def label_maps(self, features: dict[str, Tensor], batch: Batch) -> list[Int[Tensor, "h w"]]:
-        """Per image, in its original frame: contiguous stuff label of every pixel, ``VOID_LABEL`` where there is none."""
+        """Per image, in its original frame: contiguous stuff label of each pixel, ``VOID_LABEL`` where none."""
         raise NotImplementedError

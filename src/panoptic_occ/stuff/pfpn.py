@@ -35,7 +35,10 @@ class PanopticFPNHead(StuffBranch):
         loss_norm: Literal["valid", "all"] = "valid",
     ) -> None:
         super().__init__()
-        for key, value, allowed in (("things", things, ("collapsed", "dense")), ("loss_norm", loss_norm, ("valid", "all"))):
+        for key, value, allowed in (
+            ("things", things, ("collapsed", "dense")),
+            ("loss_norm", loss_norm, ("valid", "all")),
+        ):
             if value not in allowed:
                 raise ConfigError(f"stuff.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
         self.loss_norm = loss_norm

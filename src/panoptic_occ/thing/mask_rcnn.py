@@ -31,8 +31,9 @@ class MaskRCNN(ThingBranch):
 
     ``anchor_scale``: anchor side in units of the level's stride (8 = 32..512 px, the usual for 800 px images).
     ``rpn_train``/``rpn_test``: proposals kept per level before NMS and per image after it.
-    ``rois_per_image``: proposals sampled for the heads in training, a quarter of them positive.
-    ``masks_per_image``: most positive proposals that train the mask head (None: all); ``mask_convs``: 3x3 convolutions of the mask head.  ``hidden``: width of the box head, 4 x ``in_channels`` by default.
+    ``rois_per_image``: proposals sampled for the heads in training, ``positive_fraction`` of them positive.
+    ``masks_per_image``: most positive proposals that train the mask head (None: all); ``mask_convs``: its 3x3
+    convolutions.  ``hidden``: width of the box head, 4 x ``in_channels`` by default.
     Detections: score > ``score_thr``, class-wise NMS at ``nms_thr``, at most ``max_detections``.
     """
 
@@ -132,9 +133,7 @@ class MaskRCNN(ThingBranch):
         proposals, _ = self.rpn(_image_list(batch), features)
         boxed = heads.box_head(heads.box_roi_pool(features, proposals))
         logits, regression = heads.box_predictor(boxed)
-        found = heads.postprocess_detections(
-            logits.float(), regression.float(), proposals, batch.sizes
-        )
+        found = heads.postprocess_detections(logits.float(), regression.float(), proposals, batch.sizes)
         kept = []
         for boxes, scores, labels in zip(*found, strict=True):
             order = torch.argsort(scores, descending=True, stable=True)
@@ -233,5 +232,3 @@ def mask_loss(
         classes.append(target.labels[match] + 1)
     chosen = mask_logits[torch.arange(len(mask_logits), device=mask_logits.device), torch.cat(classes)]
     return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(truth).float())
-
-

@@ -30,7 +30,7 @@ class PyramidRoIAlign(nn.Module):
     def forward(
         self, features: dict[str, Tensor], boxes: Sequence[Float[Tensor, "n 4"]], image_sizes: object = None
     ) -> Float[Tensor, "m c s s"]:
-        """Features of all boxes of all images, image after image; ``image_sizes`` is not needed, torchvision passes it."""
+        """Features of all boxes, image after image; ``image_sizes`` is what torchvision passes, and not needed."""
         image = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
         rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
         level = self.level_of(list(boxes))

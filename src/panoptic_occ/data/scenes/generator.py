@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -49,7 +49,7 @@ class SceneSettings:
 
     size: int = 128
     seed: int = 0
-    mix: Mix = Mix()
+    mix: Mix = field(default_factory=Mix)
     crowd_share: float = 0.12
     void_share: float = 0.3
 
@@ -74,7 +74,9 @@ def generate(root: Path, counts: Mapping[str, int], settings: SceneSettings, pro
     continues where it stopped.  The annotation files come last: without them a split counts as missing.
     """
     layouts = {split: Layout.of(root, split) for split in counts}
-    missing = [s for s, paths in layouts.items() if not (paths.panoptic_json.exists() and paths.instances_json.exists())]
+    missing = [
+        s for s, paths in layouts.items() if not (paths.panoptic_json.exists() and paths.instances_json.exists())
+    ]
     wanted = [(split, number) for split in missing for number in range(1, counts[split] + 1)]
     write = partial(_write_scene, root, settings)
     scenes = ordered_map(write, wanted, len(wanted), processes, "painting scenes")

@@ -25,8 +25,9 @@ STUFF = tuple(GROUNDS)
 
 @dataclass(frozen=True)
 class PaintedScene:
-    """image (S,S,3) uint8; things: (class name, full mask) in shuffled order; owner (S,S): index into things, -1 for
-    ground; stuff (S,S): index into STUFF, -1 for void; crowd: (class name, mask) or None, already cut from ``owner``."""
+    """What was painted: image (S,S,3) uint8; things: (class name, full mask) in shuffled order; owner (S,S): index into
+    things, -1 for ground; stuff (S,S): index into STUFF, -1 for void; crowd: (class name, mask outside ``owner``) or None.
+    """
 
     image: NDArray[np.uint8]
     things: list[tuple[str, NDArray[np.bool_]]]
@@ -104,9 +105,7 @@ def _paint_thing(canvas: NDArray[np.float32], thing: Thing, rng: np.random.Gener
     canvas[where] = canvas[where] * (1 - cover) + color * cover
 
 
-def _paint_crowd(
-    canvas: NDArray[np.float32], size: int, rng: np.random.Generator
-) -> tuple[str, NDArray[np.bool_]]:
+def _paint_crowd(canvas: NDArray[np.float32], size: int, rng: np.random.Generator) -> tuple[str, NDArray[np.bool_]]:
     """A cluster of many tiny objects of one class, annotated as one crowd region."""
     name = str(rng.choice(THINGS))
     centre = rng.uniform(0.15, 0.85, 2) * size

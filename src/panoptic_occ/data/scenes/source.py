@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from panoptic_occ.data.annotations import Layout
 from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.relation_build import ensure_relations
 from panoptic_occ.data.scenes.generator import SPLITS, SceneSettings, generate

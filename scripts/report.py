@@ -1,0 +1,176 @@
+"""Makes every number in the README: runs what is missing, writes results/*.json, and fills the README's tables.
+
+python scripts/report.py                      three seeds on the embedded scenes, about half an hour on two cores
+python scripts/report.py --coco DIR           beside it the oracle base on COCO files (the README's first table)
+python scripts/report.py --tables-only        only the tables, from the committed results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from panoptic_occ.build import build_data
+from panoptic_occ.config import compose
+from panoptic_occ.data.order_baselines import class_table, rule_accuracies
+from panoptic_occ.files import write_json, write_text
+from panoptic_occ.runs import environment, run_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+SEEDS = (0, 1, 2)
+PLAIN = "fusion.duplicate_thr=null"
+NAMES = {
+    "score": "score order",
+    "area": "smaller on top",
+    "larger": "larger on top",
+    "random": "random order",
+    "ocfusion": "**OCFusion**",
+    "ground_truth": "ground-truth order (ceiling)",
+}
+
+
+def run(command: str, *words: str) -> None:
+    """Runs a command of the suite in a process of its own, as a user would."""
+    subprocess.run([sys.executable, "-m", f"panoptic_occ.{command}", *words], check=True)
+
+
+def measure_scenes(runs_dir: Path) -> None:
+    """Three seeds of the default run, with the data set's policy and with OCFusion's own."""
+    seeds: dict[str, Any] = {}
+    for seed in SEEDS:
+        words = [f"seed={seed}", f"runs_dir={runs_dir}"]
+        run("train", *words)
+        run("evaluate", *words, PLAIN)
+        folder = run_folder(compose(words), words).path
+        plain = folder / "evaluations" / "fusion.duplicate-thr-null"
+        seeds[str(seed)] = {
+            name: read(f / "metrics.json")["relations"] for name, f in (("default", folder), ("plain", plain))
+        }
+    data = build_data(compose())
+    held_out = (data.eval_data.load(k) for k in range(len(data.eval_data)))
+    rules = rule_accuracies(held_out, class_table(data.train_data))
+    images = len(data.eval_data)
+    write_json(
+        RESULTS / "scenes.json", {"environment": environment(), "images": images, "rules": rules, "seeds": seeds}, 2
+    )
+
+
+def measure_coco(root: Path, runs_dir: Path) -> None:
+    """Orders on the annotations of COCO files, as detections."""
+    words = ["experiment=oracle_base", "data=coco", f"data.root={root}", f"runs_dir={runs_dir}", "trainer=cpu"]
+    found = {}
+    for split in ("train2017", "val2017"):
+        run("evaluate", *words, f"data.source.val_split={split}", f"run_name=oracle_{split}")
+        metrics = read(
+            max(runs_dir.glob(f"coco/oracle_{split}/evaluations/*/metrics.json"), key=lambda p: p.stat().st_mtime)
+        )
+        found[split] = {"images": metrics["images"], "relations": metrics["relations"]}
+    write_json(RESULTS / "coco_mini.json", {"environment": environment(), "splits": found}, 2)
+
+
+def scenes_table(results: Mapping[str, Any], policy: str) -> str:
+    """Mean and spread over the seeds, one row an order."""
+    seeds = [seed[policy] for seed in results["seeds"].values()]
+    lines = ["| order | PQ | PQ things | PQ stuff | order right |", "|---|---|---|---|---|"]
+    for relation in seeds[0]:
+        cells = [
+            spread([seed[relation][key] for seed in seeds]) for key in ("PQ", "PQ_th", "PQ_st", "relation_accuracy")
+        ]
+        lines.append(f"| {NAMES[relation]} | {' | '.join(cells)} |")
+    recovered = [recovery(seed) for seed in seeds]
+    lines.append("")
+    lines.append(
+        f"Mean ± standard deviation over {len(seeds)} seeds, percent, {results['images']} held-out scenes; "
+        f"*order right*: share of detected overlapping pairs. OCFusion recovers {spread(recovered)} % of the gap in PQ "
+        "things between score order and the ground-truth order."
+    )
+    return "\n".join(lines)
+
+
+def rules_table(results: Mapping[str, Any]) -> str:
+    """What simple rules know about the annotated order of the held-out scenes."""
+    rows = [f"| {rule} | {100 * value:.1f} |" for rule, value in results["rules"].items()]
+    return "\n".join(["| rule | pairs right, % |", "|---|---|", *rows])
+
+
+def coco_table(results: Mapping[str, Any]) -> str:
+    """The oracle base on real annotations."""
+    splits = results["splits"]
+    heads = [f"{name} ({split['images']} images)" for name, split in splits.items()]
+    lines = [
+        "| order | " + " | ".join(f"{h}: PQ things | order right" for h in heads) + " |",
+        "|---|" + "---|---|" * len(heads),
+    ]
+    for relation in next(iter(splits.values()))["relations"]:
+        if relation != "score":  # all scores are 1
+            rows = [split["relations"][relation] for split in splits.values()]
+            cells = [f"{100 * row['PQ_th']:.1f} | {percent(row['relation_accuracy'])}" for row in rows]
+            lines.append(f"| {NAMES[relation]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def recovery(relations: Mapping[str, Mapping[str, float]]) -> float:
+    """Share of the gap between score order and ground-truth order that OCFusion closes."""
+    score, ours, best = (relations[name]["PQ_th"] for name in ("score", "ocfusion", "ground_truth"))
+    return (ours - score) / (best - score)
+
+
+def spread(values: Iterable[float]) -> str:
+    """Mean and standard deviation in percent."""
+    values = [100 * value for value in values]
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent, or a dash."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def fill_readme() -> None:
+    """Replaces what stands between the markers of each table."""
+    text = (ROOT / "README.md").read_text()
+    scenes, coco = read(RESULTS / "scenes.json"), read(RESULTS / "coco_mini.json")
+    tables = {
+        "coco": coco_table(coco),
+        "scenes": scenes_table(scenes, "default"),
+        "plain": scenes_table(scenes, "plain"),
+        "rules": rules_table(scenes),
+    }
+    for name, table in tables.items():
+        pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- end {name} -->)"
+        text, count = re.subn(pattern, lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
+        if count != 1:
+            sys.exit(f"README.md: expected one pair of markers for '{name}', found {count}")
+    write_text(ROOT / "README.md", text)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coco", type=Path, help="a COCO root folder; without it that table keeps its numbers")
+    parser.add_argument("--tables-only", action="store_true", help="run nothing")
+    parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
+    options = parser.parse_args()
+    if not options.tables_only:
+        measure_scenes(options.runs_dir)
+    if options.coco and not options.tables_only:
+        measure_coco(options.coco, options.runs_dir)
+    fill_readme()
+
+
+if __name__ == "__main__":
+    main()
