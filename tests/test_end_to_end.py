@@ -92,7 +92,7 @@ def test_finished_run_is_not_repeated_and_the_base_is_shared(
 def test_other_settings_in_the_same_folder_are_refused(trained: tuple[Path, dict[str, object]], cache: Path) -> None:
     runs, _ = trained
     changed = options(cache, runs, "run_name=ocfusion_small_s0", "occlusion.pairs_per_image=7")
-    with pytest.raises(ConfigError, match=r"occlusion\.pairs_per_image: 128 -> 7"):
+    with pytest.raises(ConfigError, match=r"occlusion\.pairs_per_image: 8 -> 7"):
         train(compose(changed))
 
 

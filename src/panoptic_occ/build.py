@@ -45,8 +45,7 @@ def build_model(cfg: DictConfig, categories: Categories) -> PanopticFPN:
     stuff = safe_instantiate(cfg.stuff)(**parts)
     _seed(cfg.seed, "occlusion")
     occlusion = safe_instantiate(cfg.occlusion)(**parts)
-    weights = OmegaConf.to_container(cfg.schedule.loss_weights)
-    assert isinstance(weights, dict)
+    weights = {str(name): float(weight) for name, weight in cfg.schedule.loss_weights.items()}
     return PanopticFPN(backbone, thing, stuff, occlusion, weights, channels_last=cfg.channels_last)
 
 

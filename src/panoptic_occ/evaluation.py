@@ -37,8 +37,10 @@ class Evaluation(nn.Module):
         self.policy = policy
         self.listeners = listeners
         self.relations = dict(relations)
-        self.quality = nn.ModuleDict({name: PanopticQuality(categories) for name in relations})
-        self.accuracy = nn.ModuleDict({name: RelationAccuracy(sig_ratio) for name in relations})
+        self.quality = {name: PanopticQuality(categories) for name in relations}
+        self.accuracy = {name: RelationAccuracy(sig_ratio) for name in relations}
+        # as a list, so that the metrics move with the module to its device
+        self.metrics = nn.ModuleList([*self.quality.values(), *self.accuracy.values()])
 
     @property
     def requires(self) -> frozenset[str]:

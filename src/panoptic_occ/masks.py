@@ -31,7 +31,7 @@ class MaskCrops:
     def empty(size: tuple[int, int], device: torch.device | str = "cpu") -> MaskCrops:
         """No masks at all, for an image of ``size``."""
         return MaskCrops(
-            torch.zeros(0, dtype=torch.bool, device=device), torch.zeros((0, 4), dtype=torch.int64), tuple(size)
+            torch.zeros(0, dtype=torch.bool, device=device), torch.zeros((0, 4), dtype=torch.int64), (size[0], size[1])
         )
 
     @staticmethod

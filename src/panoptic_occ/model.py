@@ -34,6 +34,9 @@ class PanopticFPN(nn.Module):
     ``pixel_mean``, ``pixel_std``: of RGB in 0..255, applied on the device.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -54,7 +54,7 @@ class PanopticModule(pl.LightningModule):
         return total
 
     def _stop(self, losses: dict[str, Tensor], samples: Sequence[Sample]) -> None:
-        terms = ", ".join(f"{name}={float(loss):.4g}" for name, loss in losses.items())
+        terms = ", ".join(f"{name}={loss.item():.4g}" for name, loss in losses.items())
         images = ", ".join(str(s.image_id) for s in samples)
         raise NonFiniteLossError(
             f"the loss of stage '{self.stage}' is not finite at step {self.global_step}: {terms}; images {images}. "

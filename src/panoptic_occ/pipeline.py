@@ -16,6 +16,7 @@ from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.data.panoptic_io import PanopticResultWriter
 from panoptic_occ.errors import CheckpointError
 from panoptic_occ.evaluation import Listener
+from panoptic_occ.files import read_json
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule
@@ -86,10 +87,14 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object
 
 def find_run(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, RunFolder]:
     """The configuration and the folder of the run that a command is about."""
-    if cfg.run is None:
-        return cfg, run_folder(cfg, overrides)
-    folder = RunFolder(Path(cfg.run))
-    return load_run_config(folder.path, cfg, overrides), folder
+    if cfg.run is not None:
+        folder = RunFolder(Path(cfg.run))
+        return load_run_config(folder.path, cfg, overrides), folder
+    folder = run_folder(cfg, overrides)
+    if not folder.config.exists():  # not trained with these fusion settings, but perhaps without them
+        folder = run_folder(cfg, [word for word in overrides if not word.startswith("fusion")])
+    check_same_run(folder, cfg)
+    return cfg, folder
 
 
 def load_stages(model: PanopticFPN, base: RunFolder, folder: RunFolder) -> None:
@@ -117,7 +122,7 @@ def evaluate_model(
     if writer is not None:
         writer.close()
     pictures.save(target / "pictures.png")
-    return write_results(target, evaluation, method, len(data.test_dataloader().dataset))
+    return write_results(target, evaluation, method, data.num_eval_images)
 
 
 def run_categories(folder: RunFolder) -> Categories:
@@ -127,8 +132,6 @@ def run_categories(folder: RunFolder) -> Categories:
         raise CheckpointError(
             f"{file}: the file does not exist; point run= to the folder that train printed at its end"
         )
-    from panoptic_occ.files import read_json
-
     return Categories.from_json(read_json(file), str(file))
 
 

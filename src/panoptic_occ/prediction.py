@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.progress import track
-from torchvision.io import ImageReadMode, decode_image
 
 from panoptic_occ.build import build_model
 from panoptic_occ.data.panoptic_io import PanopticResultWriter
@@ -86,7 +86,8 @@ def find_images(path: Path) -> list[Path]:
 def read_rgb(file: Path) -> torch.Tensor:
     """(3,H,W) uint8 RGB, turned upright as its EXIF says; DataError when the file is no readable image."""
     try:
-        return decode_image(str(file), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{file}: cannot be read as an image ({reason}); it is damaged or of another kind") from None
+        with Image.open(file) as image:
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: cannot be read as an image ({error}); it is damaged or of another kind") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -30,6 +30,7 @@ NOISE = (
     ".*You passed in a `val_dataloader`.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*does not have many workers.*",
+    ".*You have overridden `transfer_batch_to_device`.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*Experiment logs directory .* exists and is not empty.*",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -85,8 +85,7 @@ class InstanceSet:
     def __getitem__(self, index: Tensor | Sequence[int]) -> InstanceSet:
         """The instances at ``index`` (integers, or a bool tensor), in that order."""
         chosen = torch.as_tensor(index, device=self.scores.device)
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return InstanceSet(**{k: None if v is None else v[chosen] for k, v in values.items()})
+        return self._map(lambda value: value[chosen])
 
     def ranked(self, conf_thr: float = 0.0) -> InstanceSet:
         """Instances with ``score >= conf_thr``, by falling score; ties keep their order."""
@@ -95,8 +94,12 @@ class InstanceSet:
 
     def to(self, device: torch.device | str) -> InstanceSet:
         """The same instances on ``device``."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return InstanceSet(**{k: None if v is None else v.to(device) for k, v in values.items()})
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, function: Callable[[Any], Any]) -> InstanceSet:
+        present = ((item.name, getattr(self, item.name)) for item in fields(self))
+        mapped: dict[str, Any] = {name: function(value) for name, value in present if value is not None}
+        return replace(self, **mapped)
 
 
 @dataclass(frozen=True, eq=False)

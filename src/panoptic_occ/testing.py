@@ -177,7 +177,7 @@ class OcclusionContract:
             assert losses and all(loss.shape == () and loss.isfinite() for loss in losses.values())
             total = torch.stack(list(losses.values())).sum()
             assert (total.item() > 0) == has_pairs
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             for name, parameter in model.named_parameters():
                 assert parameter.grad is not None, f"no gradient reaches {name}"
                 assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @command(
     "train",
-    "Trains the shared base (once for all), freezes it, trains the method's occlusion module, and evaluates "
-    "the method beside the baselines on the same detections. The same command continues an interrupted run and does not "
-    "repeat a finished one.",
+    "Trains the shared base (once), freezes it, trains the method's occlusion module, and evaluates the method beside "
+    "the baselines on the same detections. The same command continues an interrupted run and does not repeat "
+    "a finished one.",
     {
         "method=ocfusion": "OCFusion on the embedded scenes, minutes on a CPU",
         "method=ocfusion experiment=coco data.root=/data/coco": "OCFusion on COCO 2017 with a pretrained ResNet-50",

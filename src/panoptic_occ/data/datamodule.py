@@ -73,6 +73,11 @@ class PanopticDataModule(LightningDataModule):
         """Categories of the data set; needs ``prepare_data`` before."""
         return self.eval_data.categories
 
+    @property
+    def num_eval_images(self) -> int:
+        """How many images an evaluation sees."""
+        return _limited(len(self.eval_data), self.max_eval_images)
+
     def prepare_data(self) -> None:
         """Generates or verifies the data (Lightning calls it on one process only)."""
         self.source.prepare()
@@ -108,7 +113,7 @@ class PanopticDataModule(LightningDataModule):
 
     def val_dataloader(self) -> SampleLoader:
         """This process's share of the validation images, in a fixed order; targets in the original frame."""
-        n = _limited(len(self.eval_data), self.max_eval_images)
+        n = self.num_eval_images
         samples = TransformedSamples(self.eval_data, self.eval_transform, n)
         sampler = EvalSampler(n, *self._place())
         return sample_loader(samples, self.num_workers, sampler=sampler, batch_size=self.eval_batch_size)

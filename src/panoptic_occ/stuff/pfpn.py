@@ -51,7 +51,7 @@ class PanopticFPNHead(StuffBranch):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.predictor.bias)
+        self.predictor.bias = nn.Parameter(torch.zeros(self.predictor.out_channels))
 
     @staticmethod
     def _path(in_channels: int, hidden: int, level: int) -> nn.Sequential:

@@ -161,6 +161,6 @@ def _panoptic(scene: PaintedScene) -> tuple[NDArray[np.int64], list[dict[str, An
 
 
 def _extent(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    ys, xs = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = [int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1)]
     return {"area": int(mask.sum()), "bbox": box}

@@ -25,8 +25,8 @@ STUFF = tuple(GROUNDS)
 
 @dataclass(frozen=True)
 class PaintedScene:
-    """What was painted: image (S,S,3) uint8; things: (class name, full mask) in shuffled order; owner (S,S): index into
-    things, -1 for ground; stuff (S,S): index into STUFF, -1 for void; crowd: (class name, mask outside ``owner``) or None.
+    """image (S,S,3) uint8; things: (class name, full mask), shuffled; crowd: (class name, mask outside ``owner``) or
+    None; owner (S,S): index into things, -1 for ground; stuff (S,S): index into STUFF, -1 for void.
     """
 
     image: NDArray[np.uint8]

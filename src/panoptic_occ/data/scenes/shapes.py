@@ -7,6 +7,7 @@ Patterns and grounds are values in [0, 1] that mix two colours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +76,11 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def _wave(phase: Field) -> Field:
+def _wave(phase: NDArray[Any]) -> Field:
     return (0.5 + 0.5 * np.sin(2 * np.pi * phase)).astype(np.float32)
 
 
-PATTERNS: dict[str, Callable[[Field, Field], Field]] = {
+PATTERNS: dict[str, Callable[[Field, Field], NDArray[Any]]] = {
     "stripes": lambda x, y: _wave(1.6 * x),
     "rings": lambda x, y: _wave(1.7 * np.hypot(x, y)),
     "checks": lambda x, y: (_wave(1.1 * x) > 0.5) ^ (_wave(1.1 * y) > 0.5),
