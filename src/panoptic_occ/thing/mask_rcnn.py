@@ -217,7 +217,7 @@ def mask_loss(
 ) -> Float[Tensor, ""]:
     """Mean binary cross-entropy of the annotation's class channel against its mask, resampled into each RoI.
 
-    Targets are sampled at pixel centres (``aligned``), the same convention as ``paste_masks``.  No RoI: 0 with a graph.
+    Targets are sampled at pixel centres and cut at one half, as in ``paste_masks``.  No RoI: 0 with a graph.
     """
     if len(mask_logits) == 0:
         return mask_logits.sum() * 0
@@ -228,7 +228,7 @@ def mask_loss(
             continue
         dense = target.masks.dense()[:, None].to(mask_logits.dtype)
         indexed = torch.cat([match[:, None].to(boxes), boxes], dim=1)
-        truth.append(roi_align(dense, indexed.to(dense.dtype), size, sampling_ratio=2, aligned=True)[:, 0])
+        truth.append(roi_align(dense, indexed.to(dense.dtype), size, sampling_ratio=2, aligned=True)[:, 0] >= 0.5)
         classes.append(target.labels[match] + 1)
     chosen = mask_logits[torch.arange(len(mask_logits), device=mask_logits.device), torch.cat(classes)]
     return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(truth).float())

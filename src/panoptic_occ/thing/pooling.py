@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 from torchvision.ops.poolers import initLevelMapper
 
@@ -38,9 +39,10 @@ class PyramidRoIAlign(nn.Module):
         out = first.new_zeros((len(rois), first.shape[1], self.output_size, self.output_size))
         for k, name in enumerate(LEVELS):
             chosen = (level == k).nonzero().flatten()
-            if len(chosen) == 0 and not self.training:
+            if len(chosen) == 0:
                 continue
-            pooled = roi_align(
+            pool = roi_align if rois.is_cuda else sample_rois
+            pooled = pool(
                 features[name],
                 rois[chosen].to(features[name].dtype),
                 self.output_size,
@@ -50,3 +52,38 @@ class PyramidRoIAlign(nn.Module):
             )
             out = out.index_copy(0, chosen, pooled)
         return out
+
+
+def sample_rois(
+    feature: Float[Tensor, "b c h w"],
+    rois: Float[Tensor, "m 5"],
+    output_size: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Float[Tensor, "m c s s"]:
+    """RoIAlign by ``grid_sample``, for CPUs, where torchvision's backward runs on one thread.
+
+    ``rois``: image index and box, sorted by image.  Equal to ``roi_align`` for boxes inside the image; beyond its edge
+    this repeats the border where ``roi_align`` reads zeros, and every box of ours is cut to the image.
+    """
+    images, _, height, width = feature.shape
+    image = rois[:, 0].long()
+    counts = torch.bincount(image, minlength=images)
+    slot = torch.arange(len(rois), device=rois.device) - (counts.cumsum(0) - counts)[image]
+    box = rois[:, 1:].float() * spatial_scale
+    extent = box[:, 2:] - box[:, :2]
+    if not aligned:
+        extent = extent.clamp(min=1)
+    cells = output_size * sampling_ratio
+    steps = (torch.arange(cells, device=rois.device) + 0.5) / cells
+    centres = box[:, None, :2] + extent[:, None] * steps[:, None] + (0.0 if aligned else 0.5)
+    centres = centres * 2 / centres.new_tensor([width, height]) - 1
+    x = centres[:, None, :, 0].expand(-1, cells, -1)
+    y = centres[:, :, None, 1].expand(-1, -1, cells)
+    grid = centres.new_zeros((images, int(counts.max()) if len(rois) else 0, cells, cells, 2))
+    grid[image, slot] = torch.stack([x, y], dim=-1)
+    rows = grid.flatten(1, 2)
+    sampled = F.grid_sample(feature.float(), rows, padding_mode="border", align_corners=False)
+    sampled = sampled.unflatten(2, (grid.shape[1], cells)).transpose(1, 2)[image, slot]
+    return F.avg_pool2d(sampled, sampling_ratio).to(feature.dtype) if sampling_ratio > 1 else sampled.to(feature.dtype)
