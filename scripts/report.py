@@ -17,10 +17,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from panoptic_occ.build import build_data
 from panoptic_occ.config import compose
 from panoptic_occ.data.order_baselines import class_table, rule_accuracies
-from panoptic_occ.files import write_json, write_text
+from panoptic_occ.files import atomic_path, write_json, write_text
 from panoptic_occ.runs import environment, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +63,15 @@ def measure_scenes(runs_dir: Path) -> None:
     write_json(
         RESULTS / "scenes.json", {"environment": environment(), "images": images, "rules": rules, "seeds": seeds}, 2
     )
+
+
+def show_pictures(run_dir: Path) -> None:
+    """The sheet of a run, at half its size, for the top of the README."""
+    sheet = Image.open(run_dir / "pictures.png").convert("RGB")
+    half = sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS)
+    target = ROOT / "docs" / "pictures.jpg"
+    with atomic_path(target) as temporary:
+        half.save(temporary, "JPEG", quality=88)
 
 
 def measure_coco(root: Path, runs_dir: Path) -> None:
@@ -167,6 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.tables_only:
         measure_scenes(options.runs_dir)
+        show_pictures(options.runs_dir / "scenes" / "ocfusion_small_s0")
     if options.coco and not options.tables_only:
         measure_coco(options.coco, options.runs_dir)
     fill_readme()

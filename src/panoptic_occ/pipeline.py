@@ -35,7 +35,7 @@ from panoptic_occ.weights import load_weights
 
 log = logging.getLogger(__name__)
 
-PICTURES = 8
+PICTURES = 6
 
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
