@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -40,5 +42,5 @@ def test_optimiser_follows_the_factor() -> None:
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": 0.0}, {"milestones": (5, 5)}])
 def test_bad_values_are_named(bad: dict[str, object]) -> None:
     values = {"lr": 0.1, "steps": 10, **bad}
-    with pytest.raises(ConfigError, match=str(next(iter(bad.values())))[:1]):
+    with pytest.raises(ConfigError, match=re.escape(str(next(iter(bad.values()))).strip("()"))):
         StageSchedule(torch.optim.SGD, **values)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def begin(stage: Stage) -> tuple[TwoStage, PanopticModule]:
     module.train()
     callback.setup(TRAINER, module, "fit")
     callback.on_train_start(TRAINER, module)
-    callback.on_train_epoch_start(TRAINER, module)
+    callback.on_train_batch_start(TRAINER, module, None, 0)
     return callback, module
 
 

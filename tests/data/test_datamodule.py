@@ -159,14 +159,13 @@ def test_an_epoch_is_about_one_pass_unless_its_length_is_given() -> None:
 
 
 def place(data: PanopticDataModule, rank: int, world_size: int, use_distributed_sampler: bool = False) -> None:
-    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
     data.trainer = cast(
         Any,
         SimpleNamespace(
             global_rank=rank,
             world_size=world_size,
             _accelerator_connector=SimpleNamespace(use_distributed_sampler=use_distributed_sampler),
-            fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
+            global_step=0,
         ),
     )
 

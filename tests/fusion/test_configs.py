@@ -21,7 +21,7 @@ PUBLISHED = {
 
 def policy(name, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(overrides=[f"+fusion={name}", "+data.stuff_area=321", *overrides])
+        config = compose(overrides=[f"+fusion={name}", "+data.stuff_area=321", "+data.duplicate_thr=null", *overrides])
     return instantiate(config.fusion)
 
 

@@ -19,7 +19,7 @@ class TestEveryMethod(OcclusionContract):
 
     def build(self, **common):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(overrides=[f"+occlusion={self.name}"])
+            config = compose(overrides=[f"+occlusion={self.name}", "+schedule.pairs_per_image=16"])
         return instantiate(config.occlusion)(**common)
 
 

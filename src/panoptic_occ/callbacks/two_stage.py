@@ -53,8 +53,11 @@ class TwoStage(pl.Callback):
         total = sum(p.numel() for p in module.parameters())
         log.info("stage '%s' trains %s of %s parameters", module.stage, f"{trained:,}", f"{total:,}")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the frozen parts in evaluation mode; Lightning may have switched them."""
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Keeps the frozen parts in evaluation mode: Lightning switches all modules to training at every start, and
+        leaves out the hook at the start of an epoch when it resumes."""
         for frozen in self.frozen(_checked(pl_module)):
             frozen.eval()
 

@@ -93,10 +93,10 @@ class PanopticDataModule(LightningDataModule):
     def train_dataloader(self) -> SampleLoader:
         """Batches of transformed samples; a resumed run begins at the step where it was interrupted."""
         rank, world_size = self._place()
-        first_step = 0
-        if self.trainer is not None:
-            # Counted here because Lightning makes the first iterator before it tells the sampler the epoch.
-            first_step = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        position = None
+        if (trainer := self.trainer) is not None:
+            # Lightning's own count of epochs and batches is off by one after some resumes; its count of steps is not.
+            position = lambda: trainer.global_step  # noqa: E731
             warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended")
         n = _limited(len(self.train_data), self.max_train_images)
         sampler = StepBatchSampler(
@@ -106,7 +106,7 @@ class PanopticDataModule(LightningDataModule):
             self.steps_per_epoch or max(n // self.batch_size, 1),
             rank,
             world_size,
-            first_step,
+            position=position,
         )
         samples = TransformedSamples(self.train_data, self.train_transform, n)
         return sample_loader(samples, self.num_workers, batch_sampler=sampler, persistent_workers=True)

@@ -5,7 +5,7 @@ So a run that was killed continues with exactly the samples that it would have s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,8 +29,11 @@ class StepBatchSampler(Sampler[list[Item]]):
     is left in a queue waits for the next pass, so every pass uses every image exactly once.  ``sizes`` (n, 2): heights
     and widths.  Each process takes its equal slice of the batch, so the stream does not depend on ``world_size``.
 
-    ``first_step``: where a resumed run begins; no epoch starts before it.  An empty data set raises DataError, a batch
-    that the processes cannot share equally raises ConfigError.
+    ``first_step``: where a resumed run begins; no epoch starts before it.  ``position``: asked for the global step
+    whenever an iterator is made, and then epochs are not counted at all: a trainer that ends an epoch early, as
+    Lightning does with the first one after a resume, still goes on with the next batch.
+
+    An empty data set raises DataError, a batch that the processes cannot share equally raises ConfigError.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class StepBatchSampler(Sampler[list[Item]]):
         rank: int = 0,
         world_size: int = 1,
         first_step: int = 0,
+        position: Callable[[], int] | None = None,
     ) -> None:
         if len(sizes) == 0:
             raise DataError("the training set has no images; check its folder and the options that leave images out")
@@ -59,6 +63,7 @@ class StepBatchSampler(Sampler[list[Item]]):
         self.rank = rank
         self.world_size = world_size
         self.first_step = first_step
+        self.position = position
         self.set_epoch(0)
 
     @property
@@ -76,6 +81,9 @@ class StepBatchSampler(Sampler[list[Item]]):
 
     def __iter__(self) -> Iterator[list[Item]]:
         # Not a generator: Lightning makes the first iterator before it calls set_epoch, so the start is fixed here.
+        if self.position is not None:
+            start = self.position()
+            return map(self.batch, range(start, start + self.steps_per_epoch))
         stop = (self._start // self.steps_per_epoch + 1) * self.steps_per_epoch
         return map(self.batch, range(self._start, stop))
 
