@@ -293,4 +293,4 @@ def test_oracle_base_on_coco_files(coco_mini: Path, tmp_path: Path) -> None:
     true, smaller, larger, random = (rows[k] for k in ("ground_truth", "area", "larger", "random"))  # type: ignore[index]
     assert true["PQ_th"] > smaller["PQ_th"] > random["PQ_th"] > larger["PQ_th"]
     assert smaller["relation_accuracy"] > 0.9 > 0.1 > larger["relation_accuracy"]
-    assert true["PQ_st"] == 1.0
+    assert true["PQ_th"] > 0.99 and true["PQ_st"] == 1.0
