@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -90,6 +91,8 @@ def fit_stage(
         logger=make_logger(cfg, folder, stage, resume.stem if resume else "0"),
     )
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if wandb := sys.modules.get("wandb"):  # else the next stage would be logged into this stage's run
+        wandb.finish()
     trainer.strategy.barrier()
     if trainer.is_global_zero:
         parts = model.base_modules() if stage == "base" else {"occlusion": model.occlusion}
