@@ -110,7 +110,8 @@ def test_weights_of_another_architecture_are_refused(trained: tuple[Path, dict[s
 
 def test_keys_hold_what_matters(cache: Path, tmp_path: Path) -> None:
     plain = compose(options(cache, tmp_path))
-    same = ("method=panoptic_fpn", "fusion.conf_thr=0.7", "data.num_workers=2", "thing.nms_thr=0.6", "compare=[score]")
+    same = ("method=panoptic_fpn", "fusion.conf_thr=0.7", "data.num_workers=2", "processes=2", "compare=[score]")
+    same += ("thing.nms_thr=0.6", "data.source.cache_dir=/elsewhere")
     other = ("seed=1", "schedule.base.lr=0.01", "thing.mask_convs=1", "data.source.mix.prior=0.9", "backbone.depth=2")
     for change in same:
         assert base_key(compose(options(cache, tmp_path, change))) == base_key(plain), change

@@ -55,7 +55,7 @@ BASE_KEYS = (
     "channels_last",
 )
 TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test")
-PLACES = ("data.source.root", "data.source.cache_dir")
+PLACES = ("data.source.root", "data.source.cache_dir", "data.source.processes")
 # What the second stage depends on, beside its base.
 STAGE_KEYS = ("occlusion", "schedule.occlusion")
 

@@ -1,0 +1,41 @@
+"""Backbones: strides and channels of the pyramid, and settings that cannot work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from panoptic_occ.backbone.resnet import resnet_fpn
+from panoptic_occ.backbone.small import SmallFPN
+from panoptic_occ.errors import ConfigError
+
+
+@pytest.mark.parametrize("make", [lambda: SmallFPN(out_channels=24), lambda: resnet_fpn("resnet18", out_channels=24)])
+def test_pyramid(make) -> None:  # type: ignore[no-untyped-def]
+    backbone = make().eval()
+    features = backbone(torch.zeros(1, 3, 64, 128))
+    shapes = {name: tuple(f.shape[1:]) for name, f in features.items()}
+    assert shapes == {"0": (24, 16, 32), "1": (24, 8, 16), "2": (24, 4, 8), "3": (24, 2, 4), "pool": (24, 1, 2)}
+    assert backbone.out_channels == 24
+
+
+def test_norms() -> None:
+    kinds = {norm: {type(m) for m in resnet_fpn("resnet18", norm=norm).modules()} for norm in ("frozen", "batch")}  # type: ignore[arg-type]
+    assert FrozenBatchNorm2d in kinds["frozen"] and nn.BatchNorm2d not in kinds["frozen"]
+    assert nn.BatchNorm2d in kinds["batch"] and FrozenBatchNorm2d not in kinds["batch"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "bach"}, "did you mean 'batch'"),
+        ({"weights": "IMAGENET1K_V9"}, "did you mean 'IMAGENET1K_V1'"),
+        ({"frozen_stages": 6}, "0..5"),
+        ({"frozen_stages": 2}, "would freeze random filters"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resnet_fpn("resnet18", **settings)  # type: ignore[arg-type]
