@@ -20,7 +20,7 @@ from panoptic_occ.config import compose
 from panoptic_occ.data.scenes.source import ScenesSource
 from panoptic_occ.errors import CheckpointError, ConfigError, NonFiniteLossError
 from panoptic_occ.pipeline import train
-from panoptic_occ.runs import base_folder, base_key, stage_key
+from panoptic_occ.runs import base_folder, base_key, occlusion_folder, stage_key
 
 BASE = ["experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false"]
 
@@ -69,7 +69,7 @@ def test_stage_two_trains_the_head_and_leaves_the_base(trained: tuple[Path, dict
     model = build_model(config, data.categories)
     fresh = {name: tensor.clone() for name, tensor in model.occlusion.state_dict().items()}
     load_weights(base_folder(config).weights("base"), model.base_modules())
-    head = load_file(runs / "scenes_tiny" / "ocfusion_small_s0" / "occlusion.safetensors")
+    head = load_file(occlusion_folder(config).weights("occlusion"))
     assert {f"occlusion.{name}" for name in fresh} == set(head)
     assert all(not torch.equal(head[f"occlusion.{name}"], tensor) for name, tensor in fresh.items())
 
@@ -119,6 +119,8 @@ def test_keys_hold_what_matters(cache: Path, tmp_path: Path) -> None:
         assert base_key(compose(options(cache, tmp_path, change))) != base_key(plain), change
     head = compose(options(cache, tmp_path, "occlusion.sig_ratio=0.1"))
     assert base_key(head) == base_key(plain) and stage_key(head) != stage_key(plain)
+    for change in ("occlusion.logit_thr=0.5", "occlusion.sym=avg", "occlusion.intra=false", "fusion=rap"):
+        assert stage_key(compose(options(cache, tmp_path, change))) == stage_key(plain), change
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(

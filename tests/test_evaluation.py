@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from panoptic_occ.evaluation import Evaluation
+from panoptic_occ.evaluation import Entry, Evaluation
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.masks import PairStats
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.area import AreaOrder
 from panoptic_occ.occlusion.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.score import ScoreOrder
-from panoptic_occ.structures import VOID_LABEL, Sample
+from panoptic_occ.structures import VOID_LABEL, Sample, SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample
 
 PARTS = {"in_channels": 4, "categories": toy_categories()}
@@ -23,8 +23,9 @@ PARTS = {"in_channels": 4, "categories": toy_categories()}
 
 def make_evaluation() -> Evaluation:
     models = {"score": ScoreOrder, "area": AreaOrder, "ground_truth": GroundTruthOrder}
-    relations = {name: model(**PARTS, sig_ratio=0.0) for name, model in models.items()}
-    return Evaluation(relations, FusionPolicy(conf_thr=0, min_visible=0, stuff_area=1), toy_categories())
+    policy = FusionPolicy(conf_thr=0, min_visible=0, stuff_area=1)
+    entries = [Entry(name, name, model(**PARTS, sig_ratio=0.0), policy) for name, model in models.items()]
+    return Evaluation(entries, toy_categories())
 
 
 def perfect(sample: Sample) -> BaseOutput:
@@ -34,7 +35,7 @@ def perfect(sample: Sample) -> BaseOutput:
     semantic = sample.target.semantic()
     things = toy_categories().num_things
     stuff = torch.where(semantic < things, VOID_LABEL, semantic)
-    return BaseOutput(instances, PairStats.of(instances.masks), stuff)
+    return BaseOutput(instances, PairStats.of(instances.masks), SemanticMap(stuff))
 
 
 def test_true_order_of_perfect_detections_is_perfect() -> None:

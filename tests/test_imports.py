@@ -14,7 +14,15 @@ import panoptic_occ
 
 SOURCE = Path(panoptic_occ.__file__).parent
 # Data flows from left to right; packages in one column do not know each other.
-COLUMNS = (("data",), ("backbone",), ("thing", "stuff"), ("occlusion",), ("fusion",), ("metrics", "visuals"))
+COLUMNS = (
+    ("data",),
+    ("backbone",),
+    ("thing", "stuff"),
+    ("exchange",),
+    ("occlusion",),
+    ("fusion",),
+    ("metrics", "visuals"),
+)
 INTERFACES = {"errors", "files", "masks", "structures", "categories"}
 HEAVY = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb"}
 

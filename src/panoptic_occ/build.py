@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.categories import Categories
-from panoptic_occ.config import compose
 from panoptic_occ.data.datamodule import PanopticDataModule
-from panoptic_occ.errors import ConfigError, did_you_mean
-from panoptic_occ.evaluation import Evaluation, Listener
+from panoptic_occ.evaluation import Entry, Evaluation, Listener
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.model import PanopticFPN
@@ -43,46 +43,45 @@ def build_model(cfg: DictConfig, categories: Categories) -> PanopticFPN:
     thing = safe_instantiate(cfg.thing)(**parts)
     _seed(cfg.seed, "stuff")
     stuff = safe_instantiate(cfg.stuff)(**parts)
-    _seed(cfg.seed, "occlusion")
-    occlusion = safe_instantiate(cfg.occlusion)(**parts)
+    _seed(cfg.seed, "exchange")
+    exchange = safe_instantiate(cfg.exchange)(**parts, stuff=stuff)
+    occlusion = build_occlusion(cfg, backbone.out_channels, categories)
     weights = {str(name): float(weight) for name, weight in cfg.schedule.loss_weights.items()}
-    return PanopticFPN(backbone, thing, stuff, occlusion, weights, channels_last=cfg.channels_last)
+    return PanopticFPN(backbone, thing, stuff, exchange, occlusion, weights, channels_last=cfg.channels_last)
+
+
+def build_occlusion(cfg: DictConfig, in_channels: int, categories: Categories) -> OcclusionModel:
+    """The occlusion module with fresh weights, a function of ``cfg.seed``."""
+    _seed(cfg.seed, "occlusion")
+    occlusion: OcclusionModel = safe_instantiate(cfg.occlusion)(in_channels=in_channels, categories=categories)
+    return occlusion
 
 
 def build_schedule(cfg: DictConfig) -> Schedule:
     """Both stages of ``cfg.schedule``."""
-    schedule: Schedule = safe_instantiate(cfg.schedule)
+    settings = OmegaConf.masked_copy(cfg.schedule, [key for key in cfg.schedule if key != "methods"])
+    schedule: Schedule = safe_instantiate(settings)
     return schedule
 
 
 def build_evaluation(
-    cfg: DictConfig, model: PanopticFPN, categories: Categories, listeners: tuple[Listener, ...] = ()
+    cfg: DictConfig,
+    relations: Mapping[str, OcclusionModel],
+    categories: Categories,
+    listeners: tuple[Listener, ...] = (),
 ) -> Evaluation:
-    """The orders of ``cfg.compare`` and the method's own, all with the method's fusion policy."""
-    method = str(cfg.choices.occlusion)
-    relations: dict[str, OcclusionModel] = {}
-    for name in cfg.compare:
-        if name != method:
-            relations[str(name)] = _baseline(str(name), cfg, model, categories)
-    relations[method] = model.occlusion
-    if "ground_truth" in relations:  # the ceiling is read last
-        relations["ground_truth"] = relations.pop("ground_truth")
-    policy: FusionPolicy = safe_instantiate(cfg.fusion)
-    return Evaluation(relations, policy, categories, listeners=listeners)
-
-
-def _baseline(name: str, cfg: DictConfig, model: PanopticFPN, categories: Categories) -> OcclusionModel:
-    """An order of ``conf/occlusion`` without parameters of its own."""
-    settings = compose([f"occlusion={name}"]).occlusion
-    relation: OcclusionModel = safe_instantiate(settings)(
-        in_channels=model.occlusion.in_channels, categories=categories
-    )
-    if relation.trainable:
-        free = ("score", "area", "larger", "random", "ground_truth")
-        raise ConfigError(
-            f"compare: '{name}' has weights to train; compare takes orders without; {did_you_mean(name, free)}"
-        )
-    return relation
+    """Every relation with the method's fusion policy, or with each of ``cfg.policies`` (changes of that policy)."""
+    if not cfg.policies:
+        policy: FusionPolicy = safe_instantiate(cfg.fusion)
+        entries = [Entry(name, name, model, policy) for name, model in relations.items()]
+        return Evaluation(entries, categories, listeners=listeners)
+    entries = []
+    for title, changes in cfg.policies.items():
+        merged = OmegaConf.merge(cfg.fusion, changes)
+        assert isinstance(merged, DictConfig)
+        policy = safe_instantiate(merged)
+        entries += [Entry(f"{name} | {title}", name, model, policy, str(title)) for name, model in relations.items()]
+    return Evaluation(entries, categories, listeners=listeners)
 
 
 def _seed(seed: int, part: str) -> None:

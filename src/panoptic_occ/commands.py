@@ -90,7 +90,7 @@ def _run_hydra(name: str, run: Run) -> None:
         sweep = settings.mode == RunMode.MULTIRUN
         with _environment(FULL_ERROR, users_choice):
             try:
-                finish(config, settings.runtime.choices)
+                finish(config, settings.runtime.choices, settings.overrides.task)
                 if sweep and settings.launcher._target_.endswith(".BasicLauncher"):
                     _refuse_processes(config)
                 run(config)

@@ -56,8 +56,9 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Di
         raise explain(error, overrides, config_dir) from error
 
 
-def finish(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
-    """Writes what Hydra chose for every group under ``choices`` and resolves all references, in place.
+def finish(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Completes a composed configuration in place: ``choices`` (what Hydra chose for every group), ``command`` (the
+    words that led to it), the schedule of the chosen occlusion method, and all references resolved.
 
     A reference to a key that does not exist fails here, not after an hour of training.
     """
@@ -65,8 +66,31 @@ def finish(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
 
     with open_dict(config):
         config.choices = {group: name for group, name in choices.items() if not group.startswith("hydra/")}
+        config.command = [word for word in overrides if not word.startswith("hydra")]
+        own = config.schedule.get("methods", {}).get(config.choices.occlusion)
+        if own is not None:
+            config.schedule.occlusion = OmegaConf.merge(config.schedule.occlusion, own)
+            for word in config.command:  # the command line wins over what the schedule says about a method
+                if word.startswith("schedule.occlusion."):
+                    OmegaConf.update(config, *word.split("=", 1))
     OmegaConf.resolve(config)
     return config
+
+
+def sibling(config: DictConfig, occlusion: str) -> DictConfig:
+    """The configuration of the same command with another occlusion method, on the same base."""
+    words = [word for word in config.command if not word.lstrip("+~").startswith(("occlusion", "hydra"))]
+    return compose([*words, f"occlusion={occlusion}"], _users_conf())
+
+
+def _users_conf() -> Path | None:
+    """The folder of the user's own configuration files (--config-dir) when a command runs."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    sources = HydraConfig.get().runtime.config_sources
+    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
 
 
 def explain(error: Exception, overrides: Sequence[str] = (), config_dir: Path | None = None) -> ConfigError:
@@ -113,7 +137,7 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
     choices = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]
-    return finish(config, choices)
+    return finish(config, choices, overrides)
 
 
 @contextmanager

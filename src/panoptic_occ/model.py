@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from panoptic_occ.exchange.base import Exchange, Pyramids
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.structures import Batch, InstanceSet, Sample
+from panoptic_occ.structures import Batch, InstanceSet, Sample, SemanticMap
 from panoptic_occ.stuff.base import StuffBranch
 from panoptic_occ.thing.base import ThingBranch
 
@@ -20,17 +21,33 @@ SIZE_DIVISOR = 32
 
 @dataclass(frozen=True, eq=False)
 class BaseOutput:
-    """What the base sees in one image: ranked instances, their pair counts, and the stuff label of every pixel."""
+    """What the base sees in one image: ranked instances, their pair counts, and the stuff.
+
+    ``answers``: by occlusion method, what its network said of these instances, when they come from a file.
+    """
 
     instances: InstanceSet
     stats: PairStats
-    semantic: Int[Tensor, "h w"]
+    semantic: SemanticMap
+    answers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def above(self, conf_thr: float) -> BaseOutput:
+        """Only the instances with ``score >= conf_thr``, which come first."""
+        n = int((self.instances.scores >= conf_thr).sum())
+        if n == len(self.instances):
+            return self
+        stats = PairStats(self.stats.area[:n], self.stats.inter[:n, :n])
+        answers = {
+            method: {name: tensor[(slice(n),) * tensor.ndim] for name, tensor in named.items()}
+            for method, named in self.answers.items()
+        }
+        return replace(self, instances=self.instances[torch.arange(n)], stats=stats, answers=answers)
 
 
 class PanopticFPN(nn.Module):
-    """Panoptic FPN (Kirillov et al. 2019) with an occlusion module on top.
+    """Panoptic FPN (Kirillov et al. 2019), or what an exchange makes of it, with an occlusion module on top.
 
-    ``loss_weights``: ``thing`` (lambda_i) and ``stuff`` (lambda_s), see ``conf/schedule``.
+    ``loss_weights``: ``thing`` (lambda_i) and ``stuff`` (lambda_s), or any loss by its own name; see ``conf/schedule``.
     ``pixel_mean``, ``pixel_std``: of RGB in 0..255, applied on the device.
     """
 
@@ -42,6 +59,7 @@ class PanopticFPN(nn.Module):
         backbone: nn.Module,
         thing: ThingBranch,
         stuff: StuffBranch,
+        exchange: Exchange,
         occlusion: OcclusionModel,
         loss_weights: Mapping[str, float],
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
@@ -52,6 +70,7 @@ class PanopticFPN(nn.Module):
         self.backbone = backbone
         self.thing = thing
         self.stuff = stuff
+        self.exchange = exchange
         self.occlusion = occlusion
         self.loss_weights = dict(loss_weights)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -62,7 +81,7 @@ class PanopticFPN(nn.Module):
 
     def base_modules(self) -> dict[str, nn.Module]:
         """What stage 1 trains and stage 2 freezes, by name."""
-        return {"backbone": self.backbone, "thing": self.thing, "stuff": self.stuff}
+        return {"backbone": self.backbone, "thing": self.thing, "stuff": self.stuff, "exchange": self.exchange}
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Normalises the images and pads them to one size, a multiple of 32."""
@@ -77,34 +96,40 @@ class PanopticFPN(nn.Module):
     def base_losses(self, samples: Sequence[Sample]) -> dict[str, Float[Tensor, ""]]:
         """Stage 1: the weighted losses of thing and stuff branch; the total is their sum."""
         batch = self.batch(samples)
-        features = self.backbone(batch.images)
-        things = self.thing.losses(features, batch)
-        stuff = self.stuff.losses(features, batch)
-        weighted = {name: self.loss_weights["thing"] * loss for name, loss in things.items()}
-        return weighted | {name: self.loss_weights["stuff"] * loss for name, loss in stuff.items()}
+        losses = self.exchange.losses(self.thing, self.stuff, self._pyramids(batch), batch)
+        weight = self.loss_weights
+        return {
+            name: weight.get(name, weight[branch]) * loss
+            for branch, named in losses._asdict().items()
+            for name, loss in named.items()
+        }
 
     def occlusion_losses(self, samples: Sequence[Sample], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
-        """Stage 2: the losses of the occlusion module on positive proposals of the frozen base."""
-        with torch.no_grad():
-            batch = self.batch(samples)
-            features = self.backbone(batch.images)
-            found = self.thing.positives(features, batch, self.occlusion.requires)
-        examples = [
-            TrainingExample(instances, PairStats.of(instances.masks), matches, target)
+        """Stage 2: the losses of the occlusion module on positive proposals of the frozen base, or on annotations."""
+        return self.occlusion.loss(self._examples(samples), generator)
+
+    @torch.no_grad()
+    def _examples(self, samples: Sequence[Sample]) -> list[TrainingExample]:
+        if self.occlusion.learns_from == "annotations":
+            return [TrainingExample.of_annotations(sample.annotations) for sample in samples]
+        batch = self.batch(samples)
+        found = self.exchange.positives(self.thing, self.stuff, self._pyramids(batch), batch, self.occlusion.requires)
+        return [
+            TrainingExample(instances, matches, target)
             for (instances, matches), target in zip(found, batch.targets, strict=True)
         ]
-        return self.occlusion.loss(examples, generator)
 
     @torch.no_grad()
     def base_outputs(
         self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str] = frozenset()
     ) -> list[BaseOutput]:
-        """Detections with ``score >= conf_thr`` and the stuff map of every image, in its original frame."""
+        """Detections with ``score >= conf_thr`` and the stuff of every image, in its original frame."""
         batch = self.batch(samples)
-        features = self.backbone(batch.images)
-        found = self.thing.detect(features, batch, conf_thr, requires)
-        maps = self.stuff.label_maps(features, batch)
+        found, maps = self.exchange.outputs(self.thing, self.stuff, self._pyramids(batch), batch, conf_thr, requires)
         return [
             BaseOutput(instances, PairStats.of(instances.masks), semantic)
             for instances, semantic in zip(found, maps, strict=True)
         ]
+
+    def _pyramids(self, batch: Batch) -> Pyramids:
+        return Pyramids.of(self.backbone(batch.images))

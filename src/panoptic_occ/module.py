@@ -74,7 +74,7 @@ class PanopticModule(pl.LightningModule):
         """Fuses the detections of every image with every relation and updates the metrics."""
         if self.evaluation is None:
             raise ValueError("this module was built without an evaluation")
-        outputs = self.model.base_outputs(samples, self.evaluation.policy.conf_thr, self.evaluation.requires)
+        outputs = self.model.base_outputs(samples, self.evaluation.conf_thr, self.evaluation.requires)
         for sample, output in zip(samples, outputs, strict=True):
             self.evaluation.update(sample, output)
 

@@ -10,9 +10,11 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from rich.console import Console
 
-from panoptic_occ.build import build_data, build_evaluation, build_model, build_schedule
+from panoptic_occ.build import build_data, build_evaluation, build_model, build_occlusion, build_schedule
 from panoptic_occ.categories import Categories
+from panoptic_occ.config import sibling
 from panoptic_occ.data.datamodule import PanopticDataModule
+from panoptic_occ.data.order_baselines import class_table
 from panoptic_occ.data.panoptic_io import PanopticResultWriter
 from panoptic_occ.errors import CheckpointError
 from panoptic_occ.evaluation import Listener
@@ -20,6 +22,7 @@ from panoptic_occ.files import read_json
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule
+from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.results import Pictures, read_rows, summary, write_results
 from panoptic_occ.runs import (
     RunFolder,
@@ -27,6 +30,7 @@ from panoptic_occ.runs import (
     check_same_run,
     finished,
     load_run_config,
+    occlusion_folder,
     overrides_name,
     run_folder,
 )
@@ -60,10 +64,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
         base.describe(cfg, data.categories)
         fit_stage("base", model, data, schedule, base, cfg)
     folder.describe(cfg, data.categories)
-    if model.occlusion.trainable and not folder.weights("occlusion").exists():
-        load_weights(base.weights("base"), model.base_modules())
-        fit_stage("occlusion", model, data, schedule, folder, cfg)
-    load_stages(model, base, folder)
+    for name in compared(cfg):
+        train_occlusion(own_config(cfg, name), model, data)
     metrics = evaluate_model(cfg, model, data, folder.path)
     show(cfg, folder.path, metrics)
     return metrics
@@ -78,7 +80,6 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object
     cfg, folder = find_run(cfg, overrides)
     data = build_data(cfg)
     model = build_model(cfg, data.categories)
-    load_stages(model, base_folder(cfg), folder)
     target = folder.path / "evaluations" / (overrides_name(overrides) or "default")
     metrics = evaluate_model(cfg, model, data, target, cfg.save_maps)
     show(cfg, target, metrics)
@@ -97,12 +98,49 @@ def find_run(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Run
     return cfg, folder
 
 
-def load_stages(model: PanopticFPN, base: RunFolder, folder: RunFolder) -> None:
-    """Loads the final weights of both stages, as far as there is something to load."""
+def train_occlusion(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) -> None:
+    """Trains the occlusion module of ``cfg`` on the finished base, unless that has been done or there is no need."""
+    folder = occlusion_folder(cfg)
+    if folder.weights("occlusion").exists():
+        return
+    model.occlusion = build_occlusion(cfg, model.occlusion.in_channels, data.categories)
+    if not model.occlusion.trainable:
+        return
+    load_base(model, cfg)
+    folder.describe(cfg, data.categories)
+    fit_stage("occlusion", model, data, build_schedule(cfg), folder, cfg)
+
+
+def load_base(model: PanopticFPN, cfg: DictConfig) -> None:
+    """Loads the final weights of the base, as far as it has any."""
     if any(True for part in model.base_modules().values() for _ in part.parameters()):
-        load_weights(base.weights("base"), model.base_modules())
-    if model.occlusion.trainable:
-        load_weights(folder.weights("occlusion"), {"occlusion": model.occlusion})
+        load_weights(base_folder(cfg).weights("base"), model.base_modules())
+
+
+def load_occlusion(cfg: DictConfig, model: PanopticFPN, categories: Categories) -> OcclusionModel:
+    """The occlusion module of ``cfg`` with its trained weights; CheckpointError when it has not been trained."""
+    occlusion = build_occlusion(cfg, model.occlusion.in_channels, categories)
+    if occlusion.trainable:
+        weights = occlusion_folder(cfg).weights("occlusion")
+        if not weights.exists():
+            raise CheckpointError(
+                f"{weights}: the file does not exist, occlusion={cfg.choices.occlusion} has not been trained on this "
+                f"base; run: python -m panoptic_occ.train {' '.join(cfg.command)}"
+            )
+        load_weights(weights, {"occlusion": occlusion})
+    return occlusion
+
+
+def compared(cfg: DictConfig) -> list[str]:
+    """The occlusion methods of an evaluation: those of ``cfg.compare`` and the run's own; the ceiling is read last."""
+    method = str(cfg.choices.occlusion)
+    names = [str(name) for name in cfg.compare if name != method] + [method]
+    return sorted(names, key=lambda name: name == "ground_truth")
+
+
+def own_config(cfg: DictConfig, name: str) -> DictConfig:
+    """``cfg`` with the occlusion method ``name``."""
+    return cfg if name == cfg.choices.occlusion else sibling(cfg, name)
 
 
 def evaluate_model(
@@ -115,7 +153,14 @@ def evaluate_model(
     writer = PanopticResultWriter(target / "panoptic", target / "panoptic.json", data.categories) if save_maps else None
     if writer is not None:
         listeners.append(lambda sample, _, maps: writer.write(sample.image_id, sample.file_name, maps[method]))
-    evaluation = build_evaluation(cfg, model, data.categories, tuple(listeners))
+    load_base(model, cfg)
+    relations = {name: load_occlusion(own_config(cfg, name), model, data.categories) for name in compared(cfg)}
+    if any("class_table" in relation.requires for relation in relations.values()):
+        table = class_table(data.train_data)
+        for relation in relations.values():
+            if "class_table" in relation.requires:
+                relation.use_class_table(table)
+    evaluation = build_evaluation(cfg, relations, data.categories, tuple(listeners))
     module = PanopticModule(model, "occlusion", cfg.seed, evaluation=evaluation)
     trainer = make_trainer(cfg, logger=False)
     trainer.test(module, datamodule=data, verbose=False)

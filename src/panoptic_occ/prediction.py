@@ -18,9 +18,8 @@ from panoptic_occ.errors import ConfigError, DataError
 from panoptic_occ.files import atomic_path
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.instantiate import safe_instantiate
-from panoptic_occ.pipeline import find_run, load_stages, run_categories
-from panoptic_occ.runs import base_folder
-from panoptic_occ.structures import Sample
+from panoptic_occ.pipeline import find_run, load_base, load_occlusion, run_categories
+from panoptic_occ.structures import Context, Sample
 from panoptic_occ.visuals.overlay import overlay
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,8 @@ def predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
     cfg, folder = find_run(cfg, overrides)
     categories = run_categories(folder)
     model = build_model(cfg, categories)
-    load_stages(model, base_folder(cfg), folder)
+    load_base(model, cfg)
+    model.occlusion = load_occlusion(cfg, model, categories)
     if "target" in model.occlusion.requires:
         raise ConfigError(
             f"occlusion={cfg.choices.occlusion} reads annotations, and these images have none; choose another"
@@ -57,8 +57,9 @@ def predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
             image = read_rgb(file)
             sample = Sample(image, number, file.name, (image.shape[1], image.shape[2]))
             (found,) = model.base_outputs([transform(sample, 0).to(device)], policy.conf_thr, model.occlusion.requires)
-            relation = model.occlusion(found.instances, found.stats, image=image.to(device))
-            panoptic = fuse(found.instances, found.stats, relation, found.semantic, policy)
+            context = Context(image.to(device), semantic=found.semantic)
+            relation = model.occlusion(found.instances, found.stats, context)
+            panoptic = fuse(found.instances, found.stats, relation, found.semantic.labels, policy)
             writer.write(number, file.name, panoptic)
             with atomic_path(output / "overlays" / f"{file.stem}.png") as temporary:
                 Image.fromarray(overlay(image, panoptic, categories)).save(temporary, "PNG")

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
-from torchvision.transforms.v2.functional import resize
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.evaluation import Evaluation
@@ -80,9 +79,7 @@ class Pictures:
         """Looks at one image."""
         if sample.target is None or self.baseline not in maps:
             return
-        image, target = sample.image.cpu(), sample.target.panoptic
-        if tuple(image.shape[1:]) != sample.original_size:  # the sheet compares pixels in the frame of the maps
-            image = resize(image, list(sample.original_size), antialias=True)
+        image, target = sample.original_image.cpu(), sample.target.panoptic
         shown = {self.baseline: maps[self.baseline], self.method: maps[self.method]}
         notes = {"ground truth": f"{len(sample.target.labels)} things"}
         for name, found in shown.items():

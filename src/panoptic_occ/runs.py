@@ -4,8 +4,10 @@ A folder is a function of the command, so that the same command finds its own wo
 
     runs/<data>/base_<key>/                   one base, shared by all methods; <key> hashes all that it depends on
         base.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ while training)
-    runs/<data>/<method>_<backbone>_s<seed>/  one method on that base; other overrides are appended to the name
-        occlusion.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ while training)
+        <occlusion>_<key>/                    one occlusion module on that base, shared by all runs that use it
+            occlusion.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ likewise)
+    runs/<data>/<method>_<backbone>_s<seed>/  one run; other overrides are appended to the name
+        config.yaml  environment.json  categories.json
         metrics.json  metrics.csv  pq.json  pq.txt  pictures.png
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import pkgutil
 import platform
 import re
 import shutil
@@ -47,6 +50,7 @@ BASE_KEYS = (
     "backbone",
     "thing",
     "stuff",
+    "exchange",
     "schedule.reference_batch",
     "schedule.base",
     "schedule.loss_weights",
@@ -112,6 +116,11 @@ def base_folder(cfg: DictConfig) -> RunFolder:
     return RunFolder(Path(cfg.runs_dir) / str(cfg.data.name) / f"base_{base_key(cfg)}")
 
 
+def occlusion_folder(cfg: DictConfig) -> RunFolder:
+    """The folder of the trained occlusion module that ``cfg`` needs, below its base."""
+    return RunFolder(base_folder(cfg).path / f"{cfg.choices.occlusion}_{stage_key(cfg)}")
+
+
 def run_folder(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
     """The folder of the run that ``cfg`` describes; ``overrides`` are the command line's ``key=value`` words."""
     name = cfg.run_name
@@ -137,8 +146,12 @@ def base_key(cfg: DictConfig) -> str:
 
 
 def stage_key(cfg: DictConfig) -> str:
-    """Ten hex digits over everything that the trained occlusion module depends on."""
-    return _digest({"base": base_key(cfg), **_subset(cfg, STAGE_KEYS)})
+    """Ten hex digits over everything that the trained occlusion module depends on (not its ``test_only`` settings)."""
+    parts = _subset(cfg, STAGE_KEYS)
+    method = pkgutil.resolve_name(cfg.occlusion._target_)
+    for key in method.test_only:
+        parts["occlusion"].pop(key, None)
+    return _digest({"base": base_key(cfg), **parts})
 
 
 def _subset(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -108,6 +108,9 @@ class Relation:
 
     ``order``: the order in which the fusion offers the instances (None: as given, by score).  ``value`` (N,): the
     key of a unary method, larger = closer.  The flags say what the method guarantees; nothing is symmetrised silently.
+    ``score_decides``: pairs in which the scores alone gave the answer, whatever the method sees (None: those that are
+    not ``valid``).  ``claims``: for methods that give contested pixels away one by one, the part of its mask that each
+    instance may take (None: all of it); thresholds still compare with the whole mask.
     """
 
     margin: Float[Tensor, "n n"]
@@ -116,10 +119,28 @@ class Relation:
     value: Float[Tensor, " n"] | None = None
     antisymmetric: bool = True
     transitive: bool = False
+    score_decides: Bool[Tensor, "n n"] | None = None
+    claims: MaskCrops | None = None
 
     def above(self) -> Bool[Tensor, "n n"]:
         """``above[i, j]``: the method says that i lies above j (a NaN margin says nothing)."""
         return self.valid & (self.margin > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticMap:
+    """What the stuff branch sees in one image, at its original size.
+
+    ``labels``: contiguous stuff label of every pixel, ``VOID_LABEL`` where it sees a thing.  ``logits`` (only when
+    asked for): class scores before the softmax; channel c is the contiguous label c + ``first_label``, and with a
+    collapsed head the first channel stands for all things.  ``confidence``: for a dilation radius in pixels, the
+    mean probability of each connected component (see ``fusion.erasing``), which unknown erasing thresholds.
+    """
+
+    labels: Int[Tensor, "h w"]
+    logits: Float[Tensor, "c h w"] | None = None
+    first_label: int = 0
+    confidence: Mapping[int, Float[Tensor, " r"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,19 +232,57 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False)
+class Context:
+    """What an occlusion method may look at beside the detections; only what its ``requires`` names is there.
+
+    ``image`` (3,H,W) uint8 RGB and ``semantic`` at the resolution of the masks; ``target``: the annotations.
+    """
+
+    image: Int[Tensor, "3 h w"] | None = None
+    target: Target | None = None
+    semantic: SemanticMap | None = None
+
+
+NO_CONTEXT = Context()
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
-    """One image as the network sees it (3,H,W uint8 RGB), the original's size (height, width), its annotations."""
+    """One image as the network sees it (3,H,W uint8 RGB), the original's size (height, width), its annotations.
+
+    ``original``: the pixels before they were resized for the network; None when they were not.
+    """
 
     image: Int[Tensor, "3 h w"]
     image_id: int
     file_name: str
     original_size: tuple[int, int]
     target: Target | None = field(default=None)
+    original: Int[Tensor, "3 y x"] | None = None
+
+    @property
+    def annotations(self) -> Target:
+        """The target; ValueError for an image without annotations."""
+        if self.target is None:
+            raise ValueError(f"image {self.image_id} ({self.file_name}) has no annotations")
+        return self.target
+
+    @property
+    def original_image(self) -> Int[Tensor, "3 y x"]:
+        """The pixels in the frame of the masks and maps; ValueError when only the resized image was kept."""
+        image = self.image if self.original is None else self.original
+        if tuple(image.shape[1:]) != tuple(self.original_size):
+            raise ValueError(
+                f"image {self.image_id} ({self.file_name}) of {self.original_size} px was resized to "
+                f"{tuple(image.shape[1:])} and its original pixels were not kept"
+            )
+        return image
 
     def to(self, device: torch.device | str) -> Sample:
         """The same sample on ``device``."""
         target = None if self.target is None else self.target.to(device)
-        return replace(self, image=self.image.to(device, non_blocking=True), target=target)
+        original = None if self.original is None else self.original.to(device, non_blocking=True)
+        return replace(self, image=self.image.to(device, non_blocking=True), target=target, original=original)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,9 +296,4 @@ class Batch:
     @property
     def targets(self) -> list[Target]:
         """The annotations of all images; ValueError where an image has none."""
-        targets = []
-        for sample in self.samples:
-            if sample.target is None:
-                raise ValueError(f"image {sample.image_id} ({sample.file_name}) has no annotations")
-            targets.append(sample.target)
-        return targets
+        return [sample.annotations for sample in self.samples]

@@ -10,7 +10,6 @@ class TestMine(OcclusionContract):
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -21,12 +20,15 @@ from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.structures import (
+    VOID_LABEL,
+    Context,
     GroundTruthRelation,
     InstanceSet,
     PanopticMap,
     Relation,
     Sample,
     Segment,
+    SemanticMap,
     Target,
 )
 
@@ -90,6 +92,14 @@ def toy_detections(target: Target, seed: int = 0, in_channels: int = IN_CHANNELS
     )
 
 
+def toy_semantic(sample: Sample, things: int = 3, stuff: int = 2) -> SemanticMap:
+    """Random logits of all categories at every pixel, and the stuff they show."""
+    generator = torch.Generator().manual_seed(sample.image_id + 4)
+    logits = torch.randn((things + stuff, *sample.original_size), generator=generator)
+    labels = logits.argmax(dim=0)
+    return SemanticMap(torch.where(labels < things, VOID_LABEL, labels), logits)
+
+
 def toy_example(count: int, seed: int = 0, in_channels: int = IN_CHANNELS) -> TrainingExample:
     """Two proposals per annotation, with the annotation's own mask."""
     target = toy_sample(count, seed).target
@@ -104,7 +114,7 @@ def toy_example(count: int, seed: int = 0, in_channels: int = IN_CHANNELS) -> Tr
         soft=torch.rand((2 * count, 28, 28), generator=generator),
         roi_features=torch.randn((2 * count, in_channels, 14, 14), generator=generator),
     )
-    return TrainingExample(instances, PairStats.of(instances.masks), matches, target)
+    return TrainingExample(instances, matches, target)
 
 
 class OcclusionContract:
@@ -209,18 +219,20 @@ class OcclusionContract:
 
     def _ask(self, model: OcclusionModel, sample: Sample, instances: InstanceSet) -> Relation:
         """Gives the method what it asks for and nothing else."""
-        given: dict[str, Any] = {}
-        if "image" in model.requires:
-            given["image"] = sample.image
-        if "target" in model.requires:
-            given["target"] = sample.target
+        if "class_table" in model.requires:
+            model.use_class_table(torch.arange(9).view(3, 3))
+        context = Context(
+            image=sample.image if "image" in model.requires else None,
+            target=sample.target if "target" in model.requires else None,
+            semantic=toy_semantic(sample) if "semantic_logits" in model.requires else None,
+        )
         instances = replace(
             instances,
             soft=instances.soft if "soft" in model.requires else None,
             roi_features=instances.roi_features if "roi_features" in model.requires else None,
         )
         with torch.no_grad():
-            return model.eval().forward(instances, PairStats.of(instances.masks), **given)
+            return model.eval().forward(instances, PairStats.of(instances.masks), context)
 
     def _loss(self, model: OcclusionModel, examples: list[TrainingExample]) -> dict[str, Tensor]:
         return model.train().loss(examples, torch.Generator().manual_seed(3))

@@ -18,11 +18,11 @@ TRAINER = cast(pl.Trainer, None)
 
 
 class Parts(PanopticFPN):
-    """The four parts of the network, each small and with statistics of its own."""
+    """The five parts of the network, each small and with statistics of its own."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
-        for name in ("backbone", "thing", "stuff", "occlusion"):
+        for name in ("backbone", "thing", "stuff", "exchange", "occlusion"):
             setattr(self, name, nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
 
 
@@ -35,10 +35,10 @@ def begin(stage: Stage) -> tuple[TwoStage, PanopticModule]:
     return callback, module
 
 
-@pytest.mark.parametrize(("stage", "trained"), [("base", {"backbone", "thing", "stuff"}), ("occlusion", {"occlusion"})])
+@pytest.mark.parametrize(("stage", "trained"), [("base", {"backbone", "thing", "stuff", "exchange"}), ("occlusion", {"occlusion"})])
 def test_each_stage_trains_its_parts(stage: Stage, trained: set[str]) -> None:
     _, module = begin(stage)
-    for name in ("backbone", "thing", "stuff", "occlusion"):
+    for name in ("backbone", "thing", "stuff", "exchange", "occlusion"):
         part = getattr(module.model, name)
         assert all(p.requires_grad == (name in trained) for p in part.parameters())
         assert part.training == (name in trained)

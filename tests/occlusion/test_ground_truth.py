@@ -7,14 +7,14 @@ from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.ground_truth import GroundTruthOrder
-from panoptic_occ.structures import GroundTruthRelation, InstanceSet
+from panoptic_occ.structures import Context, GroundTruthRelation, InstanceSet
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_target
 
 COMMON = {"in_channels": 4, "categories": toy_categories()}
 
 
 def ask(model, instances, target):
-    return model(instances, PairStats.of(instances.masks), target=target)
+    return model(instances, PairStats.of(instances.masks), Context(target=target))
 
 
 def strip(columns, length=8):

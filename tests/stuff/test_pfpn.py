@@ -69,7 +69,8 @@ def test_label_maps_hold_stuff_only(things: str) -> None:
     logits[0, 0, :, 4:] = 9.0  # a thing
     head.forward = lambda features: logits  # type: ignore[method-assign]
     sample = Sample(torch.zeros(3, 32, 32, dtype=torch.uint8), 0, "a", (32, 32))
-    (labels,) = head.label_maps({}, Batch(torch.zeros(1, 3, 32, 32), ((32, 32),), (sample,)))
+    (found,) = head.semantic_maps({}, Batch(torch.zeros(1, 3, 32, 32), ((32, 32),), (sample,)))
+    labels = found.labels
     assert labels[:, :14].unique().tolist() == [131]
     assert labels[:, 18:].unique().tolist() == [VOID_LABEL]
 
@@ -82,7 +83,8 @@ def test_logits_are_cropped_before_the_last_resize() -> None:
     logits = F.interpolate(fine, scale_factor=0.25, mode="area")
     head.forward = lambda features: logits  # type: ignore[method-assign]
     sample = Sample(torch.zeros(3, 33, 33, dtype=torch.uint8), 0, "a", (66, 66))
-    (labels,) = head.label_maps({}, Batch(torch.zeros(1, 3, 64, 64), ((33, 33),), (sample,)))
+    (found,) = head.semantic_maps({}, Batch(torch.zeros(1, 3, 64, 64), ((33, 33),), (sample,)))
+    labels = found.labels
     border = int((labels[10] == labels[10, 0]).sum())
     assert abs(border - 32) <= 2
 

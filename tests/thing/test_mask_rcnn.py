@@ -10,6 +10,7 @@ import torch
 from panoptic_occ.categories import Categories
 from panoptic_occ.masks import MaskCrops
 from panoptic_occ.structures import Batch, GroundTruthRelation, PanopticMap, Sample, Target
+from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.ground_truth import GroundTruthThings
 from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
 
@@ -80,12 +81,12 @@ def test_image_without_instances_trains() -> None:
 
 def test_mask_loss_of_perfect_and_zero_logits() -> None:
     target = make_target([[8, 8, 40, 40]], [1])
-    rois, matches = [target.boxes], [torch.tensor([0])]
+    rois = [Rois(target.boxes, target.labels, torch.ones(1), torch.tensor([0]))]
     logits = torch.full((1, 3, 28, 28), -50.0)
     logits[:, 2] = 50.0  # channel of the annotation's class; its mask fills its box
-    assert mask_loss(logits, rois, matches, [target]).item() == pytest.approx(0, abs=1e-4)
-    assert mask_loss(torch.zeros(1, 3, 28, 28), rois, matches, [target]).item() == pytest.approx(math.log(2))
-    assert mask_loss(torch.zeros(0, 3, 28, 28), [torch.zeros(0, 4)], [torch.zeros(0).long()], [target]).item() == 0
+    assert mask_loss(logits, rois, [target]).item() == pytest.approx(0, abs=1e-4)
+    assert mask_loss(torch.zeros(1, 3, 28, 28), rois, [target]).item() == pytest.approx(math.log(2))
+    assert mask_loss(torch.zeros(0, 3, 28, 28), [rois[0][torch.zeros(0).long()]], [target]).item() == 0
 
 
 def test_mask_target_is_aligned_with_the_pixels() -> None:
@@ -98,7 +99,8 @@ def test_mask_target_is_aligned_with_the_pixels() -> None:
     )
     logits = torch.full((1, 3, 28, 28), 0.0)
     logits[0, 1] = (dense[0, 6:34, 4:32].float() * 2 - 1) * 40
-    assert mask_loss(logits, [torch.tensor([[4.0, 6.0, 32.0, 34.0]])], [torch.tensor([0])], [target]).item() < 1e-6
+    rois = Rois(torch.tensor([[4.0, 6.0, 32.0, 34.0]]), target.labels, torch.ones(1), torch.tensor([0]))
+    assert mask_loss(logits, [rois], [target]).item() < 1e-6
 
 
 def test_detections_are_ranked_cut_and_placed_in_the_original_frame() -> None:

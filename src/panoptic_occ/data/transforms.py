@@ -68,7 +68,10 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize of the image only; the target stays in the frame of the original image, where predictions are compared."""
+    """Resize of the image only; the target stays in the frame of the original image, where predictions are compared.
+
+    The pixels of the original stay with the sample where they were resized: some occlusion methods look at them.
+    """
 
     short_edge: int
     max_edge: int
@@ -78,9 +81,9 @@ class EvalTransform:
 
     def __call__(self, sample: Sample, seed: int = 0) -> Sample:
         """The sample with its image resized; ``seed`` is accepted like in training and changes nothing."""
-        return replace(
-            sample, image=_resize(sample.image, resized_size(_image_size(sample), self.short_edge, self.max_edge))
-        )
+        resized = _resize(sample.image, resized_size(_image_size(sample), self.short_edge, self.max_edge))
+        original = None if resized.shape == sample.image.shape else sample.image
+        return replace(sample, image=resized, original=original)
 
 
 def resized_size(size: Size, short_edge: int, max_edge: int) -> Size:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.structures import InstanceSet, Relation, Target
+from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
 
 
 class AreaOrder(OcclusionModel):
@@ -18,9 +16,7 @@ class AreaOrder(OcclusionModel):
         super().__init__(**common)
         self.smaller_on_top = smaller_on_top
 
-    def forward(
-        self, instances: InstanceSet, stats: PairStats, image: Tensor | None = None, target: Target | None = None
-    ) -> Relation:
+    def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin: the difference of the two areas in pixels."""
         closeness = -stats.area if self.smaller_on_top else stats.area
         margin = (closeness[:, None] - closeness[None, :]).float()  # subtracted as integers: a float32 would round

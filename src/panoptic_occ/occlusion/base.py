@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,31 +13,50 @@ from torch import Tensor, nn
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.masks import PairStats
-from panoptic_occ.structures import InstanceSet, Relation, Target
+from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation, Target
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingExample:
-    """Positive proposals of one training image: ``matches[n]`` is the annotation (index into the target) of proposal n.
+    """Positive proposals of a training image: ``matches[n]`` is the annotation (index into the target) of proposal n.
 
-    ``instances.soft`` and ``instances.masks`` are the base's predictions for the annotation's class.
+    ``instances.soft`` and ``instances.masks`` are the base's predictions for the annotation's class.  Methods that
+    learn from annotations alone get those instead of proposals: ``matches`` is then 0, 1, ..., K-1.
     """
 
     instances: InstanceSet
-    stats: PairStats
     matches: Int[Tensor, " n"]
     target: Target
+
+    @cached_property
+    def stats(self) -> PairStats:
+        """Pixel counts of the instances, made when a method first asks for them."""
+        return PairStats.of(self.instances.masks)
+
+    @staticmethod
+    def of_annotations(target: Target) -> TrainingExample:
+        """The annotations of an image as its instances."""
+        scores = torch.ones(len(target.labels), device=target.labels.device)
+        instances = InstanceSet(target.masks, target.boxes.float(), scores, target.labels)
+        return TrainingExample(instances, torch.arange(len(scores), device=scores.device), target)
 
 
 class OcclusionModel(nn.Module):
     """Base class of every relation.  A method without parameters only writes ``forward``.
 
-    ``requires`` names what ``forward`` reads beside masks, boxes, scores and labels: ``soft`` and ``roi_features`` (the
-    base computes them only on demand), ``image`` (uint8 RGB at the resolution of the masks) and ``target``.
+    ``requires`` names what ``forward`` reads beside masks, boxes, scores and labels: ``soft``, ``roi_features`` and
+    ``semantic_logits`` (the base computes them only on demand), ``image`` (uint8 RGB at the resolution of the masks),
+    ``target``, and ``class_table`` (see ``use_class_table``).
+    A method that reads ``soft`` or ``roi_features`` writes ``answers`` (all that needs them) and ``relate`` (all that
+    follows from the answers): saved answers then replace the network, whatever the thresholds.
+    ``learns_from``: positive ``proposals`` of the frozen base, or the ``annotations`` alone, without any image.
+    ``test_only``: parameters that training does not see; runs that differ in them share their weights.
     ``sig_ratio`` (OCFusion's rho), ``significance``, ``intra`` and ``inter`` decide which pairs count at all.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    learns_from: ClassVar[Literal["proposals", "annotations"]] = "proposals"
+    test_only: ClassVar[frozenset[str]] = frozenset({"significance", "intra", "inter"})
 
     def __init__(
         self,
@@ -56,15 +76,24 @@ class OcclusionModel(nn.Module):
         self.intra = intra
         self.inter = inter
 
-    def forward(
-        self,
-        instances: InstanceSet,
-        stats: PairStats,
-        image: Tensor | None = None,
-        target: Target | None = None,
-    ) -> Relation:
+    def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """The relation among ``instances`` (ranked by score).  Must work for N = 0 and N = 1."""
-        raise NotImplementedError
+        return self.relate(instances, stats, self.answers(instances, stats))
+
+    def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
+        """What the network says of the instances, before any threshold: named tensors (N,) or (N, N), NaN where it was
+        not asked.  ``wide``: ask about every overlapping pair in both directions, so that any threshold, class switch
+        or symmetry can be applied later.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no answers to keep")
+
+    def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
+        """The relation that follows from ``answers``; must not read ``soft`` or ``roi_features``."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be related without its network")
+
+    def use_class_table(self, table: Int[Tensor, "t t"]) -> None:
+        """Receives, if ``requires`` asks for it, how often class a lies in front of class b in the training set."""
+        raise NotImplementedError(f"{type(self).__name__} requires a class table and does not take one")
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses over a batch, each a scalar with a graph to every parameter, also when no image has a pair.

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.matching import UNMATCHED, match_instances
-from panoptic_occ.structures import InstanceSet, Relation, Target
+from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
 
 RULES = ("majority", "delta")
 
@@ -40,10 +39,9 @@ class GroundTruthOrder(OcclusionModel):
         self.gt_sig_ratio = gt_sig_ratio
         self.iou_thr = iou_thr
 
-    def forward(
-        self, instances: InstanceSet, stats: PairStats, image: Tensor | None = None, target: Target | None = None
-    ) -> Relation:
+    def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin 1 or -1 where both detections match annotations of known order, else 0 and not valid."""
+        target = context.target
         if target is None:
             raise ConfigError(
                 "occlusion=ground_truth reads the annotations, and this image has none; evaluate an annotated split or "

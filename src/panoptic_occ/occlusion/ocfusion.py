@@ -9,18 +9,18 @@ Section 3.3 gives the head, section 3.2 the targets, Algorithm 1 (in ``fusion.en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.structures import InstanceSet, Relation, Target
+from panoptic_occ.structures import InstanceSet, Relation
 
 ROI_SIZE = 14
 PAIRS_AT_ONCE = 512  # 206 MB per activation in float32 at 512 channels
@@ -38,6 +38,7 @@ class OCFusion(OcclusionModel):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
+    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"logit_thr", "sym"}
 
     def __init__(
         self,
@@ -60,20 +61,31 @@ class OCFusion(OcclusionModel):
         self.sym = sym
         self.head = PairHead(in_channels + 1, channels or 2 * in_channels, hidden or 4 * in_channels)
 
-    def forward(
-        self, instances: InstanceSet, stats: PairStats, image: Tensor | None = None, target: Target | None = None
-    ) -> Relation:
-        """Asks about the pairs that the fusion can read: significant, the row later in the order of scores."""
-        ranks = torch.argsort(instances.scores, descending=True, stable=True).argsort()
-        asked = self.pairs(instances, stats) & (ranks[:, None] > ranks[None, :])
+    def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
+        """``logits`` (N, N) of "row lies above column", for the pairs that ``relate`` reads."""
+        if wide:
+            asked = (stats.inter > 0).fill_diagonal_(False)
+        else:
+            asked = self.asked(instances, stats)
+            asked = asked if self.sym == "raw" else asked | asked.T
+        return {"logits": pair_logits(self.head, pair_inputs(instances), asked)}
+
+    def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
+        """Pairs that the fusion can read: significant, the row later in the order of scores."""
+        logits = answers["logits"]
+        asked = self.asked(instances, stats)
         if self.sym == "raw":
-            margin = torch.where(asked, self._logits(instances, asked) - self.logit_thr, 0)
+            margin = torch.where(asked, logits - self.logit_thr, 0)
             return Relation(margin, asked, antisymmetric=False)
         both = asked | asked.T
-        logits = self._logits(instances, both)
         # the threshold stays a hurdle for the later instance, so it counts with opposite sign in the other direction
-        margin = (logits - logits.T) / 2 - self.logit_thr * (asked.float() - asked.T.float())
-        return Relation(margin, both)
+        hurdle = self.logit_thr * (asked.float() - asked.T.float())
+        return Relation(torch.where(both, (logits - logits.T) / 2 - hurdle, 0), both)
+
+    def asked(self, instances: InstanceSet, stats: PairStats) -> Bool[Tensor, "n n"]:
+        """Pairs that count, the row later in the order of scores."""
+        ranks = torch.argsort(instances.scores, descending=True, stable=True).argsort()
+        return self.pairs(instances, stats) & (ranks[:, None] > ranks[None, :])
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Binary cross-entropy, mean over all ordered pairs of the batch; 0 with a graph when there is none."""
@@ -87,13 +99,6 @@ class OCFusion(OcclusionModel):
         logits = self.head(torch.cat(inputs), torch.cat(pairs))
         total = F.binary_cross_entropy_with_logits(logits, torch.cat(targets), reduction="sum")
         return {"loss_occlusion": total / max(len(logits), 1)}
-
-    def _logits(self, instances: InstanceSet, asked: Tensor) -> Float[Tensor, "n n"]:
-        """The logits of the asked pairs, 0 elsewhere."""
-        logits = torch.zeros(asked.shape, device=asked.device)
-        if asked.any():
-            logits[asked] = self.head(pair_inputs(instances), asked.nonzero())
-        return logits
 
 
 class PairHead(nn.Module):
@@ -138,6 +143,14 @@ class PairHead(nn.Module):
         """
         above, below = self.conv1.weight.chunk(2, dim=1)
         return F.conv2d(x, above, self.conv1.bias, padding=1), F.conv2d(x, below, padding=1)
+
+
+def pair_logits(head: PairHead, x: Float[Tensor, "n c 14 14"], asked: Bool[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """The head's logits of the asked ordered pairs, NaN elsewhere."""
+    logits = torch.full(asked.shape, torch.nan, device=asked.device)
+    if asked.any():
+        logits[asked] = head(x, asked.nonzero())
+    return logits
 
 
 def pair_inputs(instances: InstanceSet) -> Float[Tensor, "n c+1 14 14"]:

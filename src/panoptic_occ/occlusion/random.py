@@ -6,11 +6,10 @@ import hashlib
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.structures import InstanceSet, Relation, Target
+from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
 
 
 class RandomOrder(OcclusionModel):
@@ -25,9 +24,7 @@ class RandomOrder(OcclusionModel):
         super().__init__(**common)
         self.seed = seed
 
-    def forward(
-        self, instances: InstanceSet, stats: PairStats, image: Tensor | None = None, target: Target | None = None
-    ) -> Relation:
+    def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin: difference of two depths, each uniform in [0, 1)."""
         value = torch.tensor(
             [_uniform(self.seed, *numbers) for numbers in _fingerprints(instances.masks)], device=stats.inter.device

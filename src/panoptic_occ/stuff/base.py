@@ -1,11 +1,22 @@
-"""The contract of a stuff branch."""
+"""The contract of a stuff branch, and what all branches with a network share: the loss and the label map."""
 
 from __future__ import annotations
 
-from jaxtyping import Int
-from torch import Tensor, nn
+from typing import Literal
 
-from panoptic_occ.structures import Batch
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.structures import VOID_LABEL, Batch, SemanticMap
+
+Things = Literal["collapsed", "dense", "none"]
+LossNorm = Literal["valid", "all"]
+THINGS = ("collapsed", "dense", "none")
+LOSS_NORMS = ("valid", "all")
 
 
 class StuffBranch(nn.Module):
@@ -15,6 +26,90 @@ class StuffBranch(nn.Module):
         """Named losses of the branch for a training batch."""
         raise NotImplementedError
 
-    def label_maps(self, features: dict[str, Tensor], batch: Batch) -> list[Int[Tensor, "h w"]]:
-        """Per image, in its original frame: contiguous stuff label of each pixel, ``VOID_LABEL`` where none."""
+    def semantic_maps(
+        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
+    ) -> list[SemanticMap]:
+        """What the branch sees in every image, in its original frame; with logits if ``requires`` asks for them."""
         raise NotImplementedError
+
+
+class StuffHead(StuffBranch):
+    """A network that scores every class at stride 4; subclasses write ``trunk``.
+
+    ``things``: ``collapsed`` (one class for all things, then the stuff classes), ``dense`` (every thing class too) or
+    ``none`` (stuff only; pixels of things train nothing).  ``loss_norm``: mean over ``valid`` pixels (detectron2), or
+    over ``all`` pixels, void included (OCFusion's code).  ``width``: channels of what ``trunk`` gives.
+    """
+
+    def __init__(
+        self, categories: Categories, width: int, things: Things = "collapsed", loss_norm: LossNorm = "valid"
+    ) -> None:
+        super().__init__()
+        for key, value, allowed in (("things", things, THINGS), ("loss_norm", loss_norm, LOSS_NORMS)):
+            if value not in allowed:
+                raise ConfigError(f"stuff.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
+        self.loss_norm = loss_norm
+        self.width = width
+        self.num_things = categories.num_things
+        # channel c is the contiguous label c + first_label; of things there, the collapsed class stands for all
+        self.first_label = {"collapsed": self.num_things - 1, "dense": 0, "none": self.num_things}[things]
+        self.num_classes = len(categories) - self.first_label
+        self.predictor = nn.Conv2d(width, self.num_classes, 1)
+
+    def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
+        """Features at stride 4 that the classes are read from."""
+        raise NotImplementedError
+
+    def forward(self, features: dict[str, Tensor]) -> Float[Tensor, "b c h4 w4"]:
+        """Logits at stride 4."""
+        logits: Tensor = self.predictor(self.trunk(features))
+        return logits
+
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """``stuff``: cross-entropy at full resolution; the padding of the batch is void."""
+        return {"stuff": self.loss(self(features), semantic_target(batch))}
+
+    def loss(self, logits: Float[Tensor, "b c h4 w4"], semantic: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
+        """Cross-entropy at full resolution; ``semantic`` holds contiguous labels, ``VOID_LABEL`` is ignored."""
+        truth = semantic - self.first_label
+        if self.first_label < self.num_things:  # all things are one class, or class 0 on
+            truth = truth.clamp(min=0)
+        truth = truth.masked_fill((semantic == VOID_LABEL) | (truth < 0), VOID_LABEL)
+        full = upsample(logits)
+        total = F.cross_entropy(full, truth, ignore_index=VOID_LABEL, reduction="sum")
+        count = truth.numel() if self.loss_norm == "all" else int((truth != VOID_LABEL).sum())
+        return total / max(1, count)
+
+    @torch.no_grad()
+    def semantic_maps(
+        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
+    ) -> list[SemanticMap]:
+        """The most likely class of every pixel where that is stuff."""
+        return self.decode(self(features), batch, requires)
+
+    @torch.no_grad()
+    def decode(
+        self, logits: Float[Tensor, "b c h4 w4"], batch: Batch, requires: frozenset[str] = frozenset()
+    ) -> list[SemanticMap]:
+        """Maps at the original sizes from logits at stride 4; the padding is cut off before anything is resized."""
+        maps = []
+        for own, sample, inside in zip(logits, batch.samples, batch.sizes, strict=True):
+            full = upsample(own[None])[..., : inside[0], : inside[1]]
+            if tuple(inside) != tuple(sample.original_size):
+                full = F.interpolate(full, size=sample.original_size, mode="bilinear", align_corners=False)
+            label = full[0].argmax(dim=0) + self.first_label
+            labels = torch.where(label < self.num_things, VOID_LABEL, label)
+            maps.append(SemanticMap(labels, full[0] if "semantic_logits" in requires else None, self.first_label))
+        return maps
+
+
+def upsample(logits: Float[Tensor, "b c h4 w4"]) -> Float[Tensor, "b c h w"]:
+    """From stride 4 to pixels (float32)."""
+    return F.interpolate(logits.float(), scale_factor=4, mode="bilinear", align_corners=False)
+
+
+def semantic_target(batch: Batch) -> Int[Tensor, "b h w"]:
+    """Contiguous labels of a padded batch; the padding is void."""
+    height, width = batch.images.shape[-2:]
+    labels = [target.semantic() for target in batch.targets]
+    return torch.stack([F.pad(t, (0, width - t.shape[1], 0, height - t.shape[0]), value=VOID_LABEL) for t in labels])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from panoptic_occ.categories import Categories
-from panoptic_occ.structures import VOID_LABEL, Batch
+from panoptic_occ.structures import VOID_LABEL, Batch, SemanticMap, Target
 from panoptic_occ.stuff.base import StuffBranch
 
 
@@ -22,7 +21,14 @@ class GroundTruthStuff(StuffBranch):
         """Nothing to train."""
         return {}
 
-    def label_maps(self, features: dict[str, Tensor], batch: Batch) -> list[Int[Tensor, "h w"]]:
-        """The annotated stuff label of every pixel."""
-        labels = [target.semantic() for target in batch.targets]
-        return [torch.where(label < self.num_things, VOID_LABEL, label) for label in labels]
+    def semantic_maps(
+        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
+    ) -> list[SemanticMap]:
+        """The annotated stuff label of every pixel; logits do not exist here."""
+        return [annotated_stuff(target, self.num_things) for target in batch.targets]
+
+
+def annotated_stuff(target: Target, num_things: int) -> SemanticMap:
+    """The stuff of an annotated image."""
+    labels = target.semantic()
+    return SemanticMap(torch.where(labels < num_things, VOID_LABEL, labels))

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.structures import Batch, InstanceSet
+
+
+@dataclass(frozen=True, eq=False)
+class Rois:
+    """Regions of one image that get a mask: boxes (N,4) xyxy in the frame of the network, contiguous labels, scores.
+
+    ``matches``: in training, the index of the annotation that each region stands for.
+    """
+
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, " n"]
+    scores: Float[Tensor, " n"]
+    matches: Int[Tensor, " n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Tensor) -> Rois:
+        """The regions at ``index``."""
+        matches = None if self.matches is None else self.matches[index]
+        return Rois(self.boxes[index], self.labels[index], self.scores[index], matches)
 
 
 class ThingBranch(nn.Module):

@@ -19,11 +19,12 @@ from torchvision.ops import roi_align
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.structures import Batch, InstanceSet, Target
-from panoptic_occ.thing.base import ThingBranch
+from panoptic_occ.thing.base import Rois, ThingBranch
 from panoptic_occ.thing.paste import paste_masks
 from panoptic_occ.thing.pooling import PyramidRoIAlign
 
 STRIDES = (4, 8, 16, 32, 64)
+PROPOSAL_LEVELS = ("0", "1", "2", "3", "pool")
 
 
 class MaskRCNN(ThingBranch):
@@ -106,31 +107,35 @@ class MaskRCNN(ThingBranch):
 
     def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """rpn_cls, rpn_box, cls, box and mask losses (their sum is the L_i of Panoptic FPN)."""
-        targets = self._torchvision_targets(batch)
-        proposals, rpn = self.rpn(_image_list(batch), features, targets)
+        losses, rois = self.box_losses(features, batch)
+        logits = self.mask_logits(self.mask_features(self.pool(features, rois)))
+        return losses | {"mask": mask_loss(logits, rois, batch.targets)}
+
+    def box_losses(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Rois]]:
+        """Losses of proposals and boxes, and the positive regions of every image that train the mask head."""
+        losses, sampled = self._propose(features, batch)
+        proposals, matches, labels, regression = sampled
         heads = self.roi_heads
-        proposals, matches, labels, regression = heads.select_training_samples(proposals, targets)
         boxed = heads.box_head(heads.box_roi_pool(features, proposals))
-        cls_loss, box_loss = fastrcnn_loss(*heads.box_predictor(boxed), labels, regression)
+        losses["cls"], losses["box"] = fastrcnn_loss(*heads.box_predictor(boxed), labels, regression)
         positive = [self._mask_samples(label) for label in labels]
-        rois = [p[keep] for p, keep in zip(proposals, positive, strict=True)]
-        chosen = [m[keep] for m, keep in zip(matches, positive, strict=True)]
-        mask_logits = self._mask_logits(heads.mask_roi_pool(features, rois))
-        return {
-            "rpn_cls": rpn["loss_objectness"],
-            "rpn_box": rpn["loss_rpn_box_reg"],
-            "cls": cls_loss,
-            "box": box_loss,
-            "mask": mask_loss(mask_logits, rois, chosen, batch.targets),
-        }
+        return losses, [_rois(*parts) for parts in zip(proposals, labels, matches, positive, strict=True)]
 
     @torch.no_grad()
     def detect(
         self, features: dict[str, Tensor], batch: Batch, conf_thr: float, requires: frozenset[str]
     ) -> list[InstanceSet]:
         """Ranked detections with masks at original resolution; only those with ``score >= conf_thr`` get a mask."""
+        rois = self.find(features, batch, conf_thr)
+        pooled = self.pool(features, rois)
+        logits = self.mask_logits(self.mask_features(pooled))
+        return self.placed(rois, self.soft_masks(logits, rois), pooled, batch, requires)
+
+    @torch.no_grad()
+    def find(self, features: dict[str, Tensor], batch: Batch, conf_thr: float) -> list[Rois]:
+        """Detected boxes after NMS with ``score >= conf_thr``, ranked."""
         heads = self.roi_heads
-        proposals, _ = self.rpn(_image_list(batch), features)
+        proposals, _ = self.rpn(_image_list(batch), _pyramid(features))
         boxed = heads.box_head(heads.box_roi_pool(features, proposals))
         logits, regression = heads.box_predictor(boxed)
         found = heads.postprocess_detections(logits.float(), regression.float(), proposals, batch.sizes)
@@ -138,39 +143,105 @@ class MaskRCNN(ThingBranch):
         for boxes, scores, labels in zip(*found, strict=True):
             order = torch.argsort(scores, descending=True, stable=True)
             order = order[scores[order] >= conf_thr]
-            kept.append((boxes[order], scores[order], labels[order] - 1))
-        soft, pooled = self._soft_masks(features, [k[0] for k in kept], [k[2] for k in kept], requires)
-        sets = []
-        for (boxes, scores, labels), probs, feature, sample, inside in zip(
-            kept, soft, pooled, batch.samples, batch.sizes, strict=True
-        ):
-            height, width = sample.original_size
-            scale = boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
-            placed = boxes * scale
-            masks = paste_masks(probs, placed, sample.original_size)
-            sets.append(InstanceSet(masks, placed, scores, labels, probs, feature))
-        return sets
+            kept.append(Rois(boxes[order], labels[order] - 1, scores[order]))
+        return kept
+
+    @torch.no_grad()
+    def classify(self, features: dict[str, Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "n 4"]]) -> list[Rois]:
+        """The best thing class and its score for given boxes of every image (network frame); nothing is dropped."""
+        heads = self.roi_heads
+        logits, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes)))
+        scores, labels = logits.float().softmax(dim=1)[:, 1:].max(dim=1)
+        counts = [len(b) for b in boxes]
+        parts = zip(boxes, labels.split(counts), scores.split(counts), strict=True)
+        return [Rois(box, label, score) for box, label, score in parts]
 
     @torch.no_grad()
     def positives(
         self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str]
     ) -> list[tuple[InstanceSet, Int[Tensor, " n"]]]:
         """Sampled proposals with IoU >= 0.5 to an annotation (annotated boxes included), with the mask of its class."""
+        rois = self.positive_rois(features, batch)
+        pooled = self.pool(features, rois)
+        logits = self.mask_logits(self.mask_features(pooled))
+        return self.matched(rois, self.soft_masks(logits, rois), pooled, batch, requires)
+
+    @torch.no_grad()
+    def positive_rois(self, features: dict[str, Tensor], batch: Batch) -> list[Rois]:
+        """All sampled positive proposals of every image, with their annotations."""
+        proposals, _ = self.rpn(_image_list(batch), _pyramid(features))
         targets = self._torchvision_targets(batch)
-        proposals, _ = self.rpn(_image_list(batch), features)
         proposals, matches, labels, _ = self.roi_heads.select_training_samples(proposals, targets)
-        positive = [label > 0 for label in labels]
-        rois = [p[keep] for p, keep in zip(proposals, positive, strict=True)]
-        classes = [label[keep] - 1 for label, keep in zip(labels, positive, strict=True)]
-        soft, pooled = self._soft_masks(features, rois, classes, requires)
-        examples = []
-        for boxes, label, probs, feature, match, keep, size in zip(
-            rois, classes, soft, pooled, matches, positive, batch.sizes, strict=True
+        return [
+            _rois(*parts, (parts[1] > 0).nonzero().flatten()) for parts in zip(proposals, labels, matches, strict=True)
+        ]
+
+    def pool(self, features: dict[str, Tensor], rois: Sequence[Rois]) -> Float[Tensor, "n c 14 14"]:
+        """RoIAlign of all regions for the mask head, image after image."""
+        pooled: Tensor = self.roi_heads.mask_roi_pool(features, [r.boxes for r in rois])
+        return pooled
+
+    def mask_features(self, pooled: Float[Tensor, "n c 14 14"]) -> Float[Tensor, "n c 14 14"]:
+        """The convolutions of the mask head."""
+        found: Tensor = self.roi_heads.mask_head(pooled)
+        return found
+
+    def mask_logits(self, mask_features: Float[Tensor, "n c 14 14"]) -> Float[Tensor, "n k 28 28"]:
+        """Deconvolution and predictor of the mask head; channel c + 1 is the contiguous label c."""
+        logits: Tensor = self.roi_heads.mask_predictor(mask_features)
+        return logits
+
+    @staticmethod
+    def soft_masks(logits: Float[Tensor, "n k 28 28"], rois: Sequence[Rois]) -> Float[Tensor, "n 28 28"]:
+        """Mask probabilities (float32) of the own class of every region."""
+        labels = torch.cat([r.labels for r in rois])
+        return logits[torch.arange(len(logits), device=logits.device), labels + 1].float().sigmoid()
+
+    @staticmethod
+    def placed(
+        rois: Sequence[Rois],
+        soft: Float[Tensor, "n 28 28"],
+        pooled: Float[Tensor, "n c 14 14"],
+        batch: Batch,
+        requires: frozenset[str],
+    ) -> list[InstanceSet]:
+        """Detections of every image with boxes and masks in the frame of the original image."""
+        counts = [len(r) for r in rois]
+        features: Sequence[Any] = pooled.split(counts) if "roi_features" in requires else [None] * len(counts)
+        sets = []
+        for r, probs, feature, sample, inside in zip(
+            rois, soft.split(counts), features, batch.samples, batch.sizes, strict=True
         ):
-            masks = paste_masks(probs, boxes, size)
-            scores = torch.ones(len(boxes), device=boxes.device)
-            examples.append((InstanceSet(masks, boxes, scores, label, probs, feature), match[keep]))
+            height, width = sample.original_size
+            boxes = r.boxes * r.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
+            masks = paste_masks(probs, boxes, sample.original_size)
+            sets.append(InstanceSet(masks, boxes, r.scores, r.labels, probs, feature))
+        return sets
+
+    @staticmethod
+    def matched(
+        rois: Sequence[Rois],
+        soft: Float[Tensor, "n 28 28"],
+        pooled: Float[Tensor, "n c 14 14"],
+        batch: Batch,
+        requires: frozenset[str],
+    ) -> list[tuple[InstanceSet, Int[Tensor, " n"]]]:
+        """Positive proposals of every image with masks in the network's frame, and their annotations."""
+        counts = [len(r) for r in rois]
+        features: Sequence[Any] = pooled.split(counts) if "roi_features" in requires else [None] * len(counts)
+        examples = []
+        for r, probs, feature, size in zip(rois, soft.split(counts), features, batch.sizes, strict=True):
+            assert r.matches is not None
+            masks = paste_masks(probs, r.boxes, size)
+            examples.append((InstanceSet(masks, r.boxes, r.scores, r.labels, probs, feature), r.matches))
         return examples
+
+    def _propose(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Any]:
+        """Losses of the proposals, and the proposals sampled for the heads as torchvision gives them."""
+        targets = self._torchvision_targets(batch)
+        proposals, rpn = self.rpn(_image_list(batch), _pyramid(features), targets)
+        sampled = self.roi_heads.select_training_samples(proposals, targets)
+        return {"rpn_cls": rpn["loss_objectness"], "rpn_box": rpn["loss_rpn_box_reg"]}, sampled
 
     def _mask_samples(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
         """Positive proposals that train the mask head, at most ``masks_per_image`` of them, drawn at random."""
@@ -179,30 +250,21 @@ class MaskRCNN(ThingBranch):
             return positive
         return positive[torch.randperm(len(positive), device=positive.device)[: self.masks_per_image]]
 
-    def _mask_logits(self, pooled: Float[Tensor, "n c 14 14"]) -> Float[Tensor, "n k 28 28"]:
-        logits: Tensor = self.roi_heads.mask_predictor(self.roi_heads.mask_head(pooled))
-        return logits
-
-    def _soft_masks(
-        self,
-        features: dict[str, Tensor],
-        boxes: Sequence[Tensor],
-        labels: Sequence[Tensor],
-        requires: frozenset[str],
-    ) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Per image: mask probabilities of the given classes, and the raw RoI features where they are asked for."""
-        counts = [len(b) for b in boxes]
-        pooled = self.roi_heads.mask_roi_pool(features, boxes)
-        logits = self._mask_logits(pooled).float()
-        index = torch.arange(len(logits), device=logits.device)
-        probs = logits[index, torch.cat(list(labels)) + 1].sigmoid()
-        wanted: Sequence[Any] = pooled.split(counts) if "roi_features" in requires else [None] * len(counts)
-        return list(probs.split(counts)), list(wanted)
-
     @staticmethod
     def _torchvision_targets(batch: Batch) -> list[dict[str, Tensor]]:
         """Boxes and 1-based labels; ``masks`` is there for torchvision's own check only."""
         return [{"boxes": t.boxes.float(), "labels": t.labels + 1, "masks": t.masks.windows} for t in batch.targets]
+
+
+def _pyramid(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The levels that proposals are made from: without maps that another branch added."""
+    return {name: features[name] for name in PROPOSAL_LEVELS}
+
+
+def _rois(boxes: Tensor, labels: Tensor, matches: Tensor, keep: Tensor) -> Rois:
+    """Regions from torchvision's sampled proposals, whose labels begin at 1; the score of a training region is 1."""
+    scores = torch.ones(len(keep), device=boxes.device)
+    return Rois(boxes[keep], labels[keep] - 1, scores, matches[keep])
 
 
 def _image_list(batch: Batch) -> ImageList:
@@ -210,10 +272,7 @@ def _image_list(batch: Batch) -> ImageList:
 
 
 def mask_loss(
-    mask_logits: Float[Tensor, "n k s s"],
-    rois: Sequence[Float[Tensor, "m 4"]],
-    matches: Sequence[Int[Tensor, " m"]],
-    targets: Sequence[Target],
+    mask_logits: Float[Tensor, "n k s s"], rois: Sequence[Rois], targets: Sequence[Target]
 ) -> Float[Tensor, ""]:
     """Mean binary cross-entropy of the annotation's class channel against its mask, resampled into each RoI.
 
@@ -223,12 +282,13 @@ def mask_loss(
         return mask_logits.sum() * 0
     size = mask_logits.shape[-1]
     truth, classes = [], []
-    for boxes, match, target in zip(rois, matches, targets, strict=True):
-        if len(boxes) == 0:
+    for r, target in zip(rois, targets, strict=True):
+        if len(r) == 0:
             continue
+        assert r.matches is not None
         dense = target.masks.dense()[:, None].to(mask_logits.dtype)
-        indexed = torch.cat([match[:, None].to(boxes), boxes], dim=1)
+        indexed = torch.cat([r.matches[:, None].to(r.boxes), r.boxes], dim=1)
         truth.append(roi_align(dense, indexed.to(dense.dtype), size, sampling_ratio=2, aligned=True)[:, 0] >= 0.5)
-        classes.append(target.labels[match] + 1)
+        classes.append(target.labels[r.matches] + 1)
     chosen = mask_logits[torch.arange(len(mask_logits), device=mask_logits.device), torch.cat(classes)]
     return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(truth).float())

@@ -13,6 +13,8 @@ from torchvision.ops.poolers import initLevelMapper
 
 LEVELS = ("0", "1", "2", "3")
 """P2..P5, at strides 4, 8, 16, 32; P6 (``pool``) serves the proposals only."""
+SEMANTIC = "semantic"
+"""A map of the stuff branch at stride 4, added to the crop of every box where there is one (BANet's S2I)."""
 
 
 class PyramidRoIAlign(nn.Module):
@@ -41,17 +43,20 @@ class PyramidRoIAlign(nn.Module):
             chosen = (level == k).nonzero().flatten()
             if len(chosen) == 0:
                 continue
-            pool = roi_align if rois.is_cuda else sample_rois
-            pooled = pool(
-                features[name],
-                rois[chosen].to(features[name].dtype),
-                self.output_size,
-                spatial_scale=1 / 2 ** (k + 2),
-                sampling_ratio=self.sampling_ratio,
-                aligned=self.aligned,
-            )
-            out = out.index_copy(0, chosen, pooled)
-        return out
+            out = out.index_copy(0, chosen, self._crops(features[name], rois[chosen], stride=2 ** (k + 2)))
+        return out + self._crops(features[SEMANTIC], rois, stride=4) if SEMANTIC in features else out
+
+    def _crops(self, feature: Tensor, rois: Float[Tensor, "m 5"], stride: int) -> Float[Tensor, "m c s s"]:
+        pool = roi_align if rois.is_cuda else sample_rois
+        pooled: Tensor = pool(
+            feature,
+            rois.to(feature.dtype),
+            self.output_size,
+            spatial_scale=1 / stride,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+        )
+        return pooled
 
 
 def sample_rois(
