@@ -17,7 +17,8 @@ from panoptic_occ.schedule import StageSchedule
 from panoptic_occ.seeding import stable_seed
 from panoptic_occ.structures import Sample
 
-Stage = Literal["base", "occlusion"]
+Stage = Literal["base", "occlusion", "joint"]
+"""Stage 1, stage 2, or both at once (``joint``: the occlusion module learns from annotations while the base trains)."""
 
 
 class PanopticModule(pl.LightningModule):
@@ -42,10 +43,11 @@ class PanopticModule(pl.LightningModule):
         """The total loss of the stage; a loss that is not finite stops the run."""
         step_seed = stable_seed(self.seed, self.stage, self.global_step, self.global_rank)
         torch.manual_seed(step_seed)  # the samplers of anchors and proposals draw from the global generator
-        if self.stage == "base":
-            losses = self.model.base_losses(samples)
-        else:
-            losses = self.model.occlusion_losses(samples, torch.Generator().manual_seed(step_seed))
+        losses: dict[str, Tensor] = {}
+        if self.stage != "occlusion":
+            losses |= self.model.base_losses(samples)
+        if self.stage != "base":
+            losses |= self.model.occlusion_losses(samples, torch.Generator().manual_seed(step_seed))
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             self._stop(losses, samples)

@@ -16,7 +16,7 @@ from panoptic_occ.config import sibling
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.data.order_baselines import class_table
 from panoptic_occ.data.panoptic_io import PanopticResultWriter
-from panoptic_occ.errors import CheckpointError
+from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.evaluation import Listener
 from panoptic_occ.files import read_json
 from panoptic_occ.metrics.table import to_text
@@ -61,8 +61,13 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
     model = build_model(cfg, data.categories)
     schedule = build_schedule(cfg)
     if not base.weights("base").exists():
+        if cfg.joint and model.occlusion.learns_from != "annotations":
+            raise ConfigError(
+                f"joint=true: occlusion={cfg.choices.occlusion} learns from the proposals of a finished base, so it "
+                "cannot train together with it; use joint=false, or a method that learns from annotations (oanet)"
+            )
         base.describe(cfg, data.categories)
-        fit_stage("base", model, data, schedule, base, cfg)
+        fit_stage("joint" if cfg.joint else "base", model, data, schedule, base, cfg)
     folder.describe(cfg, data.categories)
     for name in compared(cfg):
         train_occlusion(own_config(cfg, name), model, data)

@@ -37,7 +37,7 @@ from panoptic_occ.instantiate import check_targets
 
 log = logging.getLogger(__name__)
 
-BASE_VERSION = 1
+BASE_VERSION = 2
 """Raise it when a change of the code changes what a base trained by the same configuration becomes."""
 
 # What a base depends on; detection settings that only act at test time and machine settings are left out.
@@ -57,6 +57,7 @@ BASE_KEYS = (
     "trainer.precision",
     "trainer.gradient_clip_val",
     "channels_last",
+    "joint",
 )
 TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test")
 PLACES = ("data.source.root", "data.source.cache_dir", "data.source.processes")
@@ -117,7 +118,9 @@ def base_folder(cfg: DictConfig) -> RunFolder:
 
 
 def occlusion_folder(cfg: DictConfig) -> RunFolder:
-    """The folder of the trained occlusion module that ``cfg`` needs, below its base."""
+    """The folder of the trained occlusion module that ``cfg`` needs, below its base, or with it if trained jointly."""
+    if cfg.joint:
+        return base_folder(cfg)
     return RunFolder(base_folder(cfg).path / f"{cfg.choices.occlusion}_{stage_key(cfg)}")
 
 
@@ -142,7 +145,8 @@ def overrides_name(overrides: Iterable[str]) -> str:
 
 def base_key(cfg: DictConfig) -> str:
     """Ten hex digits over everything that the base depends on."""
-    return _digest({"version": BASE_VERSION, **_subset(cfg, BASE_KEYS)})
+    keys = (*BASE_KEYS, "occlusion") if cfg.joint else BASE_KEYS
+    return _digest({"version": BASE_VERSION, **_subset(cfg, keys)})
 
 
 def stage_key(cfg: DictConfig) -> str:
@@ -237,6 +241,7 @@ def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> 
             OmegaConf.update(config, key, OmegaConf.select(asked, key), merge=False, force_add=True)
             if key in asked.choices:
                 config.choices[key] = asked.choices[key]
+    config.command = [*config.command, *overrides]
     if base_key(config) != base_key(before):
         raise ConfigError(f"{path}: its base was trained with other settings: {changes(before, config, BASE_KEYS)}")
     return config

@@ -65,7 +65,7 @@ def fit_stage(
 
     Checkpoints are written every ``checkpoint_every`` steps, the last two are kept, and removed when the stage ends.
     """
-    plan = schedule.stage(stage, data.batch_size)
+    plan = schedule.stage("occlusion" if stage == "occlusion" else "base", data.batch_size)
     data.steps_per_epoch = min(plan.checkpoint_every, plan.steps)
     module = PanopticModule(model, stage, cfg.seed, plan)
     saver = ModelCheckpoint(
@@ -95,8 +95,11 @@ def fit_stage(
         wandb.finish()
     trainer.strategy.barrier()
     if trainer.is_global_zero:
-        parts = model.base_modules() if stage == "base" else {"occlusion": model.occlusion}
-        save_weights(folder.weights(stage), parts, {"stage": stage, "steps": str(trainer.global_step)})
+        note = {"stage": stage, "steps": str(trainer.global_step)}
+        if stage != "base":
+            save_weights(folder.weights("occlusion"), {"occlusion": model.occlusion}, note)
+        if stage != "occlusion":  # last: this file makes the base finished
+            save_weights(folder.weights("base"), model.base_modules(), note)
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
     trainer.strategy.barrier()
 

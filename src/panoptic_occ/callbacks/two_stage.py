@@ -71,7 +71,12 @@ class TwoStage(pl.Callback):
     def frozen(module: PanopticModule) -> list[nn.Module]:
         """The parts that the module's stage leaves alone."""
         model = module.model
-        return [model.occlusion] if module.stage == "base" else list(model.base_modules().values())
+        left_alone: dict[str, list[nn.Module]] = {
+            "base": [model.occlusion],
+            "occlusion": list(model.base_modules().values()),
+            "joint": [],
+        }
+        return left_alone[module.stage]
 
 
 def _checked(module: pl.LightningModule) -> PanopticModule:
