@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from panoptic_occ.masks import MaskCrops
+from panoptic_occ.masks import MaskCrops, Window
 
 
 def _weights(low: float, high: float, start: int, stop: int, cells: int, like: Tensor) -> Float[Tensor, "pixels cells"]:
@@ -45,3 +45,13 @@ def paste_masks(
         crops.append(rows @ prob @ columns.T >= threshold)
         corners.append((top, left))
     return MaskCrops.from_crops(crops, corners, size) if crops else MaskCrops.empty(size, probs.device)
+
+
+def place_soft(values: Float[Tensor, "s s"], box: Float[Tensor, " 4"], window: Window) -> Float[Tensor, "y x"]:
+    """Values of one box (probabilities, logits) at the pixel centres of ``window``, bilinear, as ``paste_masks`` reads
+    them; 0 beyond the box's outermost cells."""
+    ys, xs = window
+    x0, y0, x1, y1 = box.float().tolist()
+    rows = _weights(y0, y1, ys.start, ys.stop, values.shape[-1], values)
+    columns = _weights(x0, x1, xs.start, xs.stop, values.shape[-1], values)
+    return rows @ values @ columns.T

@@ -1,0 +1,155 @@
+"""SOGNet's relational embedding: who covers whom, from classes and boxes alone (Yang et al., AAAI 2020, "SOGNet: Scene
+Overlap Graph Network for Panoptic Segmentation").
+
+Shapes: N instances, T thing classes, P contested pixels.
+    b_ij = ((x_j - x_i) / w_i, (y_j - y_i) / h_i, ln w_j / w_i, ln h_j / h_i)           box centres and sizes
+    R_ij = sigmoid(P [relu(U c_i) * relu(V c_j) ; relu(W b_ij)])                        (N, N)
+    O    = relu(R - R^T)                       O_ij > 0: i is covered by j, so j lies above i
+    A'_i = A_i (1 - sigmoid(A_i) (O sigmoid(A))_i)                                      mask logits without the covered
+The network's own panoptic head is per pixel; here the relation is the margin R_ji - R_ij of the common fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from panoptic_occ.data.relations import match_segments
+from panoptic_occ.masks import PairStats
+from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.thing.paste import place_soft
+
+LARGEST = 30.0  # a probability of exactly 0 or 1 has no logit
+
+
+class RelationalEmbedding(OcclusionModel):
+    """SOGNet's overlap graph, trained on the frozen base.
+
+    ``class_channels``, ``box_channels``: width of the two embeddings.  ``overlap_thr``: two annotations overlap when
+    they share this part of the smaller mask.  ``overlap_weight``: of the mean squared error of O + O^T against
+    *whether* two instances overlap, relative to the cross-entropy over contested pixels, which teaches *who* lies above
+    (1 to 0.1 in the released code).
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"soft"})
+
+    def __init__(
+        self,
+        *,
+        class_channels: int = 256,
+        box_channels: int = 128,
+        overlap_thr: float = 0.1,
+        overlap_weight: float = 10.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.overlap_thr = overlap_thr
+        self.overlap_weight = overlap_weight
+        things = self.categories.num_things
+        self.first_class = nn.Linear(things, class_channels, bias=False)
+        self.second_class = nn.Linear(things, class_channels, bias=False)
+        self.box = nn.Linear(4, box_channels, bias=False)
+        self.project = nn.Linear(class_channels + box_channels, 1, bias=False)
+        for layer in (self.first_class, self.second_class, self.box, self.project):
+            nn.init.kaiming_normal_(layer.weight)
+
+    def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
+        """``covered`` (N, N): R, the probability that the column covers the row."""
+        return {"covered": self.covered(instances.boxes.float(), instances.labels)}
+
+    def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
+        """Margin R^T - R on the pairs that count."""
+        covered = answers["covered"]
+        return Relation(covered.T - covered, self.pairs(instances, stats))
+
+    def covered(self, boxes: Float[Tensor, "n 4"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n n"]:
+        """R of all pairs."""
+        classes = F.one_hot(labels, self.categories.num_things).to(boxes.dtype)
+        first, second = F.relu(self.first_class(classes)), F.relu(self.second_class(classes))
+        joined = torch.cat([first[:, None] * second[None, :], F.relu(self.box(box_offsets(boxes)))], dim=2)
+        found: Tensor = self.project(joined).squeeze(2).sigmoid()
+        return found
+
+    def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
+        """``loss_overlap``: mean squared error over the pairs; ``loss_order``: cross-entropy over contested pixels."""
+        squared, crossed = [self._nothing()], [self._nothing()]
+        pairs = pixels = 0
+        for example in examples:
+            first = first_of_each(example.matches)
+            instances, own = example.instances[first], example.matches[first]
+            covered = self.covered(instances.boxes.float(), instances.labels)
+            graph = F.relu(covered - covered.T)
+            relation = example.target.relation[own.cpu()].to(own.device)
+            smaller = torch.minimum(relation.area[:, None], relation.area[None, :]).clamp(min=1)
+            overlaps = (relation.inter / smaller >= self.overlap_thr).float().triu(diagonal=1)
+            upper = torch.ones_like(overlaps).triu(diagonal=1).bool()
+            squared.append(((graph + graph.T - overlaps)[upper] ** 2).sum())
+            pairs += int(upper.sum())
+            logits, owner = contested_pixels(instances, own, example)
+            crossed.append(F.cross_entropy(uncovered(logits, graph).T, owner, reduction="sum"))
+            pixels += len(owner)
+        return {
+            "loss_overlap": self.overlap_weight * torch.stack(squared).sum() / max(pairs, 1),
+            "loss_order": torch.stack(crossed).sum() / max(pixels, 1),
+        }
+
+    def _nothing(self) -> Tensor:
+        """0 with a graph to every parameter."""
+        return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
+
+
+def box_offsets(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n n 4"]:
+    """b: centre of j relative to i in units of i's size, and the logarithms of the ratios of their sizes."""
+    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
+    centre = (boxes[:, 2:] + boxes[:, :2]) / 2
+    shift = (centre[None, :] - centre[:, None]) / size[:, None]
+    scale = size.log()[None, :] - size.log()[:, None]
+    return torch.cat([shift, scale], dim=2)
+
+
+def uncovered(logits: Float[Tensor, "n p"], graph: Float[Tensor, "n n"]) -> Float[Tensor, "n p"]:
+    """A': mask logits reduced where instances above have the pixel too.  A negative logit moves up towards 0, which is
+    the published formula."""
+    probs = logits.sigmoid()
+    return logits * (1 - probs * (graph @ probs))
+
+
+def first_of_each(matches: Int[Tensor, " n"]) -> Int[Tensor, " k"]:
+    """Index of the first proposal of every annotation that has one."""
+    present, inverse = torch.unique(matches, return_inverse=True)
+    positions = torch.arange(len(matches), device=matches.device)
+    first = positions.new_full((len(present),), len(matches))
+    return first.scatter_reduce(0, inverse, positions, "amin")
+
+
+def contested_pixels(
+    instances: InstanceSet, own: Int[Tensor, " k"], example: TrainingExample
+) -> tuple[Float[Tensor, "k p"], Int[Tensor, " p"]]:
+    """Mask logits of every instance at the pixels that two or more annotated masks share and one of them owns, and the
+    row of that owner; logits are ``-LARGEST`` outside an instance's window."""
+    if instances.soft is None:
+        raise ValueError("the relational embedding needs instances.soft; see OcclusionModel.requires")
+    target = example.target
+    ids = target.panoptic.ids
+    segments = match_segments(target.masks.to("cpu"), target.labels.cpu(), replace(target.panoptic, ids=ids.cpu()))
+    masks = target.masks[own.cpu()].dense()
+    owner = torch.full(ids.shape, -1, dtype=torch.int64, device=ids.device)
+    for row, segment in enumerate(segments[own.cpu()].tolist()):
+        if segment:
+            owner[ids == segment] = row
+    where = (masks.sum(dim=0) >= 2) & (owner >= 0)
+    logits = instances.soft.float().logit().clamp(-LARGEST, LARGEST)
+    rows = []
+    for logit, box, (window, _) in zip(logits, instances.boxes, instances.masks, strict=True):
+        full = torch.full(where.shape, -LARGEST, device=where.device)
+        full[window] = place_soft(logit, box, window)
+        rows.append(full[where])
+    empty = torch.zeros((0, int(where.sum())), device=where.device)
+    return (torch.stack(rows) if rows else empty), owner[where]

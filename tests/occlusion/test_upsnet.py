@@ -1,0 +1,85 @@
+"""UPSNet's per-pixel choice, against the formula written out pixel by pixel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.occlusion.upsnet import STUFF, VOID, PixelArgmax
+from panoptic_occ.structures import Context, InstanceSet, SemanticMap
+from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
+
+COMMON = {"in_channels": 4, "categories": toy_categories()}
+
+
+def boxes_of(*boxes: tuple[int, int, int, int], logits: list[float], labels: list[int]) -> InstanceSet:
+    """Instances that fill their boxes with one mask logit."""
+    dense = torch.zeros(len(boxes), 4, 8, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(dense, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    soft = torch.tensor(logits).sigmoid()[:, None, None].expand(-1, 28, 28)
+    scores = torch.linspace(0.9, 0.6, len(boxes))
+    return InstanceSet(
+        MaskCrops.from_dense(dense), torch.tensor(boxes, dtype=torch.float32), scores, torch.tensor(labels), soft
+    )
+
+
+def test_v1_the_higher_sum_of_logits_wins() -> None:
+    instances = boxes_of((0, 0, 4, 4), (2, 0, 6, 4), logits=[1.5, 2.0], labels=[0, 0])
+    owner = PixelArgmax(**COMMON).owner(instances, torch.zeros(5, 4, 8))
+    assert owner[0].tolist() == [0, 0, 1, 1, 1, 1, STUFF, STUFF]
+
+
+def test_semantic_logits_decide_between_classes_and_against_stuff() -> None:
+    instances = boxes_of((0, 0, 4, 4), (2, 0, 6, 4), logits=[1.5, 2.0], labels=[0, 1])
+    semantic = torch.zeros(5, 4, 8)
+    semantic[0] = 1.0  # class 0: 1.0 + 1.5 beats 0 + 2.0
+    semantic[3, :, 0] = 9.0  # stuff wins the first column
+    assert PixelArgmax(**COMMON).owner(instances, semantic)[0].tolist() == [STUFF, 0, 0, 0, 1, 1, STUFF, STUFF]
+
+
+def test_v2_void_where_a_thing_class_is_seen_but_not_detected() -> None:
+    instances = boxes_of((0, 0, 4, 4), logits=[1.0], labels=[0])
+    semantic = torch.zeros(5, 4, 8)
+    semantic[0, :, :4] = 2.0  # the best class has a box: max_thing - max_seg_inst is 0, below the instance's 3
+    semantic[1, :, 6:] = 2.0  # seen, no box: 2 - 0 beats stuff at 0
+    assert PixelArgmax(void=True, **COMMON).owner(instances, semantic)[0].tolist() == [0] * 4 + [STUFF] * 2 + [VOID] * 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_pixel_is_the_argmax_of_the_written_formula(seed: int) -> None:
+    sample = toy_sample(5, seed)
+    assert sample.target is not None
+    instances, semantic = toy_detections(sample.target, seed), toy_semantic(sample)
+    assert instances.soft is not None and semantic.logits is not None
+    height, width = sample.original_size
+    owner = PixelArgmax(**COMMON).owner(instances, semantic.logits)
+    dense = instances.masks.dense()
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    sums = []
+    for logit, box, label in zip(instances.soft.logit(), instances.boxes, instances.labels, strict=True):
+        grid = torch.stack([(x - box[0]) / (box[2] - box[0]), (y - box[1]) / (box[3] - box[1])], dim=-1) * 2 - 1
+        placed = F.grid_sample(logit[None, None], grid[None], align_corners=False)[0, 0]
+        sums.append(semantic.logits[label] + placed)
+    scores = torch.where(dense, torch.stack(sums), -torch.inf)
+    best, winner = scores.max(dim=0)
+    expected = torch.where(best > semantic.logits[3:].amax(dim=0), winner, STUFF)
+    assert torch.equal(owner, expected)
+    relation = PixelArgmax(**COMMON)(instances, PairStats.of(instances.masks), Context(semantic=semantic))
+    fused = fuse(instances, PairStats.of(instances.masks), relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
+    drawn = torch.full_like(owner, STUFF)
+    for segment in fused.segments:
+        assert segment.instance is not None
+        drawn[fused.ids == segment.id] = segment.instance
+    assert torch.equal(drawn, expected)
+
+
+def test_collapsed_things_are_refused() -> None:
+    instances = boxes_of((0, 0, 4, 4), logits=[1.0], labels=[0])
+    semantic = SemanticMap(torch.zeros(4, 8).long(), torch.zeros(3, 4, 8), first_label=2)
+    with pytest.raises(ConfigError, match="stuff=pfpn_dense"):
+        PixelArgmax(**COMMON)(instances, PairStats.of(instances.masks), Context(semantic=semantic))
