@@ -14,10 +14,12 @@ from panoptic_occ.data.order_baselines import class_table, rule_accuracies
 from panoptic_occ.data.panoptic_io import read_panoptic_png
 from panoptic_occ.data.scenes import generator
 from panoptic_occ.data.scenes.generator import SceneSettings, generate
-from panoptic_occ.data.scenes.layout import BADGES, BODIES, THINGS, Mix
+from panoptic_occ.data.scenes.layout import BADGES, BODIES, COVERS, NEUTRAL, THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
 from panoptic_occ.data.scenes.source import ScenesSource
 from panoptic_occ.errors import ConfigError, DataError
+
+KINDS = ("prior", "cover", "small", "large", "equal")
 
 
 def scene(number: int, size: int = 128, **mix: float) -> PaintedScene:
@@ -56,22 +58,29 @@ def test_enough_classes_and_everything_occurs() -> None:
     assert any(s.crowd is not None for s in scenes)
 
 
-def test_prior_pairs_follow_their_classes() -> None:
+@pytest.mark.parametrize(
+    ("kind", "front", "back", "least"), [("prior", BADGES, BODIES, 0.75), ("cover", COVERS, NEUTRAL, 0.24)]
+)
+def test_pairs_of_a_kind_follow_their_classes(
+    kind: str, front: tuple[str, ...], back: tuple[str, ...], least: float
+) -> None:
     decided = {True: 0, False: 0}
     for number in range(60):
-        painted = scene(number, prior=1.0, small=0, large=0, equal=0)
+        painted = scene(number, **dict.fromkeys(KINDS, 0.0) | {kind: 1.0})
         for a, (name_a, mask_a) in enumerate(painted.things):
             for b, (name_b, mask_b) in enumerate(painted.things):
                 common = mask_a & mask_b
-                if name_a in BADGES and name_b in BODIES and common.sum() >= 0.75 * mask_a.sum():
+                smaller = mask_a if kind == "prior" else mask_b
+                if name_a in front and name_b in back and common.sum() >= least * smaller.sum():
                     decided[bool((painted.owner[common] == a).sum() > (painted.owner[common] == b).sum())] += 1
     assert decided[True] > 50
-    assert decided[False] == 0
+    # a partner of one cover may happen to lie on another cover
+    assert decided[False] <= (0 if kind == "prior" else 0.05 * decided[True])
 
 
 def test_the_kind_of_a_pair_decides_whether_the_smaller_is_in_front() -> None:
-    for kind, low, high in (("small", 0.9, 1.0), ("large", 0.0, 0.25), ("equal", 0.3, 0.7)):
-        shares = dict.fromkeys(("prior", "small", "large", "equal"), 0.0) | {kind: 1.0}
+    for kind, low, high in (("small", 0.9, 1.0), ("cover", 0.0, 0.25), ("large", 0.0, 0.25), ("equal", 0.3, 0.7)):
+        shares = dict.fromkeys(KINDS, 0.0) | {kind: 1.0}
         smaller = pairs = 0
         for number in range(60):
             painted = scene(number, **shares)
@@ -90,8 +99,8 @@ def test_the_kind_of_a_pair_decides_whether_the_smaller_is_in_front() -> None:
 def test_no_simple_rule_gives_the_order_away(source: ScenesSource) -> None:
     data = source.split("val")
     rules = rule_accuracies((data.load(k) for k in range(len(data))), class_table(source.split("train")))
-    assert 0.5 < rules["smaller"] < 0.65
-    assert rules["class prior"] < 0.7
+    assert 0.45 < rules["smaller"] < 0.65
+    assert 0.7 < rules["class prior"] < 0.9  # the classes settle most pairs, not all
     assert abs(rules["file order"] - 0.5) < 0.06
     assert rules["mean colour"] < 0.72
 

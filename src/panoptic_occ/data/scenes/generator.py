@@ -28,7 +28,7 @@ from panoptic_occ.files import atomic_path, read_json, write_json
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raise it when a change of the code changes the scenes; it is part of the folder's name."""
 
 SPLITS = ("train", "val")

@@ -1,18 +1,21 @@
 """Where the objects of a scene lie and who lies in front: the mix of pairs that the scenes are made of.
 
-A scene is two or three anchors, each with a few partners.  Every partner overlaps its anchor in one of four ways:
+A scene is two or three anchors, each with a few partners.  Every partner overlaps its anchor in one of five ways:
 
 =============  =======================================================  ==============================
 kind           geometry                                                 what gives the order
 =============  =======================================================  ==============================
 ``prior``      a small badge class on a large body class                the pair of classes, always
+``cover``      a large cover class, hides a third or so of the smaller  the pair of classes, always
 ``small``      smaller in front, most of it over the anchor             appearance only
 ``large``      larger in front, hides a third or so of the smaller      appearance only
 ``equal``      about the same size, a coin decides                      appearance only
 =============  =======================================================  ==============================
 
-The classes of the last three are drawn without regard to order (a share of the pairs is same-class), colours and
-directions too, and the file order is shuffled: size, class, index and mean colour tell little, the picture tells all.
+As in real photographs the classes settle a part of the pairs (a tie lies on a person), now with the smaller one in
+front, now with the larger.  The classes of the last three kinds are neither badges nor covers and drawn without regard
+to order (a share of the pairs is same-class), colours and directions too, and the file order is shuffled: size, index
+and mean colour tell little, the picture tells all.
 """
 
 from __future__ import annotations
@@ -26,14 +29,19 @@ from panoptic_occ.data.scenes.shapes import PATTERNS, SHAPES
 
 BODIES = ("tile", "disc", "hexagon")
 BADGES = ("diamond", "drop")
+COVERS = ("plus", "star")
 THINGS = tuple(SHAPES)
+NEUTRAL = tuple(name for name in THINGS if name not in BADGES + COVERS)
 PATTERN_OF = dict(zip(SHAPES, PATTERNS, strict=True))
 
+# classes of the larger one of a pair, per kind of pair
+ANCHORS = {"prior": BODIES, "cover": COVERS, "small": NEUTRAL, "large": NEUTRAL, "equal": NEUTRAL}
 # (smallest, largest) share of the smaller mask that the pair has in common, per kind of pair
-OVERLAP = {"prior": (0.75, 1.0), "small": (0.6, 1.0), "large": (0.24, 0.44), "equal": (0.22, 0.4)}
+OVERLAP = {"prior": (0.75, 1.0), "cover": (0.24, 0.44), "small": (0.6, 1.0), "large": (0.24, 0.44), "equal": (0.22, 0.4)}
 # radius as a share of the image side: (anchor, partner)
 RADII = {
     "prior": ((0.20, 0.30), (0.09, 0.13)),
+    "cover": ((0.20, 0.30), (0.11, 0.17)),
     "small": ((0.20, 0.30), (0.09, 0.15)),
     "large": ((0.20, 0.30), (0.11, 0.17)),
     "equal": ((0.15, 0.21), (0.15, 0.21)),
@@ -44,18 +52,19 @@ RADII = {
 class Mix:
     """Shares of the kinds of pairs, and of same-class pairs among those decided by appearance."""
 
-    prior: float = 0.2
-    small: float = 0.3
-    large: float = 0.35
-    equal: float = 0.15
+    prior: float = 0.35
+    cover: float = 0.35
+    small: float = 0.1
+    large: float = 0.12
+    equal: float = 0.08
     same_class: float = 0.25
 
     def kinds(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Names and normalised probabilities of the kinds of pairs."""
-        weights = np.array([self.prior, self.small, self.large, self.equal])
+        weights = np.array([self.prior, self.cover, self.small, self.large, self.equal])
         if (weights < 0).any() or weights.sum() <= 0:
             raise ValueError(f"the shares of a pair mix must be >= 0 and not all zero, got {weights.tolist()}")
-        return ("prior", "small", "large", "equal"), weights / weights.sum()
+        return ("prior", "cover", "small", "large", "equal"), weights / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,9 @@ class LayoutBuilder:
         self.min_visible, self.max_mutual = min_visible, max_mutual
         kinds, weights = self.mix.kinds()
         for _ in range(int(self.rng.integers(2, 4))):
-            wanted = [str(k) for k in self.rng.choice(kinds, size=int(self.rng.integers(1, 4)), p=weights)]
+            drawn = [str(k) for k in self.rng.choice(kinds, size=int(self.rng.integers(1, 4)), p=weights)]
+            # an anchor is a body, a cover or neither, so the kinds that need another class become the first kind
+            wanted = [kind if ANCHORS[kind] == ANCHORS[drawn[0]] else drawn[0] for kind in drawn]
             anchor = self._add_anchor(wanted)
             if anchor is not None:
                 for kind in wanted:
@@ -128,7 +139,7 @@ class LayoutBuilder:
 
     def _add_anchor(self, wanted: list[str]) -> int | None:
         kind = wanted[0]
-        names = BODIES if "prior" in wanted else THINGS
+        names = ANCHORS[kind]
         for _ in range(20):
             candidate = self._draw(str(self.rng.choice(names)), self._radius(RADII[kind][0]))
             position = int(self.rng.integers(0, len(self.layout.order) + 1))
@@ -140,13 +151,11 @@ class LayoutBuilder:
     def _add_partner(self, anchor: int, kind: str) -> int | None:
         body = self.layout.things[anchor]
         low, high = OVERLAP[kind]
-        front = {"prior": True, "small": True, "large": False, "equal": self.rng.random() < 0.5}[kind]
-        if kind == "prior":
-            name = str(self.rng.choice(BADGES))
-            if body.name not in BODIES:
-                return None
+        front = {"prior": True, "cover": False, "small": True, "large": False, "equal": self.rng.random() < 0.5}[kind]
+        if kind in ("prior", "cover"):
+            name = str(self.rng.choice(BADGES if kind == "prior" else NEUTRAL))
         else:
-            name = body.name if self.rng.random() < self.mix.same_class else str(self.rng.choice(THINGS))
+            name = body.name if self.rng.random() < self.mix.same_class else str(self.rng.choice(NEUTRAL))
         for _ in range(40):
             radius = self._radius(RADII[kind][1])
             reach = body.radius + radius

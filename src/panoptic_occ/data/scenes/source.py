@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from panoptic_occ.data.coco import CocoPanoptic
+from panoptic_occ.data.panoptic_instances import InstanceTruth
 from panoptic_occ.data.relation_build import ensure_relations
 from panoptic_occ.data.scenes.generator import SPLITS, SceneSettings, generate
 from panoptic_occ.data.scenes.layout import Mix
-from panoptic_occ.data.source import Source, Split, default_cache_dir, load_split, relations_path
+from panoptic_occ.data.source import Source, Split, checked_truth, default_cache_dir, load_split, relations_path
 from panoptic_occ.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,8 @@ class ScenesSource(Source):
     """Painted scenes of ``size`` x ``size`` px: ``train_images`` and ``val_images`` of them, a function of ``seed``.
 
     ``mix``: shares of the kinds of overlapping pairs (see ``scenes.layout``).  The scenes and their relations are made
-    once and kept below ``cache_dir`` (by default ``PANOPTIC_OCC_CACHE`` or ``~/.cache/panoptic_occ``).
+    once and kept below ``cache_dir`` (by default ``PANOPTIC_OCC_CACHE`` or ``~/.cache/panoptic_occ``).  ``inst_gt``:
+    what the instances of the training images are, see ``CocoPanoptic``.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class ScenesSource(Source):
         cache_dir: str | Path | None = None,
         processes: int | None = None,
         name: str = "scenes",
+        inst_gt: InstanceTruth = "coco",
     ) -> None:
         self.name = name
+        self.inst_gt = checked_truth(inst_gt)
         if size < 64 or min(train_images, val_images) < 1:
             raise ConfigError(
                 f"scenes need size >= 64 px and at least one image a split, got size={size}, "
@@ -46,7 +50,7 @@ class ScenesSource(Source):
             shares = Mix(**(mix or {}))
             shares.kinds()
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"data.source.mix: {error}; allowed: prior, small, large, equal, same_class") from None
+            raise ConfigError(f"data.source.mix: {error}; allowed: prior, cover, small, large, equal, same_class") from None
         self.settings = SceneSettings(size, seed, shares, crowd_share, void_share)
         self.counts = dict(zip(SPLITS, (train_images, val_images), strict=True))
         self.processes = processes
@@ -67,4 +71,4 @@ class ScenesSource(Source):
 
     def split(self, split: Split) -> CocoPanoptic:
         """The images of a split with their relations."""
-        return load_split(self, self.cache_dir, split)
+        return load_split(self, self.cache_dir, split, inst_gt=self.inst_gt if split == "train" else "coco")
