@@ -16,7 +16,7 @@ from panoptic_occ.occlusion.area import AreaOrder
 from panoptic_occ.occlusion.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.score import ScoreOrder
 from panoptic_occ.structures import VOID_LABEL, Sample, SemanticMap
-from panoptic_occ.testing import toy_categories, toy_detections, toy_sample
+from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
 
 PARTS = {"in_channels": 4, "categories": toy_categories()}
 
@@ -60,6 +60,22 @@ def test_nothing_to_see_is_no_error() -> None:
 
 def test_requires_is_the_union() -> None:
     assert make_evaluation().requires == {"target"}
+
+
+def test_policies_that_erase_see_the_logits() -> None:
+    score = ScoreOrder(**PARTS)
+    keep, erase = (FusionPolicy(conf_thr=0, stuff_area=1, erase_thr=thr, erase_radius=1) for thr in (None, 0.5))
+    entries = [Entry("keep", "score", score, keep), Entry("erase", "score", score, erase)]
+    evaluation = Evaluation(entries, toy_categories())
+    assert evaluation.requires == {"semantic_logits"}
+    sample = toy_sample(1)
+    semantic = toy_semantic(sample)
+    instances = toy_detections(sample.annotations)
+    maps = evaluation.update(sample, BaseOutput(instances, PairStats.of(instances.masks), semantic))
+    things = maps["keep"].segments[:1]
+    assert maps["erase"].segments == things, "noise is never sure of anything"
+    assert len(maps["keep"].segments) == 3
+    assert torch.equal(maps["erase"].ids, torch.where(maps["keep"].ids == 1, 1, 0))
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory from /proc")

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from panoptic_occ.backbone.sharing import share_features
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.evaluation import Entry, Evaluation, Listener
 from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.grid import Grid, Values, changed
 from panoptic_occ.instantiate import safe_instantiate
+from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.recording import Recording
 from panoptic_occ.schedule import Schedule
 from panoptic_occ.seeding import stable_seed
 
-DATA_LABELS = ("name", "stuff_area", "duplicate_thr", "root")
+DATA_LABELS = ("name", "stuff_area", "stuff_component_area", "object_sizes", "duplicate_thr", "erase_radius", "root")
 """Keys of the data group that other groups read; the data module does not take them."""
 
 
@@ -37,7 +43,7 @@ def build_model(cfg: DictConfig, categories: Categories) -> PanopticFPN:
     """The network with weights that are a function of ``cfg.seed``, module by module, so that choosing another
     occlusion module does not change the base."""
     _seed(cfg.seed, "backbone")
-    backbone = safe_instantiate(cfg.backbone)
+    backbone: Any = share_features(safe_instantiate(cfg.backbone), cfg.share)
     parts = {"in_channels": backbone.out_channels, "categories": categories}
     _seed(cfg.seed, "thing")
     thing = safe_instantiate(cfg.thing)(**parts)
@@ -64,24 +70,58 @@ def build_schedule(cfg: DictConfig) -> Schedule:
     return schedule
 
 
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A relation of a comparison: its name in ``conf/occlusion``, its module, and its settings in a grid."""
+
+    relation: str
+    model: OcclusionModel
+    values: Values = field(default_factory=dict)
+
+
+def grid_variants(cfg: DictConfig, trained: OcclusionModel, categories: Categories) -> list[Variant]:
+    """The run's own relation at every point of ``cfg.grid``, all with the weights of ``trained``: where training reads
+    a setting too (``sig_ratio``), only what is made of the answers changes."""
+    relation, variants = str(cfg.choices.occlusion), []
+    for values in Grid(cfg).points("occlusion"):
+        model = trained
+        if values:
+            other = cfg.copy()
+            other.occlusion = changed(cfg.occlusion, values)
+            model = build_occlusion(other, trained.in_channels, categories)
+            model.load_state_dict(trained.state_dict(), assign=True)  # shared, not copied
+        variants.append(Variant(relation, model, values))
+    return variants
+
+
 def build_evaluation(
     cfg: DictConfig,
-    relations: Mapping[str, OcclusionModel],
+    variants: Sequence[Variant],
     categories: Categories,
     listeners: tuple[Listener, ...] = (),
+    recording: Recording | None = None,
 ) -> Evaluation:
-    """Every relation with the method's fusion policy, or with each of ``cfg.policies`` (changes of that policy)."""
-    if not cfg.policies:
-        policy: FusionPolicy = safe_instantiate(cfg.fusion)
-        entries = [Entry(name, name, model, policy) for name, model in relations.items()]
-        return Evaluation(entries, categories, listeners=listeners)
-    entries = []
-    for title, changes in cfg.policies.items():
+    """Every relation with the method's fusion policy, with each of ``cfg.policies`` (changes of that policy), and at
+    each point of ``cfg.grid``."""
+    grid, entries = Grid(cfg), []
+    for title, changes in (cfg.policies or {"": {}}).items():
         merged = OmegaConf.merge(cfg.fusion, changes)
         assert isinstance(merged, DictConfig)
-        policy = safe_instantiate(merged)
-        entries += [Entry(f"{name} | {title}", name, model, policy, str(title)) for name, model in relations.items()]
-    return Evaluation(entries, categories, listeners=listeners)
+        for point in grid.points("fusion"):
+            policy: FusionPolicy = safe_instantiate(changed(merged, point))
+            for variant in variants:
+                values = {**point, **variant.values}
+                name = " | ".join(part for part in (variant.relation, str(title), grid.title(values)) if part)
+                entries.append(Entry(name, variant.relation, variant.model, policy, str(title), values))
+    return Evaluation(
+        entries,
+        categories,
+        listeners=listeners,
+        recording=recording,
+        details=Binning(tuple(cfg.data.object_sizes)) if cfg.details else None,
+        timing=cfg.timing,
+        oracle=frozenset(cfg.oracle),
+    )
 
 
 def _seed(seed: int, part: str) -> None:

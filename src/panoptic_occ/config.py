@@ -80,10 +80,10 @@ def finish(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
 def sibling(config: DictConfig, occlusion: str) -> DictConfig:
     """The configuration of the same command with another occlusion method, on the same base."""
     words = [word for word in config.command if not word.lstrip("+~").startswith(("occlusion", "hydra"))]
-    return compose([*words, f"occlusion={occlusion}"], _users_conf())
+    return compose([*words, f"occlusion={occlusion}"], users_conf())
 
 
-def _users_conf() -> Path | None:
+def users_conf() -> Path | None:
     """The folder of the user's own configuration files (--config-dir) when a command runs."""
     from hydra.core.hydra_config import HydraConfig
 

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.erasing import StuffLabels
+from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
+from panoptic_occ.metrics.order_profile import OrderProfile
 from panoptic_occ.metrics.panoptic_quality import PanopticQuality, PQResult
 from panoptic_occ.metrics.relation_accuracy import RelationAccuracy
+from panoptic_occ.metrics.step_time import StepTime, timed
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.matching import match_instances
+from panoptic_occ.occlusion.oracle import with_annotated_order
+from panoptic_occ.recording import Recording, asks_network, has_answers
 from panoptic_occ.structures import Context, PanopticMap, Relation, Sample
+from panoptic_occ.stuff.ground_truth import annotated_stuff
 
 Listener = Callable[[Sample, BaseOutput, Mapping[str, PanopticMap]], None]
+ORACLES = ("box", "class", "order", "stuff")
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One row of a comparison: a relation (its name in ``conf/occlusion`` and the module) and a policy."""
+    """One row of a comparison: a relation (its name in ``conf/occlusion`` and the module) and a policy.
+
+    ``values``: the settings of its point of a grid, by dotted key.
+    """
 
     name: str
     relation: str
     model: OcclusionModel
     policy: FusionPolicy
     policy_name: str = ""
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 class Evaluation(nn.Module):
@@ -35,6 +48,12 @@ class Evaluation(nn.Module):
 
     ``sig_ratio``: overlap from which a ground-truth pair counts for the relation accuracy.
     ``listeners`` see every image with its maps (pictures, result files); nothing else is kept, so memory is bounded.
+    ``recording``: ask every network once about all pairs, so that entries with other thresholds share the answers and
+    listeners can store them; None: ask it what each entry needs.
+    ``details``: also break the quality of things down, by these bins.  ``timing``: also time relation and fusion (on
+    one image at a time; without the network where its answers come from a file or a recording).
+    ``oracle``: what every entry gets from the annotations (ORACLES; BANet, Table 4); ``box`` and ``class`` must also be
+    set in the thing branch.  ConfigError for an unknown one.
     """
 
     def __init__(
@@ -43,32 +62,60 @@ class Evaluation(nn.Module):
         categories: Categories,
         sig_ratio: float = 0.2,
         listeners: tuple[Listener, ...] = (),
+        recording: Recording | None = None,
+        details: Binning | None = None,
+        timing: bool = False,
+        oracle: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
-        self.entries = tuple(entries)
+        self.entries = tuple(replace(entry, policy=oracle_policy(entry.policy, oracle)) for entry in entries)
         self.listeners = listeners
+        self.recording = recording
+        self.details = details
+        self.oracle = oracle
+        self.num_things = categories.num_things
         self.quality = {entry.name: PanopticQuality(categories) for entry in entries}
         self.accuracy = {entry.name: RelationAccuracy(sig_ratio) for entry in entries}
+        self.profile = {entry.name: OrderProfile(sig_ratio) for entry in entries}
+        self.breakdown = {entry.name: Breakdown(categories, details) for entry in entries if details}
+        self.relation_time = {entry.name: StepTime() for entry in entries if timing}
+        self.fusion_time = {entry.name: StepTime() for entry in entries if timing}
         # as a list, so that the metrics move with the module to its device
-        self.metrics = nn.ModuleList([*self.quality.values(), *self.accuracy.values()])
+        groups = self.quality, self.accuracy, self.profile, self.breakdown, self.relation_time, self.fusion_time
+        self.metrics = nn.ModuleList(metric for group in groups for metric in group.values())
         self.models = nn.ModuleList({id(entry.model): entry.model for entry in entries}.values())
 
     @property
     def requires(self) -> frozenset[str]:
-        """Everything that any of the relations reads."""
-        return frozenset().union(*(entry.model.requires for entry in self.entries))
+        """Everything that any of the relations or policies reads."""
+        recorded = self.recording.requires if self.recording else frozenset()
+        return recorded.union(*(entry.model.requires | entry.policy.requires for entry in self.entries))
 
     @property
     def conf_thr(self) -> float:
-        """The lowest score that any of the policies accepts."""
-        return min(entry.policy.conf_thr for entry in self.entries)
+        """The lowest score that any of the policies accepts or that is to be recorded."""
+        recorded = self.recording.conf_thr if self.recording else 1.0
+        return min(recorded, *(entry.policy.conf_thr for entry in self.entries))
+
+    @property
+    def networks(self) -> dict[str, OcclusionModel]:
+        """The relations that ask the network and can keep its answers, by name; entries of one name share weights."""
+        asking = (entry for entry in reversed(self.entries) if asks_network(entry.model))
+        return {entry.relation: entry.model for entry in asking if has_answers(entry.model)}
 
     def update(self, sample: Sample, output: BaseOutput) -> dict[str, PanopticMap]:
         """Scores one image and returns its maps by entry."""
+        if self.recording:
+            output = self.recording.complete(output, self.networks)
         target = sample.annotations
         matches = match_instances(output.instances, target.masks)
+        things = AnnotatedThings.of(target, output.instances.masks, self.details) if self.details else None
+        if "stuff" in self.oracle:
+            labels = annotated_stuff(target, self.num_things).labels
+            output = replace(output, semantic=replace(output.semantic, labels=labels, confidence={}))
+        stuff = StuffLabels(output.semantic)
         seen: dict[float, BaseOutput] = {}
-        relations: dict[tuple[int, float], Relation] = {}
+        relations: dict[tuple[int, float], tuple[Relation, int]] = {}
         maps = {}
         for entry in self.entries:
             conf_thr = entry.policy.conf_thr
@@ -77,19 +124,37 @@ class Evaluation(nn.Module):
             found = seen[conf_thr]
             key = (id(entry.model), conf_thr)
             if key not in relations:  # which instances take part can change a relation, the other thresholds cannot
-                relations[key] = relate(entry, found, sample)
-            panoptic = fuse(found.instances, found.stats, relations[key], found.semantic.labels, entry.policy)
+                relations[key] = timed(self._relate, entry, found, sample)
+            relation, relation_time = relations[key]
+            labels = stuff.under(entry.policy)
+            panoptic, fusion_time = timed(fuse, found.instances, found.stats, relation, labels, entry.policy)
             maps[entry.name] = panoptic
             self.quality[entry.name].update(panoptic, target.panoptic)
             here = matches[: len(found.instances)]
-            self.accuracy[entry.name].update(found.instances, found.stats, relations[key], here, target.relation)
+            self.accuracy[entry.name].update(found.instances, found.stats, relation, here, target.relation)
+            self.profile[entry.name].update(found.instances, found.stats, relation)
+            if things is not None:
+                self.breakdown[entry.name].update(panoptic, found.instances, found.stats, things)
+            if self.relation_time:
+                self.relation_time[entry.name].update(relation_time)
+                self.fusion_time[entry.name].update(fusion_time)
         for listener in self.listeners:
             listener(sample, output, maps)
         return maps
 
+    def _relate(self, entry: Entry, output: BaseOutput, sample: Sample) -> Relation:
+        relation = relate(entry, output, sample)
+        if "order" not in self.oracle:
+            return relation
+        return with_annotated_order(relation, output.instances, output.stats, sample.annotations)
+
     def results(self) -> dict[str, PQResult]:
         """Panoptic quality by entry."""
         return {name: metric.compute() for name, metric in self.quality.items()}
+
+    def breakdowns(self) -> dict[str, BreakdownResult]:
+        """The breakdown of things by entry; empty without ``details``."""
+        return {name: metric.compute() for name, metric in self.breakdown.items()}
 
     def rows(self) -> dict[str, dict[str, float]]:
         """One flat row of numbers an entry, ready for a table, a CSV file or a logger."""
@@ -102,8 +167,24 @@ class Evaluation(nn.Module):
                 "area_accuracy": order.area_accuracy,
                 "coverage": order.coverage,
                 "pairs": order.pairs,
+                **self.profile[name].compute().as_dict(),
             }
+            if self.relation_time:
+                rows[name]["relation_ms"] = self.relation_time[name].compute()
+                rows[name]["fusion_ms"] = self.fusion_time[name].compute()
         return rows
+
+
+def oracle_policy(policy: FusionPolicy, oracle: frozenset[str]) -> FusionPolicy:
+    """``policy`` for parts from the annotations: an annotated box counts whatever its score, and annotated stuff is
+    sure whatever the network says.  ConfigError for an unknown part."""
+    for part in sorted(oracle.difference(ORACLES)):
+        raise ConfigError(f"oracle=[{part}] is unknown; {did_you_mean(part, ORACLES)}")
+    if "box" in oracle:
+        policy = replace(policy, conf_thr=0.0)
+    if "stuff" in oracle:
+        policy = replace(policy, erase_thr=None)
+    return policy
 
 
 def relate(entry: Entry, output: BaseOutput, sample: Sample) -> Relation:

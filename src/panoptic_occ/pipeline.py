@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from rich.console import Console
 
-from panoptic_occ.build import build_data, build_evaluation, build_model, build_occlusion, build_schedule
+from panoptic_occ.build import (
+    Variant,
+    build_data,
+    build_evaluation,
+    build_model,
+    build_occlusion,
+    build_schedule,
+    grid_variants,
+)
 from panoptic_occ.categories import Categories
 from panoptic_occ.config import sibling
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.data.order_baselines import class_table
-from panoptic_occ.data.panoptic_io import PanopticResultWriter
 from panoptic_occ.errors import CheckpointError, ConfigError
-from panoptic_occ.evaluation import Listener
+from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.files import read_json
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.results import Pictures, read_rows, summary, write_results
+from panoptic_occ.results import MapWriter, Pictures, read_rows, summary, write_results
 from panoptic_occ.runs import (
     RunFolder,
     base_folder,
@@ -34,12 +42,22 @@ from panoptic_occ.runs import (
     overrides_name,
     run_folder,
 )
+from panoptic_occ.saved import (
+    evaluate_stored,
+    open_predictions,
+    prediction_writer,
+    recording_of,
+    save_command,
+    stored_channels,
+)
 from panoptic_occ.stages import fit_stage, make_trainer
+from panoptic_occ.thing.oracle import RoiOracle
 from panoptic_occ.weights import load_weights
 
 log = logging.getLogger(__name__)
 
 PICTURES = 6
+OF_EVALUATION = ("fusion", "policies", "grid", "oracle", "details", "timing")
 
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
@@ -80,13 +98,16 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object
     """Evaluates a trained run, or an oracle base that has no weights, with any order and fusion policy.
 
     The run is ``cfg.run``, or the one that the same words given to ``train`` would have made.  Results go to
-    ``evaluations/`` in the run's folder, named by what differs from training.
+    ``evaluations/`` in the run's folder, named by what differs from training.  With ``cfg.saved`` nothing of the base
+    is built or loaded: its stored predictions are fused again.
     """
     cfg, folder = find_run(cfg, overrides)
     data = build_data(cfg)
-    model = build_model(cfg, data.categories)
     target = folder.path / "evaluations" / (overrides_name(overrides) or "default")
-    metrics = evaluate_model(cfg, model, data, target, cfg.save_maps)
+    if cfg.saved:
+        metrics = evaluate_saved(cfg, data, target, save_command(overrides))
+    else:
+        metrics = evaluate_model(cfg, build_model(cfg, data.categories), data, target, cfg.save_maps)
     show(cfg, target, metrics)
     return metrics
 
@@ -97,8 +118,8 @@ def find_run(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Run
         folder = RunFolder(Path(cfg.run))
         return load_run_config(folder.path, cfg, overrides), folder
     folder = run_folder(cfg, overrides)
-    if not folder.config.exists():  # not trained with these fusion settings, but perhaps without them
-        folder = run_folder(cfg, [word for word in overrides if not word.startswith("fusion")])
+    if not folder.config.exists():  # not trained with these settings of the evaluation, but perhaps without them
+        folder = run_folder(cfg, [word for word in overrides if not word.lstrip("+").startswith(OF_EVALUATION)])
     check_same_run(folder, cfg)
     return cfg, folder
 
@@ -122,9 +143,9 @@ def load_base(model: PanopticFPN, cfg: DictConfig) -> None:
         load_weights(base_folder(cfg).weights("base"), model.base_modules())
 
 
-def load_occlusion(cfg: DictConfig, model: PanopticFPN, categories: Categories) -> OcclusionModel:
+def load_occlusion(cfg: DictConfig, in_channels: int, categories: Categories) -> OcclusionModel:
     """The occlusion module of ``cfg`` with its trained weights; CheckpointError when it has not been trained."""
-    occlusion = build_occlusion(cfg, model.occlusion.in_channels, categories)
+    occlusion = build_occlusion(cfg, in_channels, categories)
     if occlusion.trainable:
         weights = occlusion_folder(cfg).weights("occlusion")
         if not weights.exists():
@@ -139,7 +160,7 @@ def load_occlusion(cfg: DictConfig, model: PanopticFPN, categories: Categories) 
 def compared(cfg: DictConfig) -> list[str]:
     """The occlusion methods of an evaluation: those of ``cfg.compare`` and the run's own; the ceiling is read last."""
     method = str(cfg.choices.occlusion)
-    names = [str(name) for name in cfg.compare if name != method] + [method]
+    names = list(dict.fromkeys([*map(str, cfg.compare), method]))
     return sorted(names, key=lambda name: name == "ground_truth")
 
 
@@ -151,28 +172,86 @@ def own_config(cfg: DictConfig, name: str) -> DictConfig:
 def evaluate_model(
     cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule, target: Path, save_maps: bool = False
 ) -> dict[str, object]:
-    """Evaluates ``model`` and writes metrics, tables and pictures into ``target``; returns the metrics."""
+    """Evaluates ``model`` and writes metrics, tables and pictures into ``target``; returns the metrics.
+
+    With ``cfg.save_predictions`` the predictions are stored too, and the maps are made from what is stored.
+    """
     method = str(cfg.choices.occlusion)
-    pictures = Pictures(data.categories, method, PICTURES)
-    listeners: list[Listener] = [pictures]
-    writer = PanopticResultWriter(target / "panoptic", target / "panoptic.json", data.categories) if save_maps else None
-    if writer is not None:
-        listeners.append(lambda sample, _, maps: writer.write(sample.image_id, sample.file_name, maps[method]))
     load_base(model, cfg)
-    relations = {name: load_occlusion(own_config(cfg, name), model, data.categories) for name in compared(cfg)}
-    if any("class_table" in relation.requires for relation in relations.values()):
-        table = class_table(data.train_data)
-        for relation in relations.values():
-            if "class_table" in relation.requires:
-                relation.use_class_table(table)
-    evaluation = build_evaluation(cfg, relations, data.categories, tuple(listeners))
-    module = PanopticModule(model, "occlusion", cfg.seed, evaluation=evaluation)
+    methods = {name: own_config(cfg, name) for name in compared(cfg)}
+    channels = model.occlusion.in_channels
+    evaluation = build_evaluation(
+        cfg, load_variants(cfg, methods, channels, data), data.categories, recording=recording_of(cfg)
+    )
+    if {"box", "class"} & set(cfg.oracle):
+        model.thing.use_oracle(RoiOracle("box" in cfg.oracle, "class" in cfg.oracle))
+    pictures = Pictures(data.categories, method, PICTURES)
+    evaluation.listeners = (pictures,)
     trainer = make_trainer(cfg, logger=False)
-    trainer.test(module, datamodule=data, verbose=False)
-    if writer is not None:
-        writer.close()
+    with ExitStack() as stack:
+        if save_maps:
+            evaluation.listeners += (stack.enter_context(map_writer(evaluation, method, target, data.categories)),)
+        if cfg.save_predictions:
+            if cfg.oracle:
+                raise ConfigError(
+                    f"save_predictions=true stores what the base sees, oracle={list(cfg.oracle)} replaces parts of it; "
+                    "leave one of the two out"
+                )
+            if trainer.world_size > 1:
+                raise ConfigError("save_predictions=true: one process writes the files; add trainer.devices=1")
+            evaluation.listeners += (stack.enter_context(prediction_writer(cfg, methods, evaluation, data, channels)),)
+        module = PanopticModule(model, "occlusion", cfg.seed, evaluation=evaluation)
+        trainer.test(module, datamodule=data, verbose=False)
     pictures.save(target / "pictures.png")
     return write_results(target, evaluation, method, data.num_eval_images)
+
+
+def evaluate_saved(cfg: DictConfig, data: PanopticDataModule, target: Path, advice: str) -> dict[str, object]:
+    """Evaluates the stored predictions of a run and writes metrics and tables into ``target``; returns the metrics.
+
+    ``advice``: how to store them, the end of the error messages.
+    """
+    if {"box", "class"} & set(cfg.oracle):
+        raise ConfigError(
+            f"oracle={list(cfg.oracle)}: masks in other boxes, or of other classes, need the network; set saved=false, "
+            "or leave box and class out"
+        )
+    method = str(cfg.choices.occlusion)
+    methods = {name: own_config(cfg, name) for name in compared(cfg)}
+    variants = load_variants(cfg, methods, stored_channels(cfg, advice), data)
+    evaluation = build_evaluation(cfg, variants, data.categories)
+    predictions = open_predictions(cfg, methods, evaluation, data, advice)
+    with ExitStack() as stack:
+        if cfg.save_maps:
+            evaluation.listeners += (stack.enter_context(map_writer(evaluation, method, target, data.categories)),)
+        evaluate_stored(evaluation, predictions, data, cfg.processes)
+    return write_results(target, evaluation, method, data.num_eval_images)
+
+
+def load_variants(
+    cfg: DictConfig, methods: Mapping[str, DictConfig], in_channels: int, data: PanopticDataModule
+) -> list[Variant]:
+    """The compared relations with their weights, the run's own one at every point of the grid."""
+    variants = []
+    for name, own in methods.items():
+        trained = load_occlusion(own, in_channels, data.categories)
+        variants += grid_variants(cfg, trained, data.categories) if own is cfg else [Variant(name, trained)]
+    counting = [variant.model for variant in variants if "class_table" in variant.model.requires]
+    if counting:
+        table = class_table(data.train_data)
+        for model in counting:
+            model.use_class_table(table)
+    return variants
+
+
+def map_writer(evaluation: Evaluation, method: str, target: Path, categories: Categories) -> MapWriter:
+    """Writes the maps of the run's method; ConfigError when there is not exactly one map of it an image."""
+    if method not in evaluation.quality:
+        raise ConfigError(
+            "save_maps=true writes one map an image, but grid or policies make several; leave grid and policies out "
+            "and choose the values with fusion.* and occlusion.*"
+        )
+    return MapWriter(target, categories, method)
 
 
 def run_categories(folder: RunFolder) -> Categories:

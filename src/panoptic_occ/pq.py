@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from panoptic_occ.errors import PanopticOccError
 from panoptic_occ.files import write_json
-from panoptic_occ.metrics.pq_core import PQResult
 from panoptic_occ.metrics.pq_files import AreaCheck, default_processes, panoptic_quality_of_files
+from panoptic_occ.metrics.pq_scores import PQResult
 from panoptic_occ.metrics.table import pq_table, to_text
 
 

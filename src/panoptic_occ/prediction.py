@@ -17,6 +17,7 @@ from panoptic_occ.data.panoptic_io import PanopticResultWriter
 from panoptic_occ.errors import ConfigError, DataError
 from panoptic_occ.files import atomic_path
 from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.erasing import StuffLabels
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.pipeline import find_run, load_base, load_occlusion, run_categories
 from panoptic_occ.structures import Context, Sample
@@ -40,15 +41,21 @@ def predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
     categories = run_categories(folder)
     model = build_model(cfg, categories)
     load_base(model, cfg)
-    model.occlusion = load_occlusion(cfg, model, categories)
+    model.occlusion = load_occlusion(cfg, model.occlusion.in_channels, categories)
     if "target" in model.occlusion.requires:
         raise ConfigError(
             f"occlusion={cfg.choices.occlusion} reads annotations, and these images have none; choose another"
+        )
+    if "class_table" in model.occlusion.requires:
+        raise ConfigError(
+            f"occlusion={cfg.choices.occlusion} counts the pairs of a training set, and predict reads none; choose "
+            "another, such as occlusion=area"
         )
     device = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     transform = safe_instantiate(cfg.data.eval_transform)
     policy = safe_instantiate(cfg.fusion)
+    requires = model.occlusion.requires | policy.requires
     with (
         PanopticResultWriter(output / "panoptic", output / "panoptic.json", categories) as writer,
         torch.inference_mode(),
@@ -56,10 +63,10 @@ def predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
         for number, file in enumerate(track(files, description="predicting"), start=1):
             image = read_rgb(file)
             sample = Sample(image, number, file.name, (image.shape[1], image.shape[2]))
-            (found,) = model.base_outputs([transform(sample, 0).to(device)], policy.conf_thr, model.occlusion.requires)
+            (found,) = model.base_outputs([transform(sample, 0).to(device)], policy.conf_thr, requires)
             context = Context(image.to(device), semantic=found.semantic)
             relation = model.occlusion(found.instances, found.stats, context)
-            panoptic = fuse(found.instances, found.stats, relation, found.semantic.labels, policy)
+            panoptic = fuse(found.instances, found.stats, relation, StuffLabels(found.semantic).under(policy), policy)
             writer.write(number, file.name, panoptic)
             with atomic_path(output / "overlays" / f"{file.stem}.png") as temporary:
                 Image.fromarray(overlay(image, panoptic, categories)).save(temporary, "PNG")

@@ -11,15 +11,18 @@ from pathlib import Path
 from rich.table import Table
 
 from panoptic_occ.categories import Categories
+from panoptic_occ.data.panoptic_io import PanopticResultWriter
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.files import write_json, write_text
 from panoptic_occ.metrics.panoptic_quality import PanopticQuality
-from panoptic_occ.metrics.table import comparison_table, pq_table, to_text
+from panoptic_occ.metrics.table import SEPARATOR, breakdown_tables, comparison_table, pq_table, to_text
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.structures import PanopticMap, Sample
 from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet
 
 Rows = Mapping[str, Mapping[str, float]]
+GROUPS = {"": "", "_th": " th", "_st": " st"}
+TIMES = {"relation_ms": "relation ms", "fusion_ms": "fusion ms"}
 # What the table at the end of a run shows, under which heading; metrics.json and metrics.csv hold everything.
 COLUMNS = {
     "PQ": "PQ",
@@ -29,24 +32,59 @@ COLUMNS = {
     "PQ_st": "PQ stuff",
     "relation_accuracy": "order right",
     "pairs": "pairs",
+    "by_score": "by score",
+    **TIMES,
+}
+# The same where policies are compared too (experiment=cross).
+CROSS_COLUMNS = {
+    **{f"{score}{end}": f"{score}{head}" for end, head in GROUPS.items() for score in ("PQ", "SQ", "RQ")},
+    "relation_accuracy": "order right",
+    "coverage": "coverage",
+    "cycle_rate": "cycles",
+    "by_score": "by score",
+    **TIMES,
 }
 
 
 def summary(rows: Rows, title: str) -> Table:
-    """One row a relation; percent. ``order right``: relation accuracy over the detected pairs."""
-    shown = {name: {head: row[key] for key, head in COLUMNS.items()} for name, row in rows.items()}
+    """One row a relation; percent.
+
+    ``order right``: relation accuracy over the detected ``pairs``, which are the ``coverage`` of the annotated ones;
+    ``cycles`` among triples of decided pairs; ``by score``: overlapping pairs that the scores alone decided.
+    """
+    columns = CROSS_COLUMNS if any(SEPARATOR in name for name in rows) else COLUMNS
+    shown: dict[str, dict[str, float | str]] = {}
+    for name, row in rows.items():
+        shown[name] = {
+            head: "-" if key in TIMES and math.isnan(row[key]) else f"{row[key]:.2f}" if key in TIMES else row[key]
+            for key, head in columns.items()
+            if key in row
+        }
     return comparison_table(shown, title)
 
 
 def write_results(folder: Path, evaluation: Evaluation, method: str, images: int) -> dict[str, object]:
-    """Writes metrics.csv, pq.json, pq.txt and, last, metrics.json, which makes the run finished; returns the latter."""
+    """Writes metrics.csv, metrics.md, pq.json, pq.txt and, last, metrics.json, which makes the run finished; returns
+    the latter.
+
+    The settings of a grid are columns of the CSV and ``settings`` of the JSON.  With details also breakdown.json and
+    breakdown.txt.
+    """
     rows = evaluation.rows()
+    settings = {entry.name: dict(entry.values) for entry in evaluation.entries if entry.values}
+    keys = list(dict.fromkeys(key for values in settings.values() for key in values))
     names = list(next(iter(rows.values())))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["relation", *names])
-    writer.writerows([relation, *(row[name] for name in names)] for relation, row in rows.items())
+    writer.writerow(["relation", *keys, *names])
+    for relation, row in rows.items():
+        values = settings.get(relation, {})
+        writer.writerow([relation, *(values.get(key) for key in keys), *(row[name] for name in names)])
     write_text(folder / "metrics.csv", text.getvalue())
+    write_text(folder / "metrics.md", to_text(summary(rows, f"{method}: {images} images, percent")))
+    if breakdowns := evaluation.breakdowns():
+        write_json(folder / "breakdown.json", {name: part.as_dict() for name, part in breakdowns.items()}, indent=2)
+        write_text(folder / "breakdown.txt", "\n".join(map(to_text, breakdown_tables(breakdowns))))
     quality = evaluation.results()
     write_json(folder / "pq.json", {name: result.as_dict() for name, result in quality.items()}, indent=2)
     tables = [f"{name}\n{to_text(pq_table(result))}" for name, result in quality.items()]
@@ -55,6 +93,8 @@ def write_results(folder: Path, evaluation: Evaluation, method: str, images: int
         r: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for r, row in rows.items()
     }
     metrics: dict[str, object] = {"method": method, "images": images, "relations": plain}
+    if settings:
+        metrics["settings"] = settings
     write_json(folder / "metrics.json", metrics, indent=2)
     return metrics
 
@@ -64,6 +104,21 @@ def read_rows(metrics: Mapping[str, object]) -> dict[str, dict[str, float]]:
     relations = metrics["relations"]
     assert isinstance(relations, dict)
     return {r: {k: math.nan if v is None else v for k, v in row.items()} for r, row in relations.items()}
+
+
+class MapWriter(PanopticResultWriter):
+    """A listener that writes the maps of one entry in the official format, below ``target``."""
+
+    def __init__(self, target: Path, categories: Categories, entry: str) -> None:
+        super().__init__(target / "panoptic", target / "panoptic.json", categories)
+        self.entry = entry
+
+    def __enter__(self) -> MapWriter:
+        return self
+
+    def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
+        """Writes the map of one image."""
+        self.write(sample.image_id, sample.file_name, maps[self.entry])
 
 
 class Pictures:

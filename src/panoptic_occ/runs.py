@@ -4,6 +4,7 @@ A folder is a function of the command, so that the same command finds its own wo
 
     runs/<data>/base_<key>/                   one base, shared by all methods; <key> hashes all that it depends on
         base.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ while training)
+        predictions_<key>/                    stored predictions of the validation split, see ``store``
         <occlusion>_<key>/                    one occlusion module on that base, shared by all runs that use it
             occlusion.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ likewise)
     runs/<data>/<method>_<backbone>_s<seed>/  one run; other overrides are appended to the name
@@ -17,13 +18,10 @@ import hashlib
 import json
 import logging
 import pkgutil
-import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.categories import Categories
+from panoptic_occ.config import compose, users_conf
+from panoptic_occ.environment import environment
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.files import read_json, write_json, write_text
 from panoptic_occ.instantiate import check_targets
@@ -48,6 +48,7 @@ BASE_KEYS = (
     "data.batch_size",
     "data.max_train_images",
     "backbone",
+    "share",
     "thing",
     "stuff",
     "exchange",
@@ -59,20 +60,19 @@ BASE_KEYS = (
     "channels_last",
     "joint",
 )
-TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test")
+TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test", "exchange.inlay_thr")
 PLACES = ("data.source.root", "data.source.cache_dir", "data.source.processes")
+# What stored predictions depend on, beside their base.
+PREDICTION_KEYS = (*TEST_ONLY, "data.eval_transform", "data.max_eval_images")
 # What the second stage depends on, beside its base.
 STAGE_KEYS = ("occlusion", "schedule.occlusion")
 
 # Overrides that never change what is computed, or that the folder's name holds already.
 NOT_IN_NAME = re.compile(
-    r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_maps|compare|debug|trusted|run|input|output"
+    r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_maps|save_predictions|save_conf_thr|saved"
+    r"|compare|debug|trusted|run|input|output"
     r"|data\.(num_workers|eval_batch_size|source\.(root|cache_dir|processes)|root)|trainer|trainer\..*|logger|logger\..*|hydra.*)$"
 )
-PACKAGES = (
-    "panoptic-occ", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
-    "scipy", "pycocotools", "safetensors", "pillow",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,24 @@ def stage_key(cfg: DictConfig) -> str:
     return _digest({"base": base_key(cfg), **parts})
 
 
+def prediction_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Everything that detections and stuff of a split depend on, as far as evaluation settings go, and their base."""
+    settings = {key: OmegaConf.select(cfg, key) for key in PREDICTION_KEYS}
+    plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
+    assert isinstance(plain, dict)
+    return {"base": base_key(cfg), **_flat(plain)}
+
+
+def prediction_key(cfg: DictConfig) -> str:
+    """Ten hex digits over ``prediction_settings``."""
+    return _digest(prediction_settings(cfg))
+
+
+def predictions_folder(cfg: DictConfig) -> Path:
+    """The folder of the stored predictions that ``cfg`` needs, below their base."""
+    return base_folder(cfg).path / f"predictions_{prediction_key(cfg)}"
+
+
 def _subset(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
     left_out = (*TEST_ONLY, *PLACES)
     chosen = OmegaConf.create({})
@@ -222,7 +240,7 @@ def finished(folder: RunFolder) -> dict[str, Any] | None:
 def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a run folder with the command line's overrides on top.
 
-    ``asked``: what the command line alone composes to.  CheckpointError when there is no run; ConfigError when an
+    ``asked``: what the command line alone composes to; packages it trusts may be named in the file.  CheckpointError when there is no run; ConfigError when an
     override would change what was trained, or when the file names a class that a run folder may not build.
     """
     file = path / "config.yaml"
@@ -235,6 +253,9 @@ def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> 
     before = OmegaConf.load(file)
     assert isinstance(before, DictConfig)
     check_targets(before, file, asked.trusted)
+    # a group chosen now reads what the run chose before (its data, its schedule), not the defaults
+    words = [word for word in before.command if "_target_" not in word]
+    asked = compose([*words, *overrides], users_conf())
     config = before.copy()
     for key in dict.fromkeys(word.lstrip("+~").split("=", 1)[0] for word in overrides):
         if not key.startswith("hydra"):
@@ -252,36 +273,3 @@ def changes(before: DictConfig, after: DictConfig, keys: Iterable[str]) -> str:
     old, new = (_flat(_subset(config, keys)) for config in (before, after))
     differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     return "; ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing[:5])
-
-
-def environment() -> dict[str, Any]:
-    """Versions of Python and of the packages that decide results, the machine's kind, and the git commit if any."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
-        "packages": versions,
-    }
-
-
-def _git_commit() -> str | None:
-    where = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(where), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(where), "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("-dirty" if dirty else "")

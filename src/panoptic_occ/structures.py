@@ -110,7 +110,8 @@ class Relation:
     key of a unary method, larger = closer.  The flags say what the method guarantees; nothing is symmetrised silently.
     ``score_decides``: pairs in which the scores alone gave the answer, whatever the method sees (None: those that are
     not ``valid``).  ``claims``: for methods that give contested pixels away one by one, the part of its mask that each
-    instance may take (None: all of it); thresholds still compare with the whole mask.
+    instance may take (None: all of it); thresholds still compare with the whole mask.  ``duplicate_of``: for methods
+    that first suppress detections, the instance that each one repeats (-1: none); the fusion leaves repetitions out.
     """
 
     margin: Float[Tensor, "n n"]
@@ -121,6 +122,7 @@ class Relation:
     transitive: bool = False
     score_decides: Bool[Tensor, "n n"] | None = None
     claims: MaskCrops | None = None
+    duplicate_of: Int[Tensor, " n"] | None = None
 
     def above(self) -> Bool[Tensor, "n n"]:
         """``above[i, j]``: the method says that i lies above j (a NaN margin says nothing)."""

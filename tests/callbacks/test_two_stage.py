@@ -35,7 +35,12 @@ def begin(stage: Stage) -> tuple[TwoStage, PanopticModule]:
     return callback, module
 
 
-@pytest.mark.parametrize(("stage", "trained"), [("base", {"backbone", "thing", "stuff", "exchange"}), ("occlusion", {"occlusion"})])
+BASE = {"backbone", "thing", "stuff", "exchange"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "trained"), [("base", BASE), ("occlusion", {"occlusion"}), ("joint", BASE | {"occlusion"})]
+)
 def test_each_stage_trains_its_parts(stage: Stage, trained: set[str]) -> None:
     _, module = begin(stage)
     for name in ("backbone", "thing", "stuff", "exchange", "occlusion"):

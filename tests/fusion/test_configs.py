@@ -10,18 +10,22 @@ from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy
 
 CONF = Path(__file__).parents[2] / "conf"
+# what the fusion reads of the data group
+DATA = ("+data.stuff_area=321", "+data.stuff_component_area=321", "+data.duplicate_thr=null", "+data.erase_radius=3")
+DATA_VALUES = {"stuff_area": 321, "erase_radius": 3}
 
 PUBLISHED = {
-    "heuristic": FusionPolicy(conf_thr=0.5, max_occluded=0.5, stuff_area=321),
-    "ocfusion": FusionPolicy(conf_thr=0.5, min_visible=0.5, stuff_area=321),
-    "ocfusion_cityscapes": FusionPolicy(conf_thr=0.5, min_visible=0.6, stuff_area=321),
-    "rap": FusionPolicy(conf_thr=0.6, min_visible=0.6, same_class_thr=0.6, duplicate_thr=0.5, stuff_area=321),
+    "heuristic": FusionPolicy(conf_thr=0.5, max_occluded=0.5, **DATA_VALUES),
+    "ocfusion": FusionPolicy(conf_thr=0.5, min_visible=0.5, **DATA_VALUES),
+    "ocfusion_cityscapes": FusionPolicy(conf_thr=0.5, min_visible=0.6, **DATA_VALUES),
+    "refine": FusionPolicy(conf_thr=0.5, min_visible=0.5, **DATA_VALUES, erase_thr=0.4),
+    "rap": FusionPolicy(conf_thr=0.6, min_visible=0.6, same_class_thr=0.6, duplicate_thr=0.5, **DATA_VALUES),
 }
 
 
 def policy(name, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(overrides=[f"+fusion={name}", "+data.stuff_area=321", "+data.duplicate_thr=null", *overrides])
+        config = compose(overrides=[f"+fusion={name}", *DATA, *overrides])
     return instantiate(config.fusion)
 
 
@@ -33,8 +37,10 @@ def test_published_thresholds(name):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "fusion").glob("*.yaml")))
 def test_every_threshold_can_be_overridden(name):
     keys = ("conf_thr", "max_occluded", "min_visible", "same_class_thr", "duplicate_thr", "stuff_area")
-    changed = policy(name, *(f"fusion.{key}=1" for key in keys))
-    assert changed == FusionPolicy(1, 1, 1, 1, 1, 1)
+    keys += ("erase_thr", "erase_radius")
+    changed = policy(name, *(f"fusion.{key}=1" for key in keys), "fusion.stuff_rule=component")
+    assert {key: getattr(changed, key) for key in keys} == dict.fromkeys(keys, 1)
+    assert changed.stuff_rule == "component"
 
 
 def test_a_wrong_value_names_its_key():

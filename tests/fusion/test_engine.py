@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,8 +162,13 @@ class TestRapChecks:
         policy = FusionPolicy(min_visible=0.3, duplicate_thr=0.6)
         for value, expected in (((1, 0, -1), [11, 2, 3]), ((0, -1, -0.5), [11, 4, 1]), ((1, -1, 0), [11, 4, 1])):
             assert areas(run(masks, policy, value=value)) == expected
-        assert areas(run(masks[:2], policy, value=(0, 0))) == [16, 0]
-        assert areas(run(masks[:2], policy, value=(0, -1))) == [12, 4]
+
+    def test_p3_equal_values_leave_the_pixels_to_the_earlier(self):
+        masks = [torch.ones((4, 4), dtype=torch.bool), rectangle((1, 3), (1, 3))]
+        policy = FusionPolicy(min_visible=0.3, duplicate_thr=0.6)
+        tie = run(masks, policy, value=(0, 0))
+        assert areas(tie) == [16, 0] and statuses(tie) == ["kept", "occluded"]
+        assert areas(run(masks, policy, value=(0, -1))) == [12, 4]
 
     @pytest.mark.parametrize(("labels", "expected"), [([1, 1], [16, 0]), ([1, 2], [12, 4])])
     def test_p4_same_class_check(self, labels, expected):
@@ -178,6 +184,8 @@ class TestRapChecks:
         masks = [rectangle((0, 1), (0, 3), (1, 5)), rectangle((0, 1), (0, 5), (1, 5))]
         policy = FusionPolicy(min_visible=0.3, same_class_thr=0.6)
         assert areas(run(masks, policy, value=(0, -1), labels=[1, 1])) == [3, 0]
+        strict = FusionPolicy(min_visible=0.3, same_class_thr=0.6, same_class_strict=True)  # RAP's code
+        assert areas(run(masks, strict, value=(0, -1), labels=[1, 1])) == [0, 5]
         above_the_share = FusionPolicy(min_visible=0.3, same_class_thr=0.61)
         assert areas(run(masks, above_the_share, value=(0, -1), labels=[1, 1])) == [0, 5]
 
@@ -199,6 +207,21 @@ class TestRapChecks:
         policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.6)
         assert areas(run(masks, policy, value=(0, -1, -2))) == [0, 4, 4]
 
+    def test_p6_on_the_canvas_a_covered_instance_has_only_the_pixels_it_still_owns(self):
+        masks = [rectangle((0, 2), (0, 4)), rectangle((0, 1), (0, 4)), rectangle((1, 2), (0, 4))]
+        policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.6, duplicate_areas="canvas")
+        panoptic = run(masks, policy, value=(0, -1, -2))
+        assert areas(panoptic) == [4, 4, 0]
+        assert statuses(panoptic) == ["kept", "kept", "duplicate"] and panoptic.records[2].blocker == 0
+
+    def test_canvas_areas_ignore_what_is_disjoint_by_now(self):
+        """The third mask repeats the first, whose pixels the second has taken: only full masks call it a duplicate."""
+        masks = [rectangle((0, 2), (0, 4)), rectangle((0, 3), (0, 4)), rectangle((0, 2), (0, 4))]
+        original = FusionPolicy(min_visible=0.0, duplicate_thr=0.7)
+        canvas = replace(original, duplicate_areas="canvas")
+        assert statuses(run(masks, original, value=(0, -1, -2))) == ["erased", "kept", "duplicate"]
+        assert statuses(run(masks, canvas, value=(0, -1, -2))) == ["erased", "kept", "kept"]
+
     def test_p7_an_instance_without_pixels_is_removed(self):
         masks = [torch.ones((4, 4), dtype=torch.bool), rectangle((0, 2), (0, 4)), rectangle((2, 4), (0, 4))]
         policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.6)
@@ -211,6 +234,31 @@ class TestRapChecks:
         policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.5)
         panoptic = run([ABC[0], ABC[0]], policy, value=(0, -1), scores=[0.8, 0.8])
         assert statuses(panoptic) == ["kept", "duplicate"]
+
+
+class TestPostMinVisible:
+    def test_an_instance_that_others_covered_too_far_is_removed(self):
+        """A keeps 5 of 12 pixels: .41667 of its mask."""
+        semantic = torch.full((4, 4), 7)
+        for threshold, expected in ((None, [5, 6, 4]), (0.41, [5, 6, 4]), (0.42, [0, 6, 4])):
+            panoptic = run(ABC, replace(OCFUSION, post_min_visible=threshold), "all", semantic=semantic)
+            assert areas(panoptic) == expected
+        assert statuses(panoptic) == ["erased", "kept", "kept"]
+        assert panoptic.records[A].blocker == B
+        assert [segment.instance for segment in panoptic.segments] == [B, C, None]
+        assert panoptic.segments[2].area == 6  # its pixels are free for stuff again
+
+    def test_exactly_the_share_is_removed(self):
+        masks = [rectangle((0, 1), (0, 5), (1, 5)), rectangle((0, 1), (0, 2), (1, 5))]
+        for threshold, expected in ((0.59, [3, 2]), (0.6, [0, 2])):
+            policy = FusionPolicy(min_visible=0.5, post_min_visible=threshold)
+            assert areas(run(masks, policy, [(1, 0)])) == expected
+
+    def test_without_anybody_who_took_its_pixels_there_is_no_blocker(self):
+        policy = FusionPolicy(max_occluded=0.9, post_min_visible=0.4)
+        panoptic = run(ABC[:2], policy)  # B gets 2 of its 6 pixels
+        assert areas(panoptic) == [12, 0]
+        assert statuses(panoptic) == ["kept", "erased"] and panoptic.records[B].blocker is None
 
 
 class TestEdgeCases:
@@ -320,6 +368,9 @@ class TestErrors:
             ("duplicate_thr", 50),
             ("stuff_area", -1),
             ("stuff_area", 0.5),
+            ("post_min_visible", 1.1),
+            ("same_class_strict", "yes"),
+            ("duplicate_areas", "canvass"),
         ],
     )
     def test_policy_names_the_key_and_the_value(self, key, value):

@@ -99,7 +99,8 @@ def literal_ocfusion(scene, conf_thr, sig_ratio, min_visible):
     return owner
 
 
-def literal_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible):
+def literal_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible, code=False):
+    """Algorithm 1 of the paper, or with ``code`` the two checks as RAP's program makes them."""
     masks, labels, values = scene["masks"], scene["labels"], scene["values"]
     owner, label_map, value_map = np.full(SIZE, -1), np.full(SIZE, -1), np.full(SIZE, np.inf)
     accepted = []
@@ -107,12 +108,14 @@ def literal_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible):
         mask, area = masks[i], masks[i].sum()
         if area == 0:
             continue
-        if (mask & (owner >= 0) & (label_map == labels[i])).sum() / area >= same_class_thr:
+        same = (mask & (owner >= 0) & (label_map == labels[i])).sum() / area
+        if same > same_class_thr if code else same >= same_class_thr:
             continue
-        common = [(mask & masks[j]).sum() for j in accepted]
+        others = [owner == j if code else masks[j] for j in accepted]
+        common = [(mask & other).sum() for other in others]
         if any(
-            c / area >= duplicate_thr and c / masks[j].sum() >= duplicate_thr
-            for c, j in zip(common, accepted, strict=True)
+            c and c / area >= duplicate_thr and c / other.sum() >= duplicate_thr
+            for c, other in zip(common, others, strict=True)
         ):
             continue
         claim = mask & (value_map > values[i])
@@ -140,14 +143,21 @@ def test_with_pairs_it_is_algorithm_1_of_ocfusion(scene, conf_thr, sig_ratio, mi
 
 
 @quick
-@given(scenes(), shares, st.sampled_from(SHARES[1:]), st.sampled_from(SHARES[1:]), shares)
-def test_with_values_and_checks_it_is_algorithm_1_of_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible):
+@given(scenes(), shares, st.sampled_from(SHARES[1:]), st.sampled_from(SHARES[1:]), shares, st.booleans())
+def test_with_values_and_checks_it_is_algorithm_1_of_rap(
+    scene, conf_thr, same_class_thr, duplicate_thr, min_visible, code
+):
     policy = FusionPolicy(
-        conf_thr=conf_thr, same_class_thr=same_class_thr, duplicate_thr=duplicate_thr, min_visible=min_visible
+        conf_thr=conf_thr,
+        same_class_thr=same_class_thr,
+        same_class_strict=code,
+        duplicate_thr=duplicate_thr,
+        duplicate_areas="canvas" if code else "original",
+        min_visible=min_visible,
     )
     values = scene["values"]
     owner, _ = engine(scene, policy, values[None, :] - values[:, None], sig_ratio=0.0)
-    assert np.array_equal(owner, literal_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible))
+    assert np.array_equal(owner, literal_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible, code))
 
 
 @st.composite
@@ -160,6 +170,9 @@ def policies(draw):
         same_class_thr=draw(optional),
         duplicate_thr=draw(optional),
         stuff_area=draw(st.integers(0, 6)),
+        same_class_strict=draw(st.booleans()),
+        duplicate_areas=draw(st.sampled_from(["original", "canvas"])),
+        post_min_visible=draw(optional),
     )
 
 
@@ -187,7 +200,9 @@ def test_maps_and_records_are_consistent(scene, policy):
         assert (record.final > 0) == (record.status == "kept")
         assert (record.status == "low_score") == (scene["scores"][i] < np.float32(policy.conf_thr))
         assert record.blocker is None or (scene["masks"][i] & scene["masks"][record.blocker]).any()
-        assert record.status not in ("same_class", "duplicate", "erased") or record.blocker is not None
+        assert record.status not in ("same_class", "duplicate") or record.blocker is not None
+        if record.status == "erased":
+            assert record.blocker is not None or record.free / record.area <= policy.post_min_visible
 
 
 @quick
@@ -237,8 +252,9 @@ def test_disjoint_masks_need_no_order(scene, policy):
     for mask in scene["masks"]:
         mask &= ~taken
         taken |= mask
-    if policy.min_visible == 1.0:  # nothing is more than fully visible
-        policy = replace(policy, min_visible=0.5)
+    for key in ("min_visible", "post_min_visible"):
+        if getattr(policy, key) == 1.0:  # nothing is more than fully visible
+            policy = replace(policy, **{key: 0.5})
     owner, _ = engine(scene, policy, scene["margin"])
     expected = np.full(SIZE, -1)
     for i in ranking(scene["scores"], policy.conf_thr):

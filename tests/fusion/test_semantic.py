@@ -1,5 +1,8 @@
+import pytest
 import torch
 
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.fusion.semantic import fill_stuff
 
 
@@ -38,3 +41,49 @@ def test_any_negative_label_is_no_stuff():
     filled, segments = fill_stuff(ids, torch.tensor([[-1, -7, 0]]), 0, 1)
     assert filled.tolist() == [[0, 0, 1]]
     assert [s.label for s in segments] == [0]
+
+
+PIECES = torch.tensor(
+    [
+        [3, 3, -1, 3, -1, 5],
+        [3, -1, -1, -1, 3, 5],
+        [-1, -1, 5, -1, -1, -1],
+    ]
+)  # class 3: 3 px and 2 px (joined by a corner); class 5: 2 px and 1 px
+
+
+def test_component_rule_measures_connected_parts():
+    ids = torch.zeros((3, 6), dtype=torch.int32)
+    filled, segments = fill_stuff(ids, PIECES, 3, 1, "component")
+    expected = torch.zeros((3, 6), dtype=torch.int32)
+    expected[0, :2] = expected[1, 0] = 1
+    assert torch.equal(filled, expected), "the part of 3 px stays, those of 2 px and 1 px go"
+    assert [(s.id, s.label, s.area) for s in segments] == [(1, 3, 3)]
+    whole, segments = fill_stuff(ids, PIECES, 3, 1)
+    assert [(s.label, s.area) for s in segments] == [(3, 5), (5, 3)], "the class rule keeps all of both"
+    assert torch.equal(whole > 0, PIECES > 0)
+
+
+def test_component_rule_keeps_one_segment_per_class():
+    filled, segments = fill_stuff(torch.zeros((3, 6), dtype=torch.int32), PIECES, 2, 1, "component")
+    assert [(s.id, s.label, s.area) for s in segments] == [(1, 3, 5), (2, 5, 2)]
+    assert filled[2, 2] == 0 and (filled == 2).sum() == 2
+
+
+def test_component_rule_measures_what_things_left_free():
+    ids = torch.zeros((1, 7), dtype=torch.int32)
+    ids[0, 3] = 1  # cuts the strip of 7 px into two of 3
+    semantic = torch.full((1, 7), 4)
+    assert fill_stuff(ids, semantic, 4, 2, "component")[1] == ()
+    filled, segments = fill_stuff(ids, semantic, 3, 2, "component")
+    assert filled.tolist() == [[2, 2, 2, 1, 2, 2, 2]] and segments[0].area == 6
+
+
+def test_component_rule_leaves_nothing_free_alone():
+    full = torch.ones((2, 2), dtype=torch.int32)
+    assert fill_stuff(full, torch.full((2, 2), 5), 0, 2, "component")[1] == ()
+
+
+def test_an_unknown_rule_is_answered():
+    with pytest.raises(ConfigError, match=r"fusion\.stuff_rule='components'.*did you mean 'component'"):
+        FusionPolicy(stuff_rule="components")

@@ -4,7 +4,8 @@ import numpy as np
 from rich.text import Text
 
 from panoptic_occ.categories import Categories
-from panoptic_occ.metrics.pq_core import IOU_UNIT, PQCounts, result_of
+from panoptic_occ.metrics.pq_core import IOU_UNIT, PQCounts
+from panoptic_occ.metrics.pq_scores import result_of
 from panoptic_occ.metrics.table import comparison_table, pq_table, to_text
 
 CATEGORIES = Categories.from_json(

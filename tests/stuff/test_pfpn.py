@@ -99,3 +99,15 @@ def test_semantic_targets_of_the_two_modes() -> None:
         logits = torch.zeros(1, head.predictor.out_channels, 1, 1)
         logits[0, grass] = 60.0
         assert head.loss(logits, torch.full((1, 4, 4), 80)).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_ocfusions_head_adds_one_convolution_after_the_sum() -> None:
+    head = PanopticFPNHead(in_channels=64, categories=CATEGORIES, things="dense", fuse=True)
+    plain = PanopticFPNHead(in_channels=64, categories=CATEGORIES, things="dense")
+    plain.load_state_dict(head.state_dict(), strict=False)
+    extra = sum(p.numel() for p in head.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert extra == 32 * 32 + 32
+    features = {str(k): torch.randn(1, 64, 16 >> k, 16 >> k) for k in range(4)}
+    conv = next(m for m in head.fuse.modules() if isinstance(m, nn.Conv2d))
+    expected = F.relu(torch.einsum("oi,bihw->bohw", conv.weight[..., 0, 0], plain.trunk(features)))
+    assert torch.allclose(head.trunk(features), expected, atol=1e-5)

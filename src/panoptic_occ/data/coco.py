@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panoptic_occ.data.annotations import ImageRecord, Layout, read_annotations
-from panoptic_occ.data.problems import Problem, read_image, read_instances, read_panoptic
+from panoptic_occ.data.panoptic_instances import InstanceTruth, disjoint_relation, panoptic_instances, thing_segments
+from panoptic_occ.data.problems import Instances, Problem, read_image, read_instances, read_panoptic
 from panoptic_occ.data.relation_cache import RelationCache
 from panoptic_occ.data.relations import ground_truth_relation, match_segments
 from panoptic_occ.errors import DataError
-from panoptic_occ.structures import Sample, Target
+from panoptic_occ.structures import GroundTruthRelation, PanopticMap, Sample, Target
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +34,29 @@ class CocoPanoptic(Dataset[Sample]):
     ``image_ids`` (n,), ``sizes`` (n, 2) as (height, width), ``categories`` from the panoptic JSON.  ``skipped`` counts
     what was left out on reading; ``warnings`` counts the tolerated problems of the images loaded by this process.
     With ``skip_empty``, images without a non-crowd instance are left out (counted as ``images without instances``).
-    ``relations``: cached ground-truth relations; without them every load computes its own.
+    ``relations``: cached ground-truth relations; without them every load computes its own.  ``inst_gt``: the instances
+    are those of the instances JSON (``coco``, full masks that overlap) or are cut from the ``panoptic`` map, which has
+    no relations to cache.
     """
 
-    def __init__(self, layout: Layout, *, skip_empty: bool = False, relations: RelationCache | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        skip_empty: bool = False,
+        relations: RelationCache | None = None,
+        inst_gt: InstanceTruth = "coco",
+    ) -> None:
         self.layout = layout
         self.relations = relations
+        self.inst_gt = inst_gt
         self.warnings: Counter[str] = Counter()
         split = read_annotations(layout)
         self.categories, self.skipped, self._records = split.categories, split.skipped, split.records
-        chosen = np.flatnonzero(split.instances) if skip_empty else np.arange(len(split.records))
+        chosen = np.arange(len(split.records))
+        if skip_empty:
+            panoptic = inst_gt == "panoptic"
+            chosen = np.flatnonzero(thing_segments(split.records, split.categories) if panoptic else split.instances)
         if len(chosen) < len(split.records):
             self.skipped["images without instances"] = len(split.records) - len(chosen)
             log.info("%s: %d images without instances are left out", layout.images, len(split.records) - len(chosen))
@@ -57,10 +71,15 @@ class CocoPanoptic(Dataset[Sample]):
 
     @staticmethod
     def from_root(
-        root: Path | str, split: str, *, skip_empty: bool = False, relations: RelationCache | None = None
+        root: Path | str,
+        split: str,
+        *,
+        skip_empty: bool = False,
+        relations: RelationCache | None = None,
+        inst_gt: InstanceTruth = "coco",
     ) -> CocoPanoptic:
         """The split (``train2017``, ``val2017``) of a root folder that holds the data as COCO distributes it."""
-        return CocoPanoptic(Layout.of(Path(root), split), skip_empty=skip_empty, relations=relations)
+        return CocoPanoptic(Layout.of(Path(root), split), skip_empty=skip_empty, relations=relations, inst_gt=inst_gt)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -89,9 +108,13 @@ class CocoPanoptic(Dataset[Sample]):
         """The annotations of an image alone.  Raises DataError at the first fatal problem of the image."""
         record = self.record(index)
         panoptic, problems = read_panoptic(record, self.layout, self.categories)
-        instances, more = read_instances(record, self.layout, self.categories)
-        self._report([*problems, *more])
+        self._report(problems)
         assert panoptic is not None
+        if self.inst_gt == "panoptic":
+            instances = panoptic_instances(panoptic)
+            return _target(instances, panoptic, disjoint_relation(instances))
+        instances, problems = read_instances(record, self.layout, self.categories)
+        self._report(problems)
         relation = None if self.relations is None else self.relations.get(record.image_id)
         if relation is None:
             segment_ids = match_segments(instances.masks, instances.labels, panoptic)
@@ -101,9 +124,7 @@ class CocoPanoptic(Dataset[Sample]):
                 f"image {record.image_id}: the cached relations are of {len(relation)} instances, the image has "
                 f"{len(instances.ids)}; build the cache again (`python -m panoptic_occ.prepare force=true`)"
             )
-        top, left, height, width = instances.masks.windows.unbind(dim=1)
-        boxes = torch.stack((left, top, left + width, top + height), dim=1).float()
-        return Target(boxes, instances.labels, instances.masks, panoptic, relation, instances.ids)
+        return _target(instances, panoptic, relation)
 
     def _report(self, problems: Iterable[Problem]) -> None:
         """Raises the first fatal problem; counts the others and logs the first of each kind."""
@@ -113,3 +134,9 @@ class CocoPanoptic(Dataset[Sample]):
             if not self.warnings[problem.kind]:
                 log.warning("%s (further cases of '%s' are counted, not shown)", problem, problem.kind)
             self.warnings[problem.kind] += 1
+
+
+def _target(instances: Instances, panoptic: PanopticMap, relation: GroundTruthRelation) -> Target:
+    top, left, height, width = instances.masks.windows.unbind(dim=1)
+    boxes = torch.stack((left, top, left + width, top + height), dim=1).float()
+    return Target(boxes, instances.labels, instances.masks, panoptic, relation, instances.ids)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,20 +23,25 @@ CHUNK = 32
 
 
 def ordered_map(
-    function: Callable[[In], Out], items: Iterable[In], total: int, processes: int | None = 1, title: str = ""
+    function: Callable[[In], Out],
+    items: Iterable[In],
+    total: int,
+    processes: int | None = 1,
+    title: str = "",
+    chunk: int = CHUNK,
 ) -> Iterator[Out]:
     """``function(item)`` for all items, in their order; 1 process stays in this one, None takes one per core.
 
     Workers are spawned, not forked: torch's threads and a live progress display do not survive a fork.  ``function``
-    must be picklable.  The first exception stops everything.
+    must be picklable and is sent to each worker once, ``chunk`` items at a time.  The first exception stops everything.
     """
     # a worker costs seconds to start: there is no use for more of them than chunks
-    processes = min(processes or available_cores(), -(-total // CHUNK))
+    processes = min(processes or available_cores(), -(-total // chunk))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
-        for result in map(function, items) if processes <= 1 else _spread(function, items, processes):
+        for result in map(function, items) if processes <= 1 else _spread(function, items, processes, chunk):
             yield result
             progress.advance(task)
 
@@ -46,15 +51,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _spread(function: Callable[[In], Out], items: Iterable[In], processes: int) -> Iterator[Out]:
+def _spread(function: Callable[[In], Out], items: Iterable[In], processes: int, chunk: int) -> Iterator[Out]:
     source = iter(items)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    work = pickle.dumps(function, protocol=pickle.HIGHEST_PROTOCOL)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(work,))
     pending: deque[Future[bytes]] = deque()
     try:
         while True:
-            while len(pending) < 3 * processes and (chunk := list(islice(source, CHUNK))):
-                pending.append(pool.submit(_run, function, chunk))
+            while len(pending) < 3 * processes and (some := list(islice(source, chunk))):
+                pending.append(pool.submit(_run, some))
             if not pending:
                 return
             yield from pickle.loads(pending.popleft().result())
@@ -62,14 +68,20 @@ def _spread(function: Callable[[In], Out], items: Iterable[In], processes: int) 
         pool.shutdown(cancel_futures=True)
 
 
-def _run(function: Callable[[In], Out], chunk: list[In]) -> bytes:
+_work: Callable[[Any], Any] | None = None  # of this worker
+
+
+def _run(chunk: list[Any]) -> bytes:
+    assert _work is not None
     if torch := sys.modules.get("torch"):  # imported by the function's own module, or not needed at all
         torch.set_num_threads(1)
     # pickled here, because torch would hand every tensor over as a file that stays open
-    return pickle.dumps([function(item) for item in chunk], protocol=pickle.HIGHEST_PROTOCOL)
+    return pickle.dumps([_work(item) for item in chunk], protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def _start_worker() -> None:
+def _start_worker(work: bytes) -> None:
+    global _work
+    _work = pickle.loads(work)
     # workers wait for work on a pipe that they hold open themselves: a killed parent would leave them there for ever
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

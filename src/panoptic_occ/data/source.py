@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from panoptic_occ.data.coco import CocoPanoptic
+from panoptic_occ.data.panoptic_instances import INSTANCE_TRUTHS, InstanceTruth
 from panoptic_occ.data.relation_cache import RelationCache
-from panoptic_occ.errors import DataError, did_you_mean
+from panoptic_occ.errors import ConfigError, DataError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class CocoSource:
 
     ``root``: the folder, or None to take the environment variable ``PANOPTIC_OCC_COCO``.  ``cache_dir``: where derived
     files go, by default below ``PANOPTIC_OCC_CACHE`` or ``~/.cache/panoptic_occ``.  ``skip_empty`` leaves training
-    images without a non-crowd instance out (counted); validation images are never left out.
+    images without a non-crowd instance out (counted); validation images are never left out.  ``inst_gt``: what the
+    instances of the training images are, see ``CocoPanoptic``; validation images keep their annotations.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class CocoSource:
         cache_dir: str | Path | None = None,
         skip_empty: bool = False,
         name: str = "coco",
+        inst_gt: InstanceTruth = "coco",
     ) -> None:
         self.name = name
+        self.inst_gt = checked_truth(inst_gt)
         self.root = root
         self.splits: dict[str, str] = {"train": train_split, "val": val_split}
         self.cache_dir = default_cache_dir() / name if cache_dir is None else Path(cache_dir).expanduser()
@@ -74,13 +78,19 @@ class CocoSource:
         """The images of a split, with cached relations when `python -m panoptic_occ.prepare` has made them."""
         if split not in self.splits:
             raise DataError(f"{self.name}: split '{split}' is unknown; {did_you_mean(split, get_args(Split))}")
-        skip_empty = self.skip_empty and split == "train"
-        return load_split(self, find_root(self.root), self.splits[split], skip_empty)
+        root, name = find_root(self.root), self.splits[split]
+        if split == "train":
+            return load_split(self, root, name, self.skip_empty, self.inst_gt)
+        return load_split(self, root, name)
 
 
-def load_split(source: Source, root: Path, split: str, skip_empty: bool = False) -> CocoPanoptic:
-    """A split in the COCO layout, with the cached relations of ``source`` when there are any."""
-    dataset = CocoPanoptic.from_root(root, split, skip_empty=skip_empty)
+def load_split(
+    source: Source, root: Path, split: str, skip_empty: bool = False, inst_gt: InstanceTruth = "coco"
+) -> CocoPanoptic:
+    """A split in the COCO layout, with the cached relations of ``source`` when there are any and they apply."""
+    dataset = CocoPanoptic.from_root(root, split, skip_empty=skip_empty, inst_gt=inst_gt)
+    if inst_gt == "panoptic":  # the cache is always of the annotated instances
+        return dataset
     path = relations_path(source, dataset)
     if path.is_file():
         try:
@@ -88,6 +98,13 @@ def load_split(source: Source, root: Path, split: str, skip_empty: bool = False)
         except DataError as error:
             log.warning("%s; relations are computed while loading", error)
     return dataset
+
+
+def checked_truth(inst_gt: InstanceTruth) -> InstanceTruth:
+    """``inst_gt``, or a ConfigError when it is none of those that exist."""
+    if inst_gt not in INSTANCE_TRUTHS:
+        raise ConfigError(f"data.source.inst_gt={inst_gt!r} is unknown; {did_you_mean(inst_gt, INSTANCE_TRUTHS)}")
+    return inst_gt
 
 
 def find_root(root: str | Path | None) -> Path:

@@ -9,18 +9,23 @@ with margins v_j - v_i and the two checks Algorithm 1 of RAP.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+import operator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.fusion.semantic import fill_stuff
-from panoptic_occ.masks import PairStats
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.fusion.semantic import STUFF_RULES, StuffRule, fill_stuff
+from panoptic_occ.masks import PairStats, Window
 from panoptic_occ.structures import InstanceRecord, InstanceSet, InstanceStatus, PanopticMap, Relation, Segment
 
 log = logging.getLogger(__name__)
+
+SHARES = ("conf_thr", "max_occluded", "min_visible", "same_class_thr", "duplicate_thr", "post_min_visible", "erase_thr")
+DUPLICATE_AREAS = ("original", "canvas")
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,14 @@ class FusionPolicy:
 
     ``conf_thr``: instances with a lower score take no part.  ``max_occluded``: reject when a larger share cannot be
     taken.  ``min_visible``: reject when this share or less can be taken.  ``same_class_thr``: reject when this share or
-    more is already owned by instances of the same class (RAP, CA).  ``duplicate_thr``: reject when the intersection
-    with an accepted instance is this share or more of both masks (RAP, EO).  ``stuff_area`` in pixels: smaller stuff
-    segments stay void.  Raises ConfigError for values outside [0, 1] and for a negative or fractional area.
+    more is already owned by instances of the same class (RAP, CA), with ``same_class_strict`` only when it is more.
+    ``duplicate_thr``: reject when the intersection with an accepted instance is this share or more of both masks (RAP,
+    EO); ``duplicate_areas``: of the accepted one counts its whole mask (``original``, the paper) or only what it owns
+    by then (``canvas``, RAP's code).  ``post_min_visible``: remove an accepted instance that others left this share or
+    less.  ``stuff_area`` in pixels: smaller stuff segments stay void; by ``stuff_rule``, whole classes are measured
+    (``class``) or each connected ``component`` of them (OANet).  ``erase_thr``: components of the stuff with a lower
+    mean probability stay void, measured up to ``erase_radius`` pixels around them (REFINE, see ``fusion.erasing``).
+    Raises ConfigError for values outside [0, 1] and for a negative or fractional area.
     """
 
     conf_thr: float = 0.5
@@ -40,18 +50,38 @@ class FusionPolicy:
     same_class_thr: float | None = None
     duplicate_thr: float | None = None
     stuff_area: int = 4096
+    same_class_strict: bool = False
+    duplicate_areas: Literal["original", "canvas"] = "original"
+    post_min_visible: float | None = None
+    stuff_rule: StuffRule = "class"
+    erase_thr: float | None = None
+    erase_radius: int = 0
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name == "stuff_area":
-                if not isinstance(value, int) or value < 0:
-                    raise ConfigError(f"fusion.stuff_area={value!r}: must be a whole number of pixels, 0 or more")
-            elif value is None and item.name != "conf_thr":
+        for name in SHARES:
+            value = getattr(self, name)
+            if value is None and name != "conf_thr":
                 continue
-            elif not isinstance(value, int | float) or not 0 <= value <= 1:
-                off = "" if item.name == "conf_thr" else ", or null to switch the check off"
-                raise ConfigError(f"fusion.{item.name}={value!r}: must be a share between 0 and 1{off}")
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                off = "" if name == "conf_thr" else ", or null to switch the check off"
+                raise ConfigError(f"fusion.{name}={value!r}: must be a share between 0 and 1{off}")
+        for name in ("stuff_area", "erase_radius"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigError(f"fusion.{name}={value!r}: must be a whole number of pixels, 0 or more")
+        if self.stuff_rule not in STUFF_RULES:
+            hint = did_you_mean(self.stuff_rule, STUFF_RULES)
+            raise ConfigError(f"fusion.stuff_rule={self.stuff_rule!r} is unknown; {hint}")
+        if not isinstance(self.same_class_strict, bool):
+            raise ConfigError(f"fusion.same_class_strict={self.same_class_strict!r}: must be true or false")
+        if self.duplicate_areas not in DUPLICATE_AREAS:
+            hint = did_you_mean(self.duplicate_areas, DUPLICATE_AREAS)
+            raise ConfigError(f"fusion.duplicate_areas={self.duplicate_areas!r} is unknown; {hint}")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the base must compute for this policy beside the labels of the stuff: its logits, to erase by."""
+        return frozenset() if self.erase_thr is None else frozenset({"semantic_logits"})
 
 
 def fuse(
@@ -66,6 +96,8 @@ def fuse(
     ``semantic`` (H, W): contiguous stuff label of every pixel, negative where there is no stuff; None: things only.
     Instances go by ``relation.order``, else by falling score (stable).  Segments are numbered 1..K in the order they
     were pasted, then stuff by ascending label; the map has one record per instance.  All tensors on one device.
+    With ``relation.claims`` an instance takes pixels of its claim only, and ``free`` counts those; the thresholds
+    stay shares of the whole mask.  ``relation.duplicate_of`` rejects an instance before it is looked at.
     Raises ValueError when the sizes of the inputs contradict each other.
     """
     _check_sizes(instances, stats, relation, semantic)
@@ -77,7 +109,7 @@ def fuse(
         canvas.offer(i)
     ids, segments = canvas.things(order.tolist())
     if semantic is not None:
-        ids, stuff = fill_stuff(ids, semantic, policy.stuff_area, first_id=len(segments) + 1)
+        ids, stuff = fill_stuff(ids, semantic, policy.stuff_area, len(segments) + 1, policy.stuff_rule)
         segments += stuff
     return PanopticMap(ids, segments, canvas.records())
 
@@ -89,6 +121,7 @@ class _Canvas:
         n = len(instances)
         self.policy = policy
         self.masks = list(instances.masks)
+        self.claims = self.masks if relation.claims is None else list(relation.claims)  # what each one may take
         # 0: free, i + 1: instance i
         self.owner = torch.zeros(instances.masks.size, dtype=torch.int32, device=instances.masks.pixels.device)
         self.above = _above(relation)
@@ -96,10 +129,13 @@ class _Canvas:
         self.scores: list[float] = instances.scores.tolist()
         self.labels = instances.labels.cpu()
         self.area: list[int] = stats.area.tolist()
+        self.claimed = self.area if relation.claims is None else relation.claims.area.tolist()
         self.inter = stats.inter.cpu()
         self.duplicates = _duplicates(stats, policy.duplicate_thr)
+        self.duplicate_of = [-1] * n if relation.duplicate_of is None else relation.duplicate_of.tolist()
         self.accepted = torch.zeros(n, dtype=torch.bool)
         self.taken = torch.zeros((n, n), dtype=torch.int64)  # [i, j]: pixels that i took from j
+        self.owned = torch.zeros(n, dtype=torch.int64)  # pixels on the canvas by now
         self.free = [0] * n
         self.status: list[InstanceStatus] = ["low_score"] * n
         self.blocker: list[int | None] = [None] * n
@@ -111,19 +147,31 @@ class _Canvas:
         if self.area[i] == 0:
             self.status[i] = "empty"
             return
-        window, crop = self.masks[i]
-        view = self.owner[window]
-        owners = (view * crop).flatten()  # a product and a table look-up: 7 and 5 times faster than indexing by mask
-        held = torch.bincount(owners, minlength=len(self.masks) + 1)[1:].cpu()  # pixels of the mask that others own
-        self.free[i] = self.area[i] - int(held.sum())
-        won = torch.where(self.above[i], held, 0)
-        self.status[i], self.blocker[i] = self._verdict(i, self.free[i] + int(won.sum()), held, won)
+        if self.duplicate_of[i] >= 0:
+            self.status[i], self.blocker[i] = "duplicate", self.duplicate_of[i]
+            return
+        held = self._held(*self.masks[i])
+        contested = held if self.claims is self.masks else self._held(*self.claims[i])
+        self.free[i] = self.claimed[i] - int(contested.sum())
+        won = torch.where(self.above[i], contested, 0)
+        gain = self.free[i] + int(won.sum())
+        self.status[i], self.blocker[i] = self._verdict(i, gain, held, won)
         if self.status[i] != "kept":
             return
+        window, claim = self.claims[i]
+        view = self.owner[window]
+        # a table look-up: 5 times faster than indexing by mask
         yields = torch.cat([torch.ones(1, dtype=torch.bool), self.above[i]]).to(view.device)
-        view.masked_fill_(crop & yields.index_select(0, view.flatten()).view_as(view), i + 1)
+        view.masked_fill_(claim & yields.index_select(0, view.flatten()).view_as(view), i + 1)
         self.accepted[i] = True
         self.taken[i] = won
+        self.owned -= won
+        self.owned[i] = gain
+
+    def _held(self, window: Window, crop: Bool[Tensor, "y x"]) -> Int[Tensor, " n"]:
+        """Pixels of ``crop`` that each instance owns."""
+        owners = (self.owner[window] * crop).flatten()  # a product: 7 times faster than indexing by mask
+        return torch.bincount(owners, minlength=len(self.masks) + 1)[1:].cpu()
 
     def _verdict(
         self, i: int, claim: int, held: Int[Tensor, " n"], won: Int[Tensor, " n"]
@@ -136,9 +184,10 @@ class _Canvas:
         if policy.same_class_thr is not None:
             same = torch.where(self.labels == self.labels[i], held, 0)
             covered = int(same.sum())
-            if covered > 0 and covered / area >= policy.same_class_thr:
+            too_much = operator.gt if policy.same_class_strict else operator.ge
+            if covered > 0 and too_much(covered / area, policy.same_class_thr):
                 return "same_class", int(same.argmax())
-        twins = self.duplicates[i] & self.accepted
+        twins = self._twins(i, held)
         if twins.any():
             return "duplicate", int(torch.where(twins, self.inter[i], -1).argmax())
         hidden = policy.max_occluded is not None and (area - claim) / area > policy.max_occluded
@@ -148,8 +197,16 @@ class _Canvas:
             return "occluded", int(lost.argmax()) if lost.any() else None
         return "kept", None
 
+    def _twins(self, i: int, held: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Accepted instances that i duplicates."""
+        threshold = self.policy.duplicate_thr
+        if threshold is None or self.policy.duplicate_areas == "original":
+            return self.duplicates[i] & self.accepted
+        common = held.double()
+        return (held > 0) & (common / self.area[i] >= threshold) & (common / self.owned.clamp(min=1) >= threshold)
+
     def things(self, order: list[int]) -> tuple[Int[Tensor, "h w"], tuple[Segment, ...]]:
-        """The map of segment ids and the segments; instances that others covered completely are gone."""
+        """The map of segment ids and the segments; instances that others covered too far are gone."""
         final = self.final()
         id_of_owner = torch.zeros(len(self.masks) + 1, dtype=torch.int32)
         segments: list[Segment] = []
@@ -162,9 +219,12 @@ class _Canvas:
 
     def final(self) -> list[int]:
         """Pixels of every instance in the finished map."""
-        won, lost = self.taken.sum(dim=1), self.taken.sum(dim=0)
-        free = torch.where(self.accepted, torch.tensor(self.free), 0)
-        return [int(pixels) for pixels in free + won - lost]
+        owned: list[int] = self.owned.tolist()
+        threshold = self.policy.post_min_visible
+        if threshold is None:
+            return owned
+        shares = [pixels / max(area, 1) for pixels, area in zip(owned, self.area, strict=True)]
+        return [pixels if share > threshold else 0 for pixels, share in zip(owned, shares, strict=True)]
 
     def records(self) -> tuple[InstanceRecord, ...]:
         """What happened to every instance."""
@@ -174,7 +234,7 @@ class _Canvas:
         for i, status in enumerate(self.status):
             blocker = self.blocker[i]
             if status == "kept" and final[i] == 0:
-                status, blocker = "erased", int(self.taken[:, i].argmax())
+                status, blocker = "erased", int(self.taken[:, i].argmax()) if self.taken[:, i].any() else None
             records.append(InstanceRecord(status, self.area[i], self.free[i], reclaimed[i], final[i], blocker))
         return tuple(records)
 
@@ -203,6 +263,13 @@ def _check_sizes(
             raise ValueError(f"fuse: {name} has shape {tuple(tensor.shape)}, {n} instances need ({n}, {n})")
     if relation.order is not None and sorted(relation.order.tolist()) != list(range(n)):
         raise ValueError(f"fuse: relation.order must name each of the {n} instances once: {relation.order.tolist()}")
+    claims, masks = relation.claims, instances.masks
+    if claims is not None and (len(claims), tuple(claims.size)) != (n, tuple(masks.size)):
+        raise ValueError(
+            f"fuse: relation.claims has {len(claims)} masks of an image of {claims.size}, needs {n} of {masks.size}"
+        )
+    if relation.duplicate_of is not None and relation.duplicate_of.shape != (n,):
+        raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(relation.duplicate_of.shape)}, needs ({n},)")
     if semantic is not None and tuple(semantic.shape) != tuple(instances.masks.size):
         raise ValueError(
             f"fuse: the semantic map is {tuple(semantic.shape)} px, the masks are of an image of {instances.masks.size}"

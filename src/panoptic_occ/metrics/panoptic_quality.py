@@ -15,14 +15,14 @@ from panoptic_occ.categories import Categories
 from panoptic_occ.errors import DataError
 from panoptic_occ.metrics.pq_core import (
     PQCounts,
-    PQResult,
+    SegmentMatches,
     SegmentRow,
-    count_matches,
     known_ids,
+    match_segments,
     overlap_table,
-    result_of,
     unlisted_error,
 )
+from panoptic_occ.metrics.pq_scores import PQResult, result_of
 from panoptic_occ.structures import PanopticMap
 
 _STATES = ("tp", "fp", "fn", "iou")
@@ -31,7 +31,14 @@ _STATES = ("tp", "fp", "fn", "iou")
 def panoptic_counts(
     prediction: PanopticMap, target: PanopticMap, num_categories: int, source: str = "image"
 ) -> PQCounts:
-    """Counts of one image per contiguous category, with the rules of the official evaluation.
+    """Counts of one image per contiguous category; see ``panoptic_matches``."""
+    return panoptic_matches(prediction, target, num_categories, source).counts(num_categories)
+
+
+def panoptic_matches(
+    prediction: PanopticMap, target: PanopticMap, num_categories: int, source: str = "image"
+) -> SegmentMatches:
+    """Which segments of one image match, with the rules of the official evaluation.
 
     Ground-truth areas are ``Segment.area``, predicted areas are counted.  Works on the device of ``prediction.ids``.
     ``source`` names the image in errors.  Raises DataError for maps of different sizes, predicted ids without a
@@ -48,7 +55,7 @@ def panoptic_counts(
         table = overlap_table(target.ids.cpu().numpy(), prediction.ids.numpy(), *known, source)
     else:
         table = _overlap_table_torch(target.ids.to(prediction.ids.device), prediction.ids, *known, source)
-    return count_matches(table, target_rows, prediction_rows, num_categories, source)
+    return match_segments(table, target_rows, prediction_rows, num_categories, source)
 
 
 def panoptic_quality(

@@ -1,4 +1,4 @@
-"""Panoptic quality on plain arrays: table of overlaps, matching, averages (Kirillov et al. 2019, section 4).
+"""Panoptic quality on plain arrays: table of overlaps, matching, counts (Kirillov et al. 2019, section 4).
 
 The rules are those of the official COCO evaluation, its peculiarities included:
 
@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
-from panoptic_occ.categories import Categories
 from panoptic_occ.errors import DataError
 
 VOID_ID = 0
@@ -104,19 +103,69 @@ def unlisted_error(ids: np.ndarray, known: np.ndarray, source: str) -> DataError
     )
 
 
-def count_matches(
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Segments as arrays; of a repeated id the last entry counts."""
+
+    ids: Int64[np.ndarray, " n"]
+    labels: Int64[np.ndarray, " n"]
+    areas: Float64[np.ndarray, " n"]
+    iscrowd: Bool[np.ndarray, " n"]
+
+    @staticmethod
+    def of(rows: Sequence[SegmentRow]) -> Columns:
+        """The columns of a list of segments."""
+        ids, labels, areas, iscrowd = zip(*{row.id: row for row in rows}.values(), strict=True) if rows else [()] * 4
+        return Columns(
+            np.array(ids, dtype=np.int64),
+            np.array(labels, dtype=np.int64),
+            np.array(areas, dtype=np.float64),
+            np.array(iscrowd, dtype=bool),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentMatches:
+    """Which segments of one image match; they are numbered as listed.
+
+    ``inter``: common pixels; ``pairs``: ground-truth and predicted segment of every match, ``iou`` in ``1 / IOU_UNIT``;
+    ``missed`` ground-truth segments are the false negatives, ``false`` predicted ones the false positives.
+    """
+
+    target: Columns
+    prediction: Columns
+    inter: Int64[np.ndarray, "g p"]
+    pairs: Int64[np.ndarray, "m 2"]
+    iou: Int64[np.ndarray, " m"]
+    missed: Bool[np.ndarray, " g"]
+    false: Bool[np.ndarray, " p"]
+
+    def counts(self, num_categories: int) -> PQCounts:
+        """The counts per category."""
+        matched = self.target.labels[self.pairs[:, 0]]
+        iou_sum = np.zeros(num_categories, dtype=np.int64)
+        np.add.at(iou_sum, matched, self.iou)
+        return PQCounts(
+            tp=np.bincount(matched, minlength=num_categories),
+            fp=np.bincount(self.prediction.labels[self.false], minlength=num_categories),
+            fn=np.bincount(self.target.labels[self.missed], minlength=num_categories),
+            iou=iou_sum,
+        )
+
+
+def match_segments(
     table: Int64[np.ndarray, "g+1 p"],
     target_rows: Sequence[SegmentRow],
     prediction_rows: Sequence[SegmentRow],
     num_categories: int,
     source: str,
-) -> PQCounts:
+) -> SegmentMatches:
     """Matches the segments of one image, given the overlap table of their ``known_ids``.
 
     Raises DataError for a predicted segment without pixels, a label outside 0 .. C-1, and a ground-truth area that
     makes a union zero.
     """
-    target, prediction = _Columns.of(target_rows), _Columns.of(prediction_rows)
+    target, prediction = Columns.of(target_rows), Columns.of(prediction_rows)
     _check_labels("ground-truth", target, num_categories, source)
     _check_labels("predicted", prediction, num_categories, source)
     rows = np.searchsorted(known_ids(target_rows), target.ids)
@@ -131,121 +180,16 @@ def count_matches(
         )
     iou = _iou(inter, area, target, prediction, void, source)
     matched = iou > 0.5
-
-    target_hit, prediction_hit = matched.any(axis=1), matched.any(axis=0)
     ignored = (void + _crowd(inter, target, prediction)) / area > 0.5
-    label_of_pair = target.labels[matched.nonzero()[0]]
-    iou_sum = np.zeros(num_categories, dtype=np.int64)
-    np.add.at(iou_sum, label_of_pair, np.rint(iou[matched] * IOU_UNIT).astype(np.int64))
-    return PQCounts(
-        tp=np.bincount(label_of_pair, minlength=num_categories),
-        fp=np.bincount(prediction.labels[~prediction_hit & ~ignored], minlength=num_categories),
-        fn=np.bincount(target.labels[~target_hit & ~target.iscrowd], minlength=num_categories),
-        iou=iou_sum,
+    return SegmentMatches(
+        target,
+        prediction,
+        inter,
+        pairs=np.argwhere(matched),
+        iou=np.rint(iou[matched] * IOU_UNIT).astype(np.int64),
+        missed=~matched.any(axis=1) & ~target.iscrowd,
+        false=~matched.any(axis=0) & ~ignored,
     )
-
-
-class PQScores(NamedTuple):
-    """Averages over the ``n`` categories of a group that occur in the ground truth or the prediction; 0 when none does.
-
-    The results are named tuples and not dataclasses because torchmetrics rebuilds what ``compute`` returns.
-    """
-
-    pq: float
-    sq: float
-    rq: float
-    n: int
-
-
-class ClassScores(NamedTuple):
-    """Scores and counts of one category (0 when it does not occur)."""
-
-    category_id: int
-    name: str
-    isthing: bool
-    pq: float
-    sq: float
-    rq: float
-    tp: int
-    fp: int
-    fn: int
-
-
-class PQResult(NamedTuple):
-    """Panoptic quality over a data set; scores are fractions in [0, 1]."""
-
-    all: PQScores
-    things: PQScores
-    stuff: PQScores
-    per_class: tuple[ClassScores, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The layout of the official tool: All, Things, Stuff, and ``per_class`` by category id."""
-        groups = {"All": self.all, "Things": self.things, "Stuff": self.stuff}
-        result: dict[str, Any] = {name: scores._asdict() for name, scores in groups.items()}
-        result["per_class"] = {str(entry.category_id): entry._asdict() for entry in self.per_class}
-        return result
-
-    def flat(self) -> dict[str, float]:
-        """PQ, SQ, RQ of all, things (``_th``) and stuff (``_st``) by name: one row of a comparison."""
-        groups = {"": self.all, "_th": self.things, "_st": self.stuff}
-        return {
-            f"{name.upper()}{end}": getattr(scores, name)
-            for end, scores in groups.items()
-            for name in ("pq", "sq", "rq")
-        }
-
-
-def result_of(counts: PQCounts, categories: Categories) -> PQResult:
-    """PQ = sum of IoU / (TP + FP/2 + FN/2), SQ = mean IoU of the TPs, RQ = F1, averaged over categories that occur."""
-    tp = counts.tp.astype(np.float64)
-    iou = counts.iou / IOU_UNIT
-    total = tp + 0.5 * counts.fp + 0.5 * counts.fn
-    some = np.maximum(total, 0.5)  # the smallest total there is, so absent categories get 0 / 0.5
-    pq, sq, rq = iou / some, iou / np.maximum(tp, 1), tp / some
-    isthing = np.array([category.isthing for category in categories.items])
-
-    def mean(group: Bool[np.ndarray, " c"]) -> PQScores:
-        chosen = group & (total > 0)
-        n = int(chosen.sum())
-        averages = np.stack((pq, sq, rq))[:, chosen].sum(axis=1) / max(n, 1)
-        return PQScores(float(averages[0]), float(averages[1]), float(averages[2]), n)
-
-    per_class = tuple(
-        ClassScores(
-            category.id,
-            category.name,
-            category.isthing,
-            float(pq[k]),
-            float(sq[k]),
-            float(rq[k]),
-            int(counts.tp[k]),
-            int(counts.fp[k]),
-            int(counts.fn[k]),
-        )
-        for k, category in enumerate(categories.items)
-    )
-    return PQResult(mean(np.ones_like(isthing)), mean(isthing), mean(~isthing), per_class)
-
-
-@dataclass(frozen=True, eq=False)
-class _Columns:
-    """Segments as arrays; of a repeated id the last entry counts."""
-
-    ids: Int64[np.ndarray, " n"]
-    labels: Int64[np.ndarray, " n"]
-    areas: Float64[np.ndarray, " n"]
-    iscrowd: Bool[np.ndarray, " n"]
-
-    @staticmethod
-    def of(rows: Sequence[SegmentRow]) -> _Columns:
-        ids, labels, areas, iscrowd = zip(*{row.id: row for row in rows}.values(), strict=True) if rows else [()] * 4
-        return _Columns(
-            np.array(ids, dtype=np.int64),
-            np.array(labels, dtype=np.int64),
-            np.array(areas, dtype=np.float64),
-            np.array(iscrowd, dtype=bool),
-        )
 
 
 def _find(values: Int64[np.ndarray, " n"], known: Int64[np.ndarray, " k"]) -> tuple[np.ndarray, np.ndarray]:
@@ -255,7 +199,7 @@ def _find(values: Int64[np.ndarray, " n"], known: Int64[np.ndarray, " k"]) -> tu
 
 
 def _iou(
-    inter: np.ndarray, area: np.ndarray, target: _Columns, prediction: _Columns, void: np.ndarray, source: str
+    inter: np.ndarray, area: np.ndarray, target: Columns, prediction: Columns, void: np.ndarray, source: str
 ) -> Float64[np.ndarray, "g p"]:
     """IoU of the pairs that may match (they meet, one category, no crowd), 0 elsewhere."""
     may_match = (inter > 0) & (target.labels[:, None] == prediction.labels[None, :]) & ~target.iscrowd[:, None]
@@ -270,7 +214,7 @@ def _iou(
     return iou
 
 
-def _crowd(inter: np.ndarray, target: _Columns, prediction: _Columns) -> Int64[np.ndarray, " p"]:
+def _crowd(inter: np.ndarray, target: Columns, prediction: Columns) -> Int64[np.ndarray, " p"]:
     """Pixels of each prediction on the crowd segment of its category (the last listed one)."""
     crowd_of = {int(target.labels[k]): int(k) for k in target.iscrowd.nonzero()[0]}
     rows = [crowd_of.get(label) for label in prediction.labels.tolist()]
@@ -278,7 +222,7 @@ def _crowd(inter: np.ndarray, target: _Columns, prediction: _Columns) -> Int64[n
     return np.array(counts, dtype=np.int64)
 
 
-def _check_labels(what: str, columns: _Columns, num_categories: int, source: str) -> None:
+def _check_labels(what: str, columns: Columns, num_categories: int, source: str) -> None:
     wrong = (columns.labels < 0) | (columns.labels >= num_categories)
     if wrong.any():
         k = int(wrong.argmax())

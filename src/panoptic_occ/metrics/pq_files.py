@@ -16,15 +16,8 @@ from panoptic_occ.categories import Categories
 from panoptic_occ.data.panoptic_io import read_panoptic_png
 from panoptic_occ.errors import DataError, PanopticOccError
 from panoptic_occ.files import read_json
-from panoptic_occ.metrics.pq_core import (
-    PQCounts,
-    PQResult,
-    SegmentRow,
-    count_matches,
-    known_ids,
-    overlap_table,
-    result_of,
-)
+from panoptic_occ.metrics.pq_core import PQCounts, SegmentRow, known_ids, match_segments, overlap_table
+from panoptic_occ.metrics.pq_scores import PQResult, result_of
 
 CHUNK = 32
 """Images per task: about 0.2 s of work, so that starting another worker (about 0.3 s) pays from two chunks on."""
@@ -140,7 +133,8 @@ def _count_image(task: _Task, num_categories: int) -> tuple[PQCounts, AreaCheck]
         )
     known = known_ids(task.target_rows)
     table = overlap_table(target_ids, prediction_ids, known, known_ids(task.prediction_rows), source)
-    counts = count_matches(table, task.target_rows, task.prediction_rows, num_categories, source)
+    matches = match_segments(table, task.target_rows, task.prediction_rows, num_categories, source)
+    counts = matches.counts(num_categories)
     pixels = dict(zip(known.tolist(), table.sum(axis=1).tolist(), strict=False))  # without the row of unlisted ids
     wrong = [row for row in task.target_rows if row.area != pixels[row.id]]
     if not wrong:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -12,7 +13,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from panoptic_occ.metrics.pq_core import PQResult
+from panoptic_occ.metrics.pq_scores import PQResult
+
+if TYPE_CHECKING:  # it would load torch, and the worker processes of the official files do without
+    from panoptic_occ.metrics.breakdown import BreakdownResult
+
+SEPARATOR = " | "
+"""Between the parts of a label: a method, and the group of rows that it belongs to."""
 
 
 def pq_table(result: PQResult, per_class: bool = True) -> Table:
@@ -37,19 +44,47 @@ def pq_table(result: PQResult, per_class: bool = True) -> Table:
     return table
 
 
-def comparison_table(rows: Mapping[str, Mapping[str, float]], title: str = "") -> Table:
+def comparison_table(rows: Mapping[str, Mapping[str, float | str]], title: str = "") -> Table:
     """One row per method, one column per number, in the order in which they first appear.
 
-    Floats are fractions and are shown in percent, integers are counts; NaN shows '-', a number a row lacks is blank.
+    Floats are fractions and are shown in percent, integers are counts; NaN shows '-', a number a row lacks is blank,
+    text is shown as it is.  Of labels like 'method | group' the group has a column of its own, filled where it changes.
     """
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    grouped = any(SEPARATOR in label for label in rows)
     table = Table(title=title or None, box=box.MARKDOWN)
-    table.add_column("", no_wrap=True)
+    for _ in range(1 + grouped):
+        table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
+    previous = ""
     for label, row in rows.items():
-        table.add_row(Text(label), *(_cell(row[name]) if name in row else "" for name in names))
+        method, _, group = label.partition(SEPARATOR)
+        group = group.replace(SEPARATOR, ", ")  # a bar would end the cell
+        head = [Text("" if group == previous else group)] if grouped else []
+        previous = group
+        table.add_row(*head, Text(method), *(_cell(row[name]) if name in row else "" for name in names))
     return table
+
+
+def breakdown_tables(results: Mapping[str, BreakdownResult]) -> list[Table]:
+    """PQ of things in every bin, a table for each property, and one of the reasons for false negatives.
+
+    Below the heads stands how many things are annotated in each bin, which is the same for every method.
+    """
+    tables = []
+    for group in dict.fromkeys(entry.group for result in results.values() for entry in result.bins):
+        rows: dict[str, dict[str, float]] = {"annotated": {}}
+        for method, result in results.items():
+            bins = [entry for entry in result.bins if entry.group == group]
+            rows["annotated"] = {entry.name: entry.tp + entry.fn for entry in bins}
+            rows[method] = {entry.name: entry.pq if entry.tp + entry.fp + entry.fn else math.nan for entry in bins}
+        tables.append(comparison_table(rows, f"PQ of things by {group}"))
+    reasons = {
+        method: {"FN": result.fn, **result.errors, **{f"killed: {way}": n for way, n in result.killed.items()}}
+        for method, result in results.items()
+    }
+    return [*tables, comparison_table(reasons, "annotated things without a match")]
 
 
 def to_text(renderable: RenderableType) -> str:
@@ -61,8 +96,8 @@ def to_text(renderable: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def _cell(value: float) -> str:
-    return str(value) if isinstance(value, int) else _percent(value)
+def _cell(value: float | str) -> str:
+    return _percent(value) if isinstance(value, float) else str(value)
 
 
 def _percent(value: float) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.matching import UNMATCHED, match_instances
-from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
+from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation, Target
 
 RULES = ("majority", "delta")
 
@@ -47,12 +49,24 @@ class GroundTruthOrder(OcclusionModel):
                 "occlusion=ground_truth reads the annotations, and this image has none; evaluate an annotated split or "
                 "choose another occlusion method"
             )
-        matches = match_instances(instances, target.masks, self.iou_thr)
-        order = target.relation.matrix(self.gt_sig_ratio, self.rule).to(matches.device)
-        matched = matches != UNMATCHED
-        known = matched[:, None] & matched[None, :]
-        margin = torch.zeros(known.shape, device=matches.device)
-        pair_order = order[matches[:, None], matches[None, :]] if len(order) else margin
-        known &= pair_order >= 0
-        margin[known] = 2.0 * pair_order[known].float() - 1.0
-        return Relation(margin, known & self.pairs(instances, stats))
+        margin = annotated_margin(instances, target, self.rule, self.gt_sig_ratio, self.iou_thr)
+        return Relation(margin, (margin != 0) & self.pairs(instances, stats))
+
+
+def annotated_margin(
+    instances: InstanceSet,
+    target: Target,
+    rule: Literal["majority", "delta"] = "majority",
+    gt_sig_ratio: float = 0.0,
+    iou_thr: float = 0.5,
+) -> Float[Tensor, "n n"]:
+    """1 where the annotation of the row lies above that of the column, -1 below it, 0 where that is not known."""
+    matches = match_instances(instances, target.masks, iou_thr)
+    order = target.relation.matrix(gt_sig_ratio, rule).to(matches.device)
+    matched = matches != UNMATCHED
+    known = matched[:, None] & matched[None, :]
+    margin = torch.zeros(known.shape, device=matches.device)
+    pair_order = order[matches[:, None], matches[None, :]] if len(order) else margin
+    known &= pair_order >= 0
+    margin[known] = 2.0 * pair_order[known].float() - 1.0
+    return margin

@@ -9,7 +9,7 @@ Section 3.3 gives the head, section 3.2 the targets, Algorithm 1 (in ``fusion.en
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,6 +26,10 @@ ROI_SIZE = 14
 PAIRS_AT_ONCE = 512  # 206 MB per activation in float32 at 512 channels
 SPLIT_FROM = 2.5  # pairs per instance from which the first convolution is cheaper once per instance than once per pair
 SYMMETRIES = ("raw", "avg")
+RULES = ("majority", "delta")
+
+PairLogits = Callable[[Sequence[InstanceSet], Int[Tensor, "p 2"]], Float[Tensor, " p"]]
+"""Logits of "the first of the pair lies above the second"; pairs count through the instances of all images."""
 
 
 class OCFusion(OcclusionModel):
@@ -35,6 +39,7 @@ class OCFusion(OcclusionModel):
     of the features (512 and 1024 in the paper).  ``pairs_per_image``: training pairs, each seen in both directions
     (B = 128).  ``logit_thr``: the logit that the later instance must exceed to lie above (0 in the paper, 0.5 in the
     released code).  ``sym``: ``raw`` asks only for the later instance (the paper), ``avg`` takes (o_ij - o_ji) / 2.
+    ``gt_rule``: which order of two annotations it learns, see ``GroundTruthRelation.matrix``.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
@@ -47,6 +52,7 @@ class OCFusion(OcclusionModel):
         channels: int | None = None,
         hidden: int | None = None,
         pairs_per_image: int = 128,
+        gt_rule: Literal["majority", "delta"] = "majority",
         logit_thr: float = 0.0,
         sym: Literal["raw", "avg"] = "raw",
         **common: Any,
@@ -54,9 +60,12 @@ class OCFusion(OcclusionModel):
         super().__init__(in_channels=in_channels, **common)
         if sym not in SYMMETRIES:
             raise ConfigError(f"occlusion.sym={sym!r} is unknown; {did_you_mean(sym, SYMMETRIES)}")
+        if gt_rule not in RULES:
+            raise ConfigError(f"occlusion.gt_rule={gt_rule!r} is unknown; {did_you_mean(gt_rule, RULES)}")
         if pairs_per_image < 1:
             raise ConfigError(f"occlusion.pairs_per_image={pairs_per_image}: at least one pair is needed to train")
         self.pairs_per_image = pairs_per_image
+        self.gt_rule = gt_rule
         self.logit_thr = logit_thr
         self.sym = sym
         self.head = PairHead(in_channels + 1, channels or 2 * in_channels, hidden or 4 * in_channels)
@@ -68,7 +77,7 @@ class OCFusion(OcclusionModel):
         else:
             asked = self.asked(instances, stats)
             asked = asked if self.sym == "raw" else asked | asked.T
-        return {"logits": pair_logits(self.head, pair_inputs(instances), asked)}
+        return {"logits": pair_matrix(self.logits, instances, asked)}
 
     def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
         """Pairs that the fusion can read: significant, the row later in the order of scores."""
@@ -84,21 +93,18 @@ class OCFusion(OcclusionModel):
 
     def asked(self, instances: InstanceSet, stats: PairStats) -> Bool[Tensor, "n n"]:
         """Pairs that count, the row later in the order of scores."""
-        ranks = torch.argsort(instances.scores, descending=True, stable=True).argsort()
-        return self.pairs(instances, stats) & (ranks[:, None] > ranks[None, :])
+        return self.pairs(instances, stats) & later_rows(instances)
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
-        """Binary cross-entropy, mean over all ordered pairs of the batch; 0 with a graph when there is none."""
-        inputs, pairs, targets, offset = [], [], [], 0
-        for example in examples:
-            chosen, above = training_pairs(example, self.sig_ratio, self.pairs_per_image, generator)
-            inputs.append(pair_inputs(example.instances))
-            pairs.append(chosen + offset)
-            targets.append(above)
-            offset += len(example.instances)
-        logits = self.head(torch.cat(inputs), torch.cat(pairs))
-        total = F.binary_cross_entropy_with_logits(logits, torch.cat(targets), reduction="sum")
-        return {"loss_occlusion": total / max(len(logits), 1)}
+        """Binary cross-entropy over the ordered pairs of the batch, see ``pair_bce``."""
+        limit = self.pairs_per_image
+        loss = pair_bce(self.logits, examples, self.sig_ratio, limit, generator, self.gt_rule)
+        return {"loss_occlusion": loss}
+
+    def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
+        """The head's answers; ``pairs`` count through the instances of all images."""
+        logits: Tensor = self.head(torch.cat([pair_inputs(instances) for instances in images]), pairs)
+        return logits
 
 
 class PairHead(nn.Module):
@@ -112,16 +118,14 @@ class PairHead(nn.Module):
         self.conv4 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         self.fc1 = nn.Linear(channels * (ROI_SIZE // 2) ** 2, hidden)
         self.project = nn.Linear(hidden, 1)
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.kaiming_uniform_(self.fc1.weight, a=1)
-        nn.init.normal_(self.project.weight, std=0.01)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        initialise(self, last=self.project)
 
     def forward(self, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
         """Logits (float32) of "the first of the pair lies above the second"; ``pairs`` index ``x``."""
+        return self.project(self.features(x, pairs)).squeeze(1).float()
+
+    def features(self, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p hidden"]:
+        """What the last layer reads."""
         used, pairs = torch.unique(pairs, return_inverse=True)
         x = x[used]
         halves = self.first_halves(x) if len(pairs) > SPLIT_FROM * len(x) else None
@@ -134,8 +138,8 @@ class PairHead(nn.Module):
                 y = halves[0][above] + halves[1][below]
             y = F.relu(self.conv2(F.relu(y)))
             y = F.relu(self.conv4(F.relu(self.conv3(y))))
-            parts.append(self.project(F.relu(self.fc1(y.flatten(1)))).squeeze(1))
-        return torch.cat(parts).float()
+            parts.append(F.relu(self.fc1(y.flatten(1))))
+        return torch.cat(parts)
 
     def first_halves(self, x: Float[Tensor, "n c 14 14"]) -> tuple[Tensor, Tensor]:
         """What each instance adds to ``conv1`` as first and as second of a pair: a convolution of joined channels is a
@@ -145,33 +149,78 @@ class PairHead(nn.Module):
         return F.conv2d(x, above, self.conv1.bias, padding=1), F.conv2d(x, below, padding=1)
 
 
-def pair_logits(head: PairHead, x: Float[Tensor, "n c 14 14"], asked: Bool[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """The head's logits of the asked ordered pairs, NaN elsewhere."""
-    logits = torch.full(asked.shape, torch.nan, device=asked.device)
-    if asked.any():
-        logits[asked] = head(x, asked.nonzero())
-    return logits
+def initialise(head: nn.Module, last: nn.Linear) -> None:
+    """Weights of a head of convolutions and linear layers as in the released code; biases 0, ``last`` almost 0."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear) and module is not last:  # drawn once: a seed keeps its weights
+            nn.init.kaiming_uniform_(module.weight, a=1)
+    nn.init.normal_(last.weight, std=0.01)
+    for name, parameter in head.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
-def pair_inputs(instances: InstanceSet) -> Float[Tensor, "n c+1 14 14"]:
-    """Soft mask, max-pooled to the size of the RoI feature, on top of that feature."""
+def pair_inputs(instances: InstanceSet, inputs: Collection[str] = ("mask", "feature")) -> Float[Tensor, "n c 14 14"]:
+    """Soft mask, max-pooled to the size of the RoI feature, and that feature, as far as ``inputs`` names them."""
     if instances.soft is None or instances.roi_features is None:
         raise ValueError("the pair head needs instances.soft and instances.roi_features; see OcclusionModel.requires")
-    masks = F.max_pool2d(instances.soft[:, None], kernel_size=2)
-    return torch.cat([masks.to(instances.roi_features.dtype), instances.roi_features], dim=1)
+    masks = F.max_pool2d(instances.soft[:, None], kernel_size=2).to(instances.roi_features.dtype)
+    parts = {"mask": masks, "feature": instances.roi_features}
+    return torch.cat([part for name, part in parts.items() if name in inputs], dim=1)
+
+
+def pair_matrix(logits: PairLogits, instances: InstanceSet, asked: Bool[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """The logits of the asked ordered pairs of one image, NaN elsewhere."""
+    matrix = torch.full(asked.shape, torch.nan, device=asked.device)
+    if asked.any():
+        matrix[asked] = logits([instances], asked.nonzero())
+    return matrix
+
+
+def later_rows(instances: InstanceSet) -> Bool[Tensor, "n n"]:
+    """Ordered pairs whose row comes later than the column in the order of scores (stable)."""
+    ranks = torch.argsort(instances.scores, descending=True, stable=True).argsort()
+    return ranks[:, None] > ranks[None, :]
+
+
+def pair_bce(
+    logits: PairLogits,
+    examples: Sequence[TrainingExample],
+    sig_ratio: float,
+    limit: int,
+    generator: torch.Generator,
+    rule: Literal["majority", "delta"] = "majority",
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy, mean over the ordered ``training_pairs`` of the batch; 0 with a graph without any."""
+    pairs, targets, offset = [], [], 0
+    for example in examples:
+        chosen, above = training_pairs(example, sig_ratio, limit, generator, rule)
+        pairs.append(chosen + offset)
+        targets.append(above)
+        offset += len(example.instances)
+    answers = logits([example.instances for example in examples], torch.cat(pairs))
+    total = F.binary_cross_entropy_with_logits(answers, torch.cat(targets), reduction="sum")
+    return total / max(len(answers), 1)
 
 
 def training_pairs(
-    example: TrainingExample, sig_ratio: float, limit: int, generator: torch.Generator
+    example: TrainingExample,
+    sig_ratio: float,
+    limit: int,
+    generator: torch.Generator,
+    rule: Literal["majority", "delta"] = "majority",
 ) -> tuple[Int[Tensor, "p 2"], Float[Tensor, " p"]]:
     """Ordered pairs of proposals and whether the first lies above (1.0) or below (0.0) the second.
 
-    A pair counts when the two proposals stand for different annotations of known order and their predicted masks
-    overlap significantly (either ratio: with both directions emitted, the directional rule gives the same pairs).  At
-    most ``limit`` unordered pairs are drawn uniformly; the second half of the rows is the first half swapped.
+    A pair counts when the two proposals stand for different annotations of known order (by ``rule``) and their
+    predicted masks overlap significantly (either ratio: with both directions emitted, the directional rule gives the
+    same pairs).  At most ``limit`` unordered pairs are drawn uniformly; the second half of the rows is the first half
+    swapped.
     """
     matches = example.matches
-    order = example.target.relation.matrix(sig_ratio).to(matches.device)
+    order = example.target.relation.matrix(sig_ratio, rule).to(matches.device)
     if len(order) == 0:
         return matches.new_zeros((0, 2)), torch.zeros(0, device=matches.device)
     above = order[matches[:, None], matches[None, :]]  # -1 for proposals of the same annotation

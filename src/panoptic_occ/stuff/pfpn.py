@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,7 +14,8 @@ LEVELS = ("0", "1", "2", "3")
 class PanopticFPNHead(StuffHead):
     """P2..P5 each to stride 4 by [3x3 conv, GroupNorm, ReLU, x2 bilinear] steps, summed, 1x1 conv to the classes.
 
-    ``hidden``: channels, half of ``in_channels`` by default (128 for 256).  ``things``, ``loss_norm``: see StuffHead.
+    ``hidden``: channels, half of ``in_channels`` by default (128 for 256).  ``fuse``: one more 1x1 convolution with
+    ReLU after the sum (OCFusion's code).  ``things``, ``loss_norm``: see StuffHead.
     """
 
     def __init__(
@@ -26,19 +26,21 @@ class PanopticFPNHead(StuffHead):
         things: Things = "collapsed",
         hidden: int | None = None,
         loss_norm: LossNorm = "valid",
+        fuse: bool = False,
     ) -> None:
         hidden = max(in_channels // 2, 32) if hidden is None else hidden
         super().__init__(categories, hidden, things, loss_norm)
         self.paths = nn.ModuleList(pyramid_path(in_channels, hidden, level) for level in range(len(LEVELS)))
+        self.fuse = nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.ReLU()) if fuse else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.predictor.bias = nn.Parameter(torch.zeros(self.predictor.out_channels))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
-        """The sum of all levels at stride 4."""
-        maps = [path(features[name]) for path, name in zip(self.paths, LEVELS, strict=True)]
-        total: Tensor = sum(maps)
+        """The sum of all levels at stride 4, where configured fused."""
+        total: Tensor = self.fuse(sum(path(features[name]) for path, name in zip(self.paths, LEVELS, strict=True)))
         return total
 
 

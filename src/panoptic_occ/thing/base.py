@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.structures import Batch, InstanceSet
+
+if TYPE_CHECKING:
+    from panoptic_occ.thing.oracle import RoiOracle
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,3 +54,11 @@ class ThingBranch(nn.Module):
     ) -> list[tuple[InstanceSet, Tensor]]:
         """Positive proposals of a training batch with the index of their annotation, masks in the network's frame."""
         raise NotImplementedError
+
+    def use_oracle(self, oracle: RoiOracle | None) -> None:
+        """From now on changes what is detected by ``oracle``, in evaluations; ConfigError where that cannot be done."""
+        if oracle is not None:
+            raise ConfigError(
+                f"oracle=[box,class]: {type(self).__name__} finds no boxes that annotated ones could replace; use "
+                "thing=mask_rcnn, or leave box and class out"
+            )

@@ -20,6 +20,7 @@ from torchvision.ops import roi_align
 from panoptic_occ.categories import Categories
 from panoptic_occ.structures import Batch, InstanceSet, Target
 from panoptic_occ.thing.base import Rois, ThingBranch
+from panoptic_occ.thing.oracle import RoiOracle
 from panoptic_occ.thing.paste import paste_masks
 from panoptic_occ.thing.pooling import PyramidRoIAlign
 
@@ -65,6 +66,7 @@ class MaskRCNN(ThingBranch):
         sizes = tuple((round(anchor_scale * stride),) for stride in STRIDES)
         anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
         self.masks_per_image = masks_per_image
+        self.oracle: RoiOracle | None = None
         self.rpn = RegionProposalNetwork(
             anchors,
             RPNHead(in_channels, anchors.num_anchors_per_location()[0]),
@@ -133,7 +135,7 @@ class MaskRCNN(ThingBranch):
 
     @torch.no_grad()
     def find(self, features: dict[str, Tensor], batch: Batch, conf_thr: float) -> list[Rois]:
-        """Detected boxes after NMS with ``score >= conf_thr``, ranked."""
+        """Detected boxes after NMS with ``score >= conf_thr``, ranked, or what an oracle makes of them."""
         heads = self.roi_heads
         proposals, _ = self.rpn(_image_list(batch), _pyramid(features))
         boxed = heads.box_head(heads.box_roi_pool(features, proposals))
@@ -144,7 +146,11 @@ class MaskRCNN(ThingBranch):
             order = torch.argsort(scores, descending=True, stable=True)
             order = order[scores[order] >= conf_thr]
             kept.append(Rois(boxes[order], labels[order] - 1, scores[order]))
-        return kept
+        return kept if self.oracle is None else self.oracle(kept, features, batch, self.classify)
+
+    def use_oracle(self, oracle: RoiOracle | None) -> None:
+        """``find`` gives what ``oracle`` makes of the detections."""
+        self.oracle = oracle
 
     @torch.no_grad()
     def classify(self, features: dict[str, Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "n 4"]]) -> list[Rois]:

@@ -49,14 +49,14 @@ class PyramidRoIAlign(nn.Module):
     def _crops(self, feature: Tensor, rois: Float[Tensor, "m 5"], stride: int) -> Float[Tensor, "m c s s"]:
         pool = roi_align if rois.is_cuda else sample_rois
         pooled: Tensor = pool(
-            feature,
-            rois.to(feature.dtype),
+            feature.float(),  # boxes stay exact: bfloat16 knows no odd pixel beyond 256
+            rois.float(),
             self.output_size,
             spatial_scale=1 / stride,
             sampling_ratio=self.sampling_ratio,
             aligned=self.aligned,
         )
-        return pooled
+        return pooled.to(feature.dtype)
 
 
 def sample_rois(

@@ -37,7 +37,13 @@ PATTERN_OF = dict(zip(SHAPES, PATTERNS, strict=True))
 # classes of the larger one of a pair, per kind of pair
 ANCHORS = {"prior": BODIES, "cover": COVERS, "small": NEUTRAL, "large": NEUTRAL, "equal": NEUTRAL}
 # (smallest, largest) share of the smaller mask that the pair has in common, per kind of pair
-OVERLAP = {"prior": (0.75, 1.0), "cover": (0.24, 0.44), "small": (0.6, 1.0), "large": (0.24, 0.44), "equal": (0.22, 0.4)}
+OVERLAP = {
+    "prior": (0.75, 1.0),
+    "cover": (0.24, 0.44),
+    "small": (0.6, 1.0),
+    "large": (0.24, 0.44),
+    "equal": (0.22, 0.4),
+}
 # radius as a share of the image side: (anchor, partner)
 RADII = {
     "prior": ((0.20, 0.30), (0.09, 0.13)),

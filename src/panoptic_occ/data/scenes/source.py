@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from panoptic_occ.data.coco import CocoPanoptic
@@ -50,7 +51,8 @@ class ScenesSource(Source):
             shares = Mix(**(mix or {}))
             shares.kinds()
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"data.source.mix: {error}; allowed: prior, cover, small, large, equal, same_class") from None
+            allowed = ", ".join(item.name for item in fields(Mix))
+            raise ConfigError(f"data.source.mix: {error}; allowed: {allowed}") from None
         self.settings = SceneSettings(size, seed, shares, crowd_share, void_share)
         self.counts = dict(zip(SPLITS, (train_images, val_images), strict=True))
         self.processes = processes

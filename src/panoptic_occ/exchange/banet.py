@@ -1,0 +1,274 @@
+"""BANet: things and stuff read each other's features (Chen et al., CVPR 2020, "BANet: Bidirectional Aggregation Network
+with Occlusion Handling for Panoptic Segmentation", sections 3.1, 3.2 and 3.4).
+
+Shapes: B images, N boxes, C channels of the pyramid, S of the semantic features.
+    F_S     (B, S, H/4, W/4)   trunk of the semantic head; its classifier gives L_seg
+    F_S2I = phi(RoIAlign(F_S)) + RoIAlign(P_l)   what box and mask head read (Eq. 1)
+    F_ins   (N, C, 14, 14)     output of the convolutions of the mask head
+    F_inlay = RoIInlay(F_ins)                    back on the map, 0 where no box is (Eqs. 2 and 3)
+    F_I2S   = OCM(SIM(F_inlay, F_S), F_inlay)    a second classifier on it gives L_I2S and the panoptic result
+Occlusion handling (section 3.3) is ``occlusion.banet``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
+from panoptic_occ.exchange.roi_inlay import roi_inlay
+from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
+from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
+from panoptic_occ.thing.base import Rois, ThingBranch
+from panoptic_occ.thing.mask_rcnn import MaskRCNN
+from panoptic_occ.thing.pooling import SEMANTIC
+
+STRIDE = 4
+
+
+class FeatureAggregation(Exchange):
+    """Semantic-to-Instance (``s2i``) and Instance-to-Semantic (``sim``, and ``ocm`` on top of it), each a switch as in
+    the paper's Table 2; with all off it is the plain base.
+
+    ``keep``: in training, the share of the annotated boxes that is inlaid is uniform in this range, at least one box of
+    an image; ``inlay_thr``: at test, the lowest score of a box that is.  ``channels``, ``context``: width of F_I2S and
+    of the encoding of the layout; None: ``in_channels`` and half of ``channels`` (256 and 128).  ``layout_channels``
+    (E) and ``bins`` of the layout's pooling pyramid.  All widths but E are assumptions, the paper does not give them.
+    ConfigError for switches that exclude each other and branches without features to exchange.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        categories: Categories,
+        stuff: StuffBranch,
+        s2i: bool = True,
+        sim: bool = True,
+        ocm: bool = True,
+        keep: tuple[float, float] = (0.6, 1.0),
+        inlay_thr: float = 0.5,
+        channels: int | None = None,
+        context: int | None = None,
+        layout_channels: int = 10,
+        bins: Sequence[int] = (1, 2, 3, 6),
+    ) -> None:
+        super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
+        if ocm and not sim:
+            raise ConfigError("exchange.ocm=true adds to what SIM gives; set exchange.sim=true, or exchange.ocm=false")
+        if not 0 <= keep[0] <= keep[1] <= 1:
+            raise ConfigError(f"exchange.keep={list(keep)} must be a rising range within 0..1, as [0.6, 1.0]")
+        self.keep = (float(keep[0]), float(keep[1]))
+        self.inlay_thr = inlay_thr
+        self.phi = projection(_semantic_head(stuff).width, in_channels) if s2i else None
+        self.i2s: InstanceToSemantic | None = None
+        if sim:
+            head = _semantic_head(stuff)
+            channels = in_channels if channels is None else channels
+            layout = LayoutContext(channels, context or max(channels // 2, 1), layout_channels, bins) if ocm else None
+            self.i2s = InstanceToSemantic(in_channels, head.width, channels, head.num_classes, layout)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def losses(self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch) -> BranchLosses:
+        """The losses of both branches, and with I2S the second semantic loss ``i2s`` (Eq. 5)."""
+        if self.phi is None and self.i2s is None:
+            return super().losses(thing, stuff, features, batch)
+        thing, stuff = _mask_rcnn(thing), _semantic_head(stuff)
+        semantic = stuff.trunk(features.stuff)
+        seen = self.seen_by_things(features.thing, semantic)
+        things = thing.losses(seen, batch)
+        truth = semantic_target(batch)
+        stuffs = {"stuff": stuff.loss(stuff.predictor(semantic), truth)}
+        if self.i2s is not None:
+            rois = [_annotated(target.boxes, self.keep) for target in batch.targets]
+            inner = thing.mask_features(thing.pool(seen, rois))
+            stuffs["i2s"] = stuff.loss(self.i2s(semantic, inner, rois, batch.sizes, _aligned(thing)), truth)
+        return BranchLosses(things, stuffs)
+
+    @torch.no_grad()
+    def outputs(
+        self,
+        thing: ThingBranch,
+        stuff: StuffBranch,
+        features: Pyramids,
+        batch: Batch,
+        conf_thr: float,
+        requires: frozenset[str],
+    ) -> tuple[list[InstanceSet], list[SemanticMap]]:
+        """Ranked detections from F_S2I, and the semantic maps that F_I2S gives where there is one."""
+        if self.phi is None and self.i2s is None:
+            return super().outputs(thing, stuff, features, batch, conf_thr, requires)
+        thing, stuff = _mask_rcnn(thing), _semantic_head(stuff)
+        semantic = stuff.trunk(features.stuff)
+        seen = self.seen_by_things(features.thing, semantic)
+        if self.i2s is None:
+            maps = stuff.decode(stuff.predictor(semantic), batch, requires)
+            return thing.detect(seen, batch, conf_thr, requires), maps
+        rois = thing.find(seen, batch, min(conf_thr, self.inlay_thr))
+        pooled = thing.pool(seen, rois)
+        inner = thing.mask_features(pooled)
+        inlaid, chosen = _above(rois, self.inlay_thr)
+        logits = self.i2s(semantic, inner[chosen], inlaid, batch.sizes, _aligned(thing))
+        kept, chosen = _above(rois, conf_thr)
+        soft = thing.soft_masks(thing.mask_logits(inner[chosen]), kept)
+        return thing.placed(kept, soft, pooled[chosen], batch, requires), stuff.decode(logits, batch, requires)
+
+    @torch.no_grad()
+    def positives(
+        self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch, requires: frozenset[str]
+    ) -> list[tuple[InstanceSet, Tensor]]:
+        """Positive proposals, seen with S2I as at test."""
+        if self.phi is None:
+            return super().positives(thing, stuff, features, batch, requires)
+        semantic = _semantic_head(stuff).trunk(features.stuff)
+        return _mask_rcnn(thing).positives(self.seen_by_things(features.thing, semantic), batch, requires)
+
+    def seen_by_things(self, features: dict[str, Tensor], semantic: Float[Tensor, "b s h4 w4"]) -> dict[str, Tensor]:
+        """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box.
+
+        phi runs on the map: a 1x1 convolution and RoIAlign commute for boxes inside the image.
+        """
+        return features if self.phi is None else features | {SEMANTIC: self.phi(semantic)}
+
+
+class InstanceToSemantic(nn.Module):
+    """I2S (section 3.2, Figure 4): SIM, with ``layout`` also OCM, and the second classifier.
+
+    SIM: 1x1 projections of F_inlay and F_S to half of ``channels`` each with ReLU, joined, 3x3 convolution with ReLU.
+    The projection of F_inlay has no bias, so that it is 0 where no box is and commutes with the inlay: it runs on the
+    crops.  The same holds for OCM's projection to E channels.
+    """
+
+    def __init__(
+        self, in_channels: int, semantic: int, channels: int, classes: int, layout: LayoutContext | None
+    ) -> None:
+        super().__init__()
+        half = max(channels // 2, 1)
+        self.widths = (half, 0 if layout is None else layout.channels)
+        self.project_instances = projection(in_channels, sum(self.widths), bias=False)
+        self.project_semantic = projection(semantic, half)
+        self.mix = nn.Conv2d(2 * half, channels, 3, padding=1)
+        nn.init.kaiming_normal_(self.mix.weight, mode="fan_out", nonlinearity="relu")
+        self.layout = layout
+        self.predictor = nn.Conv2d(channels, classes, 1)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+
+    def forward(
+        self,
+        semantic: Float[Tensor, "b s h4 w4"],
+        inner: Float[Tensor, "n c m m"],
+        rois: Sequence[Rois],
+        sizes: Sequence[tuple[int, int]],
+        aligned: bool = True,
+    ) -> Float[Tensor, "b k h4 w4"]:
+        """Logits at stride 4 from F_S and the F_ins of ``rois``; ``sizes``: images in pixels, without padding."""
+        images, _, height, width = semantic.shape
+        boxes = torch.cat([F.pad(r.boxes, (1, 0), value=i) for i, r in enumerate(rois)])
+        inlay = roi_inlay(self.project_instances(inner), boxes, (images, height, width), STRIDE, aligned)
+        structure, layout = inlay.split(self.widths, dim=1)
+        joined = torch.cat([F.relu(structure), F.relu(self.project_semantic(semantic))], dim=1)
+        mixed = F.relu(self.mix(joined))
+        if self.layout is not None:
+            mixed = self.layout(mixed, layout, sizes)
+        logits: Tensor = self.predictor(mixed)
+        return logits
+
+
+class LayoutContext(nn.Module):
+    """OCM (section 3.2): a code of where objects are, the same for every pixel of an image, joined to SIM's output.
+
+    The E maps of the layout are max-pooled to ``bins`` x ``bins`` cells each, a linear layer with ReLU encodes them in
+    ``context`` numbers, and a 1x1 convolution with ReLU reads these beside SIM's channels.
+    """
+
+    def __init__(self, channels: int, context: int, layout_channels: int, bins: Sequence[int]) -> None:
+        super().__init__()
+        self.channels = layout_channels
+        self.bins = tuple(bins)
+        self.encode = nn.Linear(layout_channels * sum(cells**2 for cells in bins), context)
+        self.merge = nn.Conv2d(channels + context, channels, 1)
+        for layer in (self.encode, self.merge):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(
+        self,
+        mixed: Float[Tensor, "b c h4 w4"],
+        layout: Float[Tensor, "b e h4 w4"],
+        sizes: Sequence[tuple[int, int]],
+    ) -> Float[Tensor, "b c h4 w4"]:
+        """F_I2S; the padding of the batch is no part of the layout."""
+        code = F.relu(self.encode(self.pyramid(layout, sizes)))
+        # a 1x1 convolution of joined channels is a sum of two, so the code is projected once and not in every pixel
+        local, spread = self.merge.weight.split([mixed.shape[1], code.shape[1]], dim=1)
+        constant = F.linear(code, spread.flatten(1), self.merge.bias)
+        return F.relu(F.conv2d(mixed, local) + constant[..., None, None])
+
+    def pyramid(
+        self, layout: Float[Tensor, "b e h4 w4"], sizes: Sequence[tuple[int, int]]
+    ) -> Float[Tensor, "b e*cells"]:
+        """Maxima over every cell of every grid, image by image."""
+        inside = [
+            own[:, : -(-height // STRIDE), : -(-width // STRIDE)]
+            for own, (height, width) in zip(layout, sizes, strict=True)
+        ]
+        pooled = [[F.adaptive_max_pool2d(own, cells).flatten() for cells in self.bins] for own in inside]
+        return torch.stack([torch.cat(parts) for parts in pooled])
+
+
+def projection(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv2d:
+    """A 1x1 convolution that begins as the lateral ones of an FPN do, without bias."""
+    conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def sampled_count(count: int, keep: tuple[float, float]) -> int:
+    """How many of ``count`` annotated boxes are inlaid: a share uniform in ``keep``, at least one (section 3.4)."""
+    rate = float(torch.empty(()).uniform_(*keep))
+    return min(count, max(1, round(rate * count)))
+
+
+def _annotated(boxes: Float[Tensor, "k 4"], keep: tuple[float, float]) -> Rois:
+    """A random part of an image's annotated boxes, from torch's global generator as all sampling of the base."""
+    chosen = torch.randperm(len(boxes))[: sampled_count(len(boxes), keep)].to(boxes.device)
+    labels = torch.zeros_like(chosen)  # the features of the mask head know no class
+    return Rois(boxes[chosen].float(), labels, torch.ones_like(chosen, dtype=torch.float32), chosen)
+
+
+def _above(rois: Sequence[Rois], threshold: float) -> tuple[list[Rois], Int[Tensor, " m"]]:
+    """The regions with ``score >= threshold``, and their places among all regions, image after image."""
+    kept = [r.scores >= threshold for r in rois]
+    return [r[k] for r, k in zip(rois, kept, strict=True)], torch.cat(kept).nonzero().flatten()
+
+
+def _aligned(thing: MaskRCNN) -> bool:
+    """Where the thing branch's RoIAlign puts the centre of a pixel; the inlay must agree with it."""
+    return bool(thing.roi_heads.mask_roi_pool.aligned)
+
+
+def _mask_rcnn(thing: ThingBranch) -> MaskRCNN:
+    if not isinstance(thing, MaskRCNN):
+        raise ConfigError(
+            f"exchange=banet needs the features of a mask head, and {type(thing).__name__} has none; choose "
+            "thing=mask_rcnn (or mask_rcnn_banet, mask_rcnn_small), or exchange=none"
+        )
+    return thing
+
+
+def _semantic_head(stuff: StuffBranch) -> StuffHead:
+    if not isinstance(stuff, StuffHead):
+        raise ConfigError(
+            f"exchange=banet needs the features of a semantic head, and {type(stuff).__name__} has none; choose "
+            "stuff=banet or another head, or exchange=none"
+        )
+    return stuff

@@ -1,0 +1,294 @@
+"""IBPP: masks and semantics refine each other (REFINE, Ren et al., AAAI 2021, "REFINE: Prediction Fusion Network for
+Panoptic Segmentation", iterative bi-directional prediction projection, Eqs. 2-6 and Figure 3).
+
+Shapes: N regions, C channels of the pyramid, K classes (things and stuff), S channels of the stuff branch's trunk.
+    P_0   = H_sem(F_sem)                                            (K, H/4, W/4)   the stuff branch as it is
+    f_sem = align(RoIAlign(F_sem)),  p_sem = RoIAlign(P_{t-1})      (C | K, 14, 14)
+    m_t   = H_ins_t([f_ins + f_sem ; p_sem])                        (28, 28)        Eq. 4
+    P_t   = H_sem_t([RoI-Flatten(m_t) ; F_sem])                     (K, H/4, W/4)   Eqs. 5, 6
+for t = 1..T.  The masks are m_T, the stuff is P_T.
+
+How it sits on the shared branches: F_sem is the trunk of the stuff branch and P_0 its own prediction; ``align`` is a
+1x1 convolution where S differs from C (``stuff.hidden=256`` gives the paper's 256 channels, and no ``align``).  The
+first H_ins is the mask head of the thing branch: a convolution of joined channels is a sum of two, so its first
+convolution goes on reading f, and one of this module's own (``priors``) adds what p_sem says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import roi_align
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.exchange.banet import projection, sampled_count
+from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
+from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
+from panoptic_occ.structures import Batch, InstanceSet, SemanticMap, Target
+from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
+from panoptic_occ.thing.base import Rois, ThingBranch
+from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
+from panoptic_occ.thing.pooling import sample_rois
+
+WEIGHTS = ("separate", "shared")
+PROJECTED = ("probs", "logits")
+TRAIN_BOXES = ("annotated", "proposals")
+
+
+class Refined(NamedTuple):
+    """RoI features f_ins of all regions, their mask logits m_1..m_T, the semantic logits P_0..P_T at stride 4."""
+
+    pooled: Float[Tensor, "n c 14 14"]
+    masks: list[Float[Tensor, "n k 28 28"]]
+    semantics: list[Float[Tensor, "b k h4 w4"]]
+
+
+class IterativeProjection(Exchange):
+    """Masks and semantics that read each other's predictions ``iterations`` times (T; 0 is no exchange at all).
+
+    ``weights``: heads of their own for every iteration (``separate``) or the same in all (``shared``).
+    ``projected``: what the masks read of P, ``probs`` or ``logits``; ``detach``: no gradient through either projection.
+    ``class_agnostic_masks``: one mask per region, in the background channel that no class uses, instead of one a class.
+    ``train_boxes``: regions on the canvas in training, ``annotated`` (a share uniform in ``keep`` of them, because
+    detections miss some) or the positive ``proposals``.  At test it shows all detections, weighted by their scores.
+    ``mask_convs``: 3x3 convolutions of H_ins, as many as the thing branch has; ``hidden``: width of H_sem, half of
+    ``in_channels`` by default.  ConfigError for unknown values and for a stuff branch without every thing class.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        categories: Categories,
+        stuff: StuffBranch,
+        iterations: int = 3,
+        weights: Literal["separate", "shared"] = "separate",
+        projected: Literal["probs", "logits"] = "probs",
+        detach: bool = False,
+        class_agnostic_masks: bool = False,
+        train_boxes: Literal["annotated", "proposals"] = "annotated",
+        keep: tuple[float, float] = (0.6, 1.0),
+        mask_convs: int = 4,
+        hidden: int | None = None,
+    ) -> None:
+        super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
+        options = (("weights", weights, WEIGHTS), ("projected", projected, PROJECTED))
+        for key, value, allowed in (*options, ("train_boxes", train_boxes, TRAIN_BOXES)):
+            if value not in allowed:
+                raise ConfigError(f"exchange.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
+        if iterations < 0:
+            raise ConfigError(f"exchange.iterations={iterations}: must be 0 (no exchange) or more")
+        if not 0 <= keep[0] <= keep[1] <= 1:
+            raise ConfigError(f"exchange.keep={list(keep)} must be a rising range within 0..1, as [0.6, 1.0]")
+        self.iterations = iterations
+        self.projected = projected
+        self.detach = detach
+        self.class_agnostic_masks = class_agnostic_masks
+        self.train_boxes = train_boxes
+        self.keep = (float(keep[0]), float(keep[1]))
+        self.num_things = categories.num_things
+        if iterations == 0:
+            return
+        head = dense_head(stuff)
+        hidden = max(in_channels // 2, 32) if hidden is None else hidden
+        heads = 1 if weights == "shared" else iterations
+        semantic = [SemanticHead(head.width + self.num_things, hidden, head.num_classes) for _ in range(heads)]
+        self.align = nn.Identity() if head.width == in_channels else projection(head.width, in_channels)
+        self.priors = nn.ModuleList(
+            nn.Conv2d(head.num_classes, in_channels, 3, padding=1, bias=False) for _ in range(heads)
+        )
+        self.mask_heads = nn.ModuleList(
+            MaskHead(in_channels, mask_convs, self.num_things + 1) for _ in range(heads - 1)
+        )
+        self.semantic_heads = nn.ModuleList(semantic)
+        for module in (self.priors, self.semantic_heads):
+            _initialise(module)
+
+    def losses(self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch) -> BranchLosses:
+        """``mask_1..T``, each with weight 1, and ``stuff_0..T``, whose weights add up to that of one semantic loss."""
+        if self.iterations == 0:
+            return super().losses(thing, stuff, features, batch)
+        detector, head = box_branch(thing), dense_head(stuff)
+        losses, positive = detector.box_losses(features.thing, batch)
+        shown = positive if self.train_boxes == "proposals" else self._annotated(batch.targets)
+        refined = self.refine(detector, head, features, positive, shown)
+        truth = semantic_target(batch)
+        masks = {f"mask_{t}": mask_loss(m, positive, batch.targets) for t, m in enumerate(refined.masks, start=1)}
+        share = 1 / len(refined.semantics)
+        return BranchLosses(
+            losses | masks, {f"stuff_{t}": share * head.loss(p, truth) for t, p in enumerate(refined.semantics)}
+        )
+
+    @torch.no_grad()
+    def outputs(
+        self,
+        thing: ThingBranch,
+        stuff: StuffBranch,
+        features: Pyramids,
+        batch: Batch,
+        conf_thr: float,
+        requires: frozenset[str],
+    ) -> tuple[list[InstanceSet], list[SemanticMap]]:
+        """Detections with the masks m_T, and the stuff of P_T; every detection is on the canvas, whatever conf_thr."""
+        if self.iterations == 0:
+            return super().outputs(thing, stuff, features, batch, conf_thr, requires)
+        detector, head = box_branch(thing), dense_head(stuff)
+        found = detector.find(features.thing, batch, conf_thr=0.0)
+        refined = self.refine(detector, head, features, found, found)
+        confident = [r.scores >= conf_thr for r in found]
+        rois = [r[keep] for r, keep in zip(found, confident, strict=True)]
+        chosen = torch.cat(confident)
+        soft = detector.soft_masks(refined.masks[-1][chosen], rois)
+        instances = detector.placed(rois, soft, refined.pooled[chosen], batch, requires)
+        return instances, head.decode(refined.semantics[-1], batch, requires)
+
+    @torch.no_grad()
+    def positives(
+        self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch, requires: frozenset[str]
+    ) -> list[tuple[InstanceSet, Tensor]]:
+        """Positive proposals with the masks m_T; the canvas shows the detections, as it will at test time."""
+        if self.iterations == 0:
+            return super().positives(thing, stuff, features, batch, requires)
+        detector = box_branch(thing)
+        rois = detector.positive_rois(features.thing, batch)
+        found = detector.find(features.thing, batch, conf_thr=0.0)
+        refined = self.refine(detector, dense_head(stuff), features, rois, found)
+        return detector.matched(rois, detector.soft_masks(refined.masks[-1], rois), refined.pooled, batch, requires)
+
+    def refine(
+        self, thing: MaskRCNN, stuff: StuffHead, features: Pyramids, rois: Sequence[Rois], shown: Sequence[Rois]
+    ) -> Refined:
+        """T iterations.  ``rois`` (one entry an image) get masks; ``shown`` are the regions on the canvas."""
+        if shown is rois:
+            joined = list(rois)
+            wanted = on_canvas = torch.ones(sum(map(len, rois)), dtype=torch.bool)
+        else:
+            joined = [_joined(r, s) for r, s in zip(rois, shown, strict=True)]
+            wanted = torch.cat([torch.arange(len(j)) < len(r) for j, r in zip(joined, rois, strict=True)])
+            on_canvas = ~wanted
+        trunk = stuff.trunk(features.stuff)
+        logits = stuff.predictor(trunk)
+        f_ins = thing.pool(features.thing, joined)
+        enhanced = f_ins + self.align(self._read(thing, trunk, joined))
+        scores = torch.cat([s.scores for s in shown])
+        masks, semantics = [], [logits]
+        for t in range(self.iterations):
+            all_masks = self._masks(thing, t, enhanced, self._read(thing, self._projection(logits), joined))
+            soft = thing.soft_masks(all_masks[on_canvas], shown)
+            canvas = roi_flatten(soft, shown, self.num_things, (trunk.shape[-2], trunk.shape[-1]), scores)
+            logits = self._of(self.semantic_heads, t)(torch.cat([canvas.detach() if self.detach else canvas, trunk], 1))
+            masks.append(all_masks[wanted])
+            semantics.append(logits)
+        return Refined(f_ins[wanted], masks, semantics)
+
+    def _masks(
+        self, thing: MaskRCNN, t: int, f: Float[Tensor, "n c 14 14"], p: Float[Tensor, "n k 14 14"]
+    ) -> Float[Tensor, "n k 28 28"]:
+        """H_ins of iteration ``t`` (from 0), Eq. 4; channel c + 1 is the contiguous label c."""
+        own = t > 0 and len(self.mask_heads) > 0
+        heads: Any = self.mask_heads[t - 1] if own else thing.roi_heads
+        (conv, *after), *rest = heads.mask_head
+        y = conv(f) + self._of(self.priors, t)(p)
+        for layer in (*after, *rest):
+            y = layer(y)
+        logits: Tensor = heads.mask_predictor(y)
+        return logits[:, :1].expand_as(logits) if self.class_agnostic_masks else logits
+
+    def _projection(self, logits: Float[Tensor, "b k h4 w4"]) -> Float[Tensor, "b k h4 w4"]:
+        """What the masks read of a semantic prediction."""
+        logits = logits.detach() if self.detach else logits
+        return logits.float().softmax(dim=1) if self.projected == "probs" else logits
+
+    @staticmethod
+    def _of(heads: nn.ModuleList, t: int) -> nn.Module:
+        """The head of iteration ``t``, or the one that all iterations share."""
+        return heads[min(t, len(heads) - 1)]
+
+    @staticmethod
+    def _read(thing: MaskRCNN, feature: Float[Tensor, "b s h4 w4"], rois: Sequence[Rois]) -> Float[Tensor, "n s 14 14"]:
+        """RoIAlign of a map at stride 4, with the settings of the thing branch."""
+        pool = thing.roi_heads.mask_roi_pool
+        boxes = [torch.cat([torch.full_like(r.boxes[:, :1], i), r.boxes], dim=1) for i, r in enumerate(rois)]
+        align = roi_align if feature.is_cuda else sample_rois
+        read: Tensor = align(
+            feature.float(),  # in half precision the corners of the boxes would be rounded to whole cells
+            torch.cat(boxes).float(),
+            pool.output_size,
+            spatial_scale=1 / STRIDE,
+            sampling_ratio=pool.sampling_ratio,
+            aligned=pool.aligned,
+        )
+        return read
+
+    def _annotated(self, targets: Sequence[Target]) -> list[Rois]:
+        """A random share of the annotated instances of every image, at least one where there is any."""
+        drawn = []
+        for target in targets:
+            count = len(target.labels)
+            chosen = torch.randperm(count)[: sampled_count(count, self.keep)].to(target.labels.device)
+            boxes = target.boxes[chosen].float()
+            drawn.append(Rois(boxes, target.labels[chosen], torch.ones_like(boxes[:, 0]), chosen))
+        return drawn
+
+
+class MaskHead(nn.Module):
+    """The mask head of an iteration after the first; named like the parts of torchvision's RoIHeads."""
+
+    def __init__(self, in_channels: int, convs: int, classes: int) -> None:
+        super().__init__()
+        self.mask_head = MaskRCNNHeads(in_channels, (in_channels,) * convs, 1)
+        self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, classes)
+        nn.init.normal_(self.mask_predictor[-1].weight, std=0.001)
+        nn.init.zeros_(self.mask_predictor[-1].bias)
+
+
+class SemanticHead(nn.Sequential):
+    """H_sem of one iteration: two times [3x3 convolution, GroupNorm, ReLU], then a 1x1 convolution to the classes."""
+
+    def __init__(self, in_channels: int, hidden: int, classes: int) -> None:
+        layers: list[nn.Module] = []
+        for width in (in_channels, hidden):
+            layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(hidden, classes, 1))
+
+
+def dense_head(stuff: StuffBranch) -> StuffHead:
+    """``stuff`` as a network that scores every thing class and every stuff class; ConfigError for any other."""
+    if not isinstance(stuff, StuffHead):
+        raise ConfigError(
+            f"exchange=ibpp refines a semantic network, {type(stuff).__name__} has none; use stuff=pfpn_dense"
+        )
+    if stuff.first_label != 0:
+        raise ConfigError(
+            "exchange=ibpp projects the probability of every thing class, and this stuff branch does not have them; "
+            "use stuff=pfpn_dense (stuff.things=dense)"
+        )
+    return stuff
+
+
+def box_branch(thing: ThingBranch) -> MaskRCNN:
+    """``thing`` as a network that finds boxes and reads features in them; ConfigError for any other."""
+    if not isinstance(thing, MaskRCNN):
+        raise ConfigError(f"exchange=ibpp refines masks in boxes, {type(thing).__name__} cannot; use thing=mask_rcnn")
+    return thing
+
+
+def _joined(first: Rois, second: Rois) -> Rois:
+    """Regions of one image behind each other; their annotations are not needed."""
+    parts = zip((first.boxes, first.labels, first.scores), (second.boxes, second.labels, second.scores), strict=True)
+    return Rois(*(torch.cat(pair) for pair in parts))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Kaiming's normal by fan-out for every convolution, as in the heads that they extend; biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

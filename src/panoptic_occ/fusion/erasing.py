@@ -1,0 +1,83 @@
+"""Unknown erasing: stuff that the network is not sure of stays void (REFINE, Ren et al. 2021, "Unknown Prediction
+Erasing").  A wrong segment costs half a false positive more than none (Eq. 8).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy import ndimage
+from torch import Tensor
+
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.fusion.components import Components, components
+from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.structures import VOID_LABEL, SemanticMap
+
+ROWS_AT_ONCE = 16
+
+
+class StuffLabels:
+    """The stuff of one image as different policies let it stand; what two of them share is computed once."""
+
+    def __init__(self, semantic: SemanticMap) -> None:
+        self.semantic = semantic
+        self._confidence: dict[int, Float[Tensor, " r"]] = dict(semantic.confidence)
+
+    def under(self, policy: FusionPolicy) -> Int[Tensor, "h w"]:
+        """Labels as ``semantic.labels``, void in every component whose confidence is below ``policy.erase_thr``.
+
+        ConfigError when erasing is asked for and the map knows neither probabilities nor confidences.
+        """
+        if policy.erase_thr is None:
+            return self.semantic.labels
+        erased = self._confident(policy.erase_radius) < policy.erase_thr
+        # one entry more, which the number -1 of pixels without a component reads
+        erased = torch.cat([erased, erased.new_zeros(1)])
+        return self.semantic.labels.masked_fill(erased[self._components.numbers], VOID_LABEL)
+
+    @cached_property
+    def _components(self) -> Components:
+        return components(self.semantic.labels)
+
+    def _confident(self, radius: int) -> Float[Tensor, " r"]:
+        if radius not in self._confidence:
+            self._confidence[radius] = component_confidence(self.semantic, radius, self._components)
+        return self._confidence[radius].to(self.semantic.labels.device)
+
+
+def component_confidence(semantic: SemanticMap, radius: int, parts: Components | None = None) -> Float[Tensor, " r"]:
+    """Confidence of every component of the stuff (numbered as in ``components``), float32 in [0, 1].
+
+    The mean probability of the component's OWN class over the component and all pixels up to ``radius`` px around it
+    (a square, cut at the image's edge).  The most likely class would not do: around a small fragment the network is
+    sure of another class.  ``parts``: the components of ``semantic.labels``, if they are known already.
+    ConfigError when the map has no logits.
+    """
+    if semantic.logits is None:
+        stored = ", ".join(str(r) for r in sorted(semantic.confidence))
+        instead = f"set fusion.erase_radius to a stored one ({stored})" if stored else "set fusion.erase_thr=null"
+        raise ConfigError(
+            f"fusion.erase_thr with fusion.erase_radius={radius} needs the class probabilities of the stuff, and this "
+            f"map has none: annotated stuff (stuff=ground_truth) is always sure, and saved predictions keep only some "
+            f"radii; {instead}, or evaluate with the network of a trained run"
+        )
+    parts = components(semantic.labels) if parts is None else parts
+    logits = semantic.logits.float()
+    # in blocks that fit into the cache of a CPU: more than twice as fast as the whole map at once
+    total = torch.cat([rows.logsumexp(dim=0) for rows in logits.split(ROWS_AT_ONCE, dim=1)])
+    height, width = total.shape
+    numbers = parts.numbers.cpu().numpy()
+    means = []
+    for number, (label, (rows, columns)) in enumerate(zip(parts.labels.tolist(), parts.windows, strict=True)):
+        window = (
+            slice(max(rows.start - radius, 0), min(rows.stop + radius, height)),
+            slice(max(columns.start - radius, 0), min(columns.stop + radius, width)),
+        )
+        own = (logits[label - semantic.first_label][window] - total[window]).exp().double().cpu().numpy()
+        region = ndimage.maximum_filter((numbers[window] == number).view(np.uint8), 2 * radius + 1, mode="constant")
+        means.append(own[region > 0].mean())
+    return torch.tensor(means, dtype=torch.float32, device=total.device)

@@ -1,0 +1,248 @@
+"""Where the panoptic quality of things is won and lost: by overlap, size and neighbours, and why things are missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.data.relations import match_segments
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.metrics.misses import ERRORS, KILLED, KILLERS, explain_miss, is_merged
+from panoptic_occ.metrics.panoptic_quality import panoptic_matches
+from panoptic_occ.metrics.pq_core import PQCounts
+from panoptic_occ.metrics.pq_scores import result_of
+from panoptic_occ.occlusion.matching import mask_iou
+from panoptic_occ.structures import InstanceSet, PanopticMap, Target
+
+GROUPS = {
+    "overlap": ("0", "to .2", "to .5", "above .5"),
+    "size": ("small", "medium", "large"),
+    "neighbours": ("0", "1", "2", "3 or more"),
+}
+"""Properties of a thing and their bins: the largest share of its mask that another one covers (an upper limit belongs
+to its bin), the pixels of its mask, and how many others overlap with it significantly."""
+BINS = tuple((group, name) for group, names in GROUPS.items() for name in names)
+OVERLAPS = (0.0, 0.2, 0.5)
+MATCH_IOU = 0.5
+_FIRST = np.cumsum([0, *(len(names) for names in GROUPS.values())])[:-1]
+
+
+@dataclass(frozen=True)
+class Binning:
+    """Sorts things into BINS.  ``sizes``: sides in pixels of the squares from whose area on a thing is medium and large
+    (COCO's by default); ``sig_ratio``: overlap, as a share of one of two masks, that makes them neighbours.
+    Raises ConfigError for other sizes than two rising ones."""
+
+    sizes: tuple[float, ...] = (32, 96)
+    sig_ratio: float = 0.2
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) != 2 or not 0 < self.sizes[0] < self.sizes[1]:
+            raise ConfigError(f"data.object_sizes={list(self.sizes)}: must be two rising sides in pixels, as [32, 96]")
+
+    def __call__(self, stats: PairStats) -> Int64[np.ndarray, "n 3"]:
+        """Index into BINS of every mask by overlap, size and neighbours, each among the masks of ``stats``."""
+        covered = stats.ratio().cpu().numpy().max(axis=1, initial=0)
+        neighbours = stats.significant(self.sig_ratio).sum(dim=1).cpu().numpy()
+        columns = (
+            np.searchsorted(OVERLAPS, covered),
+            np.searchsorted([side**2 for side in self.sizes], stats.area.cpu().numpy(), side="right"),
+            np.minimum(neighbours, len(GROUPS["neighbours"]) - 1),
+        )
+        return np.stack(columns, axis=1) + _FIRST
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedThings:
+    """The things of one annotated image: its instances, and thing segments without one, measured by what is visible.
+
+    ``thing_of``: index of the thing of every panoptic segment that is one; ``bins`` (K,3) see Binning; ``stands`` (N,):
+    the thing with which each detection has the largest mask IoU, from one half on, else -1.
+    """
+
+    panoptic: PanopticMap
+    thing_of: dict[int, int]
+    bins: Int64[np.ndarray, "k 3"]
+    stands: Int64[np.ndarray, " n"]
+
+    @staticmethod
+    def of(target: Target, detections: MaskCrops, binning: Binning) -> AnnotatedThings:
+        """What every map of one image is compared with; ``detections``: ranked, a map may be made of the first ones."""
+        target = target.to("cpu")
+        segments = match_segments(target.masks, target.labels, target.panoptic).tolist()
+        alone = [s.id for s in target.panoptic.segments if s.isthing and not s.iscrowd and s.id not in segments]
+        visible = MaskCrops.from_dense(target.panoptic.ids == torch.tensor(alone, dtype=torch.int64)[:, None, None])
+        masks = MaskCrops(
+            torch.cat([target.masks.pixels, visible.pixels]),
+            torch.cat([target.masks.windows, visible.windows]),
+            target.masks.size,
+        )
+        thing_of = {number: k for k, number in enumerate([*segments, *alone]) if number}
+        stands = np.full(len(detections), -1)
+        if len(masks):
+            iou = mask_iou(detections.to("cpu"), masks).numpy()
+            stands = np.where(iou.max(axis=1) >= MATCH_IOU, iou.argmax(axis=1), -1)
+        return AnnotatedThings(target.panoptic, thing_of, binning(PairStats.of(masks)), stands)
+
+
+class BreakdownCounts(NamedTuple):
+    """Counts of things: ``tp``, ``fp``, ``fn`` and IoU sums (see ``pq_core``) by bin and category, ``errors`` among the
+    false negatives of a bin, killed ones by way and by killer (see ``misses``)."""
+
+    tp: Int64[np.ndarray, "b c"]
+    fp: Int64[np.ndarray, "b c"]
+    fn: Int64[np.ndarray, "b c"]
+    iou: Int64[np.ndarray, "b c"]
+    errors: Int64[np.ndarray, "b e"]
+    killed: Int64[np.ndarray, " w"]
+    killers: Int64[np.ndarray, " 2"]
+
+    @staticmethod
+    def zeros(num_categories: int) -> BreakdownCounts:
+        """Counts of no image."""
+        table, lists = (len(BINS), num_categories), ((len(BINS), len(ERRORS)), (len(KILLED),), (len(KILLERS),))
+        return BreakdownCounts(*(np.zeros(shape, dtype=np.int64) for shape in (table, table, table, table, *lists)))
+
+
+def breakdown_counts(
+    prediction: PanopticMap,
+    instances: InstanceSet,
+    stats: PairStats,
+    annotated: AnnotatedThings,
+    categories: Categories,
+    binning: Binning,
+) -> BreakdownCounts:
+    """Counts of one image whose ``instances`` the fusion made into ``prediction``; the rules are those of PQ.
+
+    Matches and false negatives count in the bins of the annotated thing, false positives in those of the predicted
+    one, measured by the whole masks of the instances that the map shows.
+    """
+    matches = panoptic_matches(prediction, annotated.panoptic, len(categories))
+    counts = BreakdownCounts.zeros(len(categories))
+    stands = annotated.stands[: len(instances)]
+    target, predicted = matches.target, matches.prediction
+    for (g, _), iou in zip(matches.pairs.tolist(), matches.iou.tolist(), strict=True):
+        thing = annotated.thing_of.get(int(target.ids[g]))
+        if thing is not None:
+            counts.tp[annotated.bins[thing], target.labels[g]] += 1
+            counts.iou[annotated.bins[thing], target.labels[g]] += iou
+    for g in matches.missed.nonzero()[0].tolist():
+        thing = annotated.thing_of.get(int(target.ids[g]))
+        if thing is None:
+            continue
+        label, standing = int(target.labels[g]), (stands == thing).nonzero()[0].tolist()
+        miss = explain_miss(prediction, instances, standing, label, is_merged(matches, g))
+        counts.fn[annotated.bins[thing], label] += 1
+        counts.errors[annotated.bins[thing], ERRORS.index(miss.error)] += 1
+        if miss.way is not None:
+            counts.killed[KILLED.index(miss.way)] += 1
+        if miss.killer is not None:
+            counts.killers[KILLERS.index(miss.killer)] += 1
+    bins_of = _shown_bins(prediction, stats, binning)
+    for p in matches.false.nonzero()[0].tolist():
+        bins = bins_of.get(int(predicted.ids[p]))
+        if bins is not None:
+            counts.fp[bins, predicted.labels[p]] += 1
+    return counts
+
+
+class BinScores(NamedTuple):
+    """PQ, SQ and RQ of the things in one bin, averaged over the classes that occur there, and their counts."""
+
+    group: str
+    name: str
+    pq: float
+    sq: float
+    rq: float
+    tp: int
+    fp: int
+    fn: int
+    errors: dict[str, int]
+
+
+class BreakdownResult(NamedTuple):
+    """All bins, and the reasons for all false negatives: ``errors`` add up to ``fn``, ``killed`` to its killed ones."""
+
+    bins: tuple[BinScores, ...]
+    fn: int
+    errors: dict[str, int]
+    killed: dict[str, int]
+    killers: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, bins by group and name."""
+        groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+        for entry in self.bins:
+            scores = entry._asdict()
+            groups[scores.pop("group")][scores.pop("name")] = scores
+        return {**groups, "fn": self.fn, "errors": self.errors, "killed": self.killed, "killers": self.killers}
+
+
+class Breakdown(Metric):
+    """The breakdown over all images, in any number of processes (the states are integers)."""
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    tp: Int64[Tensor, "b c"]
+    fp: Int64[Tensor, "b c"]
+    fn: Int64[Tensor, "b c"]
+    iou: Int64[Tensor, "b c"]
+    errors: Int64[Tensor, "b e"]
+    killed: Int64[Tensor, " w"]
+    killers: Int64[Tensor, " 2"]
+
+    def __init__(self, categories: Categories, binning: Binning | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.categories = categories
+        self.binning = binning or Binning()
+        for name, zeros in BreakdownCounts.zeros(len(categories))._asdict().items():
+            self.add_state(name, torch.from_numpy(zeros), dist_reduce_fx="sum")
+
+    def update(
+        self, prediction: PanopticMap, instances: InstanceSet, stats: PairStats, annotated: AnnotatedThings
+    ) -> None:
+        """Adds one image; see ``breakdown_counts``."""
+        counts = breakdown_counts(prediction, instances, stats, annotated, self.categories, self.binning)
+        for name, added in counts._asdict().items():
+            state: Tensor = getattr(self, name)
+            state += torch.from_numpy(added).to(state.device)
+
+    def compute(self) -> BreakdownResult:
+        """The scores so far."""
+        counts = BreakdownCounts(*(getattr(self, name).cpu().numpy() for name in BreakdownCounts._fields))
+        bins = []
+        for b, (group, name) in enumerate(BINS):
+            table = PQCounts(counts.tp[b], counts.fp[b], counts.fn[b], counts.iou[b])
+            pq, sq, rq, _ = result_of(table, self.categories).things
+            tp, fp, fn = (int(part[b].sum()) for part in (counts.tp, counts.fp, counts.fn))
+            bins.append(BinScores(group, name, pq, sq, rq, tp, fp, fn, _named(ERRORS, counts.errors[b])))
+        first = slice(0, len(GROUPS["overlap"]))  # every group holds all things
+        return BreakdownResult(
+            tuple(bins),
+            fn=int(counts.fn[first].sum()),
+            errors=_named(ERRORS, counts.errors[first].sum(axis=0)),
+            killed=_named(KILLED, counts.killed),
+            killers=_named(KILLERS, counts.killers),
+        )
+
+
+def _shown_bins(prediction: PanopticMap, stats: PairStats, binning: Binning) -> dict[int, Int64[np.ndarray, " 3"]]:
+    """Bins of every thing segment of a map, by its id."""
+    shown = [(s.id, s.instance) for s in prediction.segments if s.instance is not None]
+    index = torch.tensor([instance for _, instance in shown], dtype=torch.int64, device=stats.area.device)
+    bins = binning(PairStats(stats.area[index], stats.inter[index][:, index]))
+    return {number: row for (number, _), row in zip(shown, bins, strict=True)}
+
+
+def _named(names: tuple[str, ...], counts: Int64[np.ndarray, " n"]) -> dict[str, int]:
+    return dict(zip(names, counts.tolist(), strict=True))

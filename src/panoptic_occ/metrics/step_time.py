@@ -1,0 +1,58 @@
+"""How long a step takes, averaged over images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def timed(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, int]:
+    """What ``function`` returns and the nanoseconds that it took; a GPU finishes its work before and after."""
+    _wait()
+    start = time.perf_counter_ns()
+    result = function(*args, **kwargs)
+    _wait()
+    return result, time.perf_counter_ns() - start
+
+
+class StepTime(Metric):
+    """Mean milliseconds of a step over all images but the first of every process, which warms up; NaN without any."""
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    nanoseconds: Int64[Tensor, ""]
+    count: Int64[Tensor, ""]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.warm = False
+        for name in ("nanoseconds", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, nanoseconds: int) -> None:
+        """Adds one image."""
+        if self.warm:
+            self.nanoseconds += nanoseconds
+            self.count += 1
+        self.warm = True
+
+    def compute(self) -> float:
+        """The mean in milliseconds."""
+        count = int(self.count)
+        return int(self.nanoseconds) / count / 1e6 if count else float("nan")
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

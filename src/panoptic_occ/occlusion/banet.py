@@ -1,0 +1,274 @@
+"""BANet's occlusion handling: contested pixels go to the instance whose colour they resemble (Chen et al., CVPR 2020,
+"BANet: Bidirectional Aggregation Network with Occlusion Handling for Panoptic Segmentation").  Nothing is learned.
+
+Shapes: N instances, P pairs, A atoms (sets of pixels with the same claimants), image (3, H, W) in raw RGB.
+    u(x)    = rgb(x) / |rgb(x)|                    unit colour of a pixel, 0 for black
+    nu_i    = mean of rgb over M_i, as a unit      colour of instance i
+    f(i, X) = mean over x in X of u(x) . nu_i      cosine similarity (section 3.3, before Eq. 4)
+Of two instances that overlap enough, the one of larger f(., M_i & M_j) lies above.  Section 4.3 settles the rest:
+detections found twice, answers that contradict each other, weak overlaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.masks import MaskCrops, PairStats, intersections
+from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.claims import atoms, give_away, shared
+from panoptic_occ.occlusion.order import Pair, acyclic, ranked_pairs, topological_order
+from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
+
+EPS = 1e-9  # similarities closer than this are equal; what remains is rounding, which depends on brightness and device
+SETASIDE = {"order": ("transitive", "score"), "sequential": ("score", "keep"), "atoms": ("keep",)}
+"""What may become of answers that contradict others; the first is the default."""
+CHOICES = {"resolve": tuple(SETASIDE), "mean": ("mask", "uncontested"), "nms": ("box", "mask", "none")}
+
+
+class AppearanceOrder(OcclusionModel):
+    """The instance whose mean colour resembles the common pixels more lies above; ties go by score.
+
+    ``resolve``: ``order`` paints in a topological order of the answers; ``sequential`` goes through the pairs, and each
+    loser gives up what both still have; ``atoms`` gives every atom to the most similar of its claimants, without
+    answers of pairs (Eq. 4).  Overlaps without an answer go by score, in the order only where it leaves them open.
+    ``setaside``: answers that contradict those of better scored pairs follow from these (``transitive``), go by score
+    (``score``) or stand (``keep``); None: the first that ``resolve`` allows, see ``SETASIDE``.
+    ``mean``: colour of the whole ``mask``, or of its pixels that nobody else claims (``uncontested``) if it has any.
+    ``nms``, ``nms_thr``: of two instances of any class whose ``box`` or ``mask`` IoU is larger, the better scored takes
+    part.  Raises ConfigError for choices that do not exist or do not go together.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    def __init__(
+        self,
+        *,
+        resolve: Literal["order", "sequential", "atoms"] = "order",
+        setaside: Literal["transitive", "score", "keep"] | None = None,
+        mean: Literal["mask", "uncontested"] = "mask",
+        nms: Literal["box", "mask", "none"] = "box",
+        nms_thr: float = 0.5,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        for name, value in (("resolve", resolve), ("mean", mean), ("nms", nms)):
+            if value not in CHOICES[name]:
+                raise ConfigError(f"occlusion.{name}={value!r} is unknown; {did_you_mean(value, CHOICES[name])}")
+        allowed = SETASIDE[resolve]
+        if setaside is not None and setaside not in allowed:
+            raise ConfigError(
+                f"occlusion.setaside={setaside!r} does not go with resolve={resolve}; "
+                f"{did_you_mean(setaside, ('null', *allowed))}"
+            )
+        if not 0 <= nms_thr <= 1:
+            raise ConfigError(
+                f"occlusion.nms_thr={nms_thr!r}: must be an IoU between 0 and 1; nms=none switches it off"
+            )
+        self.resolve = resolve
+        self.setaside: str = setaside or allowed[0]
+        self.uncontested = mean == "uncontested"
+        self.nms = nms
+        self.nms_thr = nms_thr
+
+    def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
+        """Margin: difference of the two similarities, with ``atoms`` the share of the common pixels by which the row is
+        ahead; valid where the answer stands.  ``order`` makes no claims, the others disjoint ones.
+        """
+        image = _image(instances, context)
+        duplicate_of = duplicates(instances, stats, self.nms, self.nms_thr)
+        by_score = torch.argsort(instances.scores, descending=True, stable=True)
+        suppressed = duplicate_of[by_score] >= 0
+        ranking = by_score[~suppressed].tolist()
+        asked = self.asked(instances, stats, ranking)
+        colors = mean_colors(image, instances.masks, ranking, asked.any(dim=1), self.uncontested)
+        if self.resolve == "atoms":
+            relation = _by_atoms(image, instances.masks, stats, ranking, asked, colors)
+        else:
+            margin = margins(image, instances.masks, asked, colors)
+            relation = self._by_pairs(margin, instances, stats, ranking, asked)
+        order = by_score.new_tensor(ranking) if relation.order is None else relation.order
+        return replace(relation, order=torch.cat([order, by_score[suppressed]]), duplicate_of=duplicate_of)
+
+    def asked(self, instances: InstanceSet, stats: PairStats, ranking: Sequence[int]) -> Bool[Tensor, "n n"]:
+        """Pairs among ``ranking`` (best score first) that appearance answers, in both directions.
+
+        Section 4.3 asks for *more* than the share ``sig_ratio``; a directional share is that of the lower score.
+        """
+        rank = torch.full((len(instances),), -1, device=stats.inter.device)
+        rank[ranking] = torch.arange(len(ranking), device=rank.device)
+        later = (rank[:, None] > rank[None, :]) & (rank[None, :] >= 0)
+        significant = stats.significant(self.sig_ratio, self.significance, strict=True)
+        asked = self.pairs(instances, stats) & significant & later
+        return asked | asked.T
+
+    def _by_pairs(
+        self,
+        margin: Float[Tensor, "n n"],
+        instances: InstanceSet,
+        stats: PairStats,
+        ranking: Sequence[int],
+        asked: Bool[Tensor, "n n"],
+    ) -> Relation:
+        """Pairs by falling score; those that contradict the ones before are set aside (section 4.3)."""
+        pairs = answers(margin, asked, instances.scores.tolist(), ranking)
+        kept = acyclic(pairs, len(instances))
+        by_score = ranked_pairs(stats.inter > 0, ranking)
+        agreeing = set(by_score)  # with the scores
+        stands = {
+            "transitive": kept,
+            "score": [*kept, *(pair for pair in pairs if pair in agreeing)],
+            "keep": pairs,
+        }[self.setaside]
+        seen = _matrix(kept if self.setaside == "score" else pairs, asked) & (margin != 0)
+        relation = Relation(margin.float(), _matrix(stands, asked), score_decides=~seen)
+        if self.resolve == "order":
+            order = torch.tensor(topological_order(ranking, kept), dtype=torch.int64, device=margin.device)
+            return replace(relation, order=order)
+        turns = pairs if self.setaside == "keep" else kept
+        return replace(relation, claims=give_away(instances.masks, [*turns, *by_score], ranking))
+
+
+def duplicates(
+    instances: InstanceSet, stats: PairStats, kind: Literal["box", "mask", "none"], iou_thr: float
+) -> Int[Tensor, " n"]:
+    """Non-maximum suppression over all classes: the instance of better score that each one repeats, -1 for none.
+
+    An instance is suppressed when its box or mask IoU with one that is not suppressed exceeds ``iou_thr``.
+    """
+    found = torch.full((len(instances),), -1)
+    if kind == "none":
+        return found.to(instances.scores.device)
+    if kind == "box":
+        iou = box_iou(instances.boxes, instances.boxes).nan_to_num(0.0)  # NaN: two boxes without area
+    else:
+        union = stats.area[:, None] + stats.area[None, :] - stats.inter
+        iou = stats.inter.double() / union.clamp(min=1)
+    over = torch.where(iou > iou_thr, iou, 0).cpu()
+    kept = torch.zeros(len(instances), dtype=torch.bool)
+    for i in torch.argsort(instances.scores, descending=True, stable=True).tolist():
+        twins = torch.where(kept, over[i], 0)
+        if twins.any():
+            found[i] = twins.argmax()
+        else:
+            kept[i] = True
+    return found.to(instances.scores.device)
+
+
+def mean_colors(
+    image: Int[Tensor, "3 h w"],
+    masks: MaskCrops,
+    ranking: Sequence[int],
+    wanted: Bool[Tensor, " n"],
+    uncontested: bool = False,
+) -> Float[Tensor, "n 3"]:
+    """nu: mean colours as unit vectors (float64), 0 for those not ``wanted`` and for black ones.
+
+    ``uncontested``: of the pixels that nobody else of ``ranking`` claims, of all where there is none.
+    """
+    items = list(masks)
+    claimants = torch.zeros(masks.size, dtype=torch.int32, device=image.device)
+    if uncontested:
+        for i in ranking:
+            window, crop = items[i]
+            claimants[window] += crop
+    sums = torch.zeros((len(masks), 3), dtype=torch.int64, device=image.device)  # exact, and a mean only scales it
+    for i in wanted.nonzero().flatten().tolist():
+        window, crop = items[i]
+        alone = crop & (claimants[window] <= 1)
+        part = alone if alone.any() else crop
+        sums[i] = (image[:, *window] * part).sum(dim=(1, 2))
+    return F.normalize(sums.double(), dim=1)
+
+
+def margins(
+    image: Int[Tensor, "3 h w"], masks: MaskCrops, asked: Bool[Tensor, "n n"], colors: Float[Tensor, "n 3"]
+) -> Float[Tensor, "n n"]:
+    """f(i, M_i & M_j) - f(j, M_i & M_j) of the asked pairs in float64, 0 for ties and elsewhere."""
+    margin = colors.new_zeros(asked.shape)
+    pairs = asked.triu(diagonal=1).nonzero()
+    if len(pairs) == 0:
+        return margin
+    items, means = list(masks), []
+    for i, j in pairs.tolist():
+        window, mine, other = shared(items[i], items[j])
+        means.append(unit_colors(image[:, *window][:, mine & other]).mean(dim=1))
+    first, second = pairs.unbind(dim=1)
+    ahead = (torch.stack(means) * (colors[first] - colors[second])).sum(dim=1)
+    ahead = torch.where(ahead.abs() < EPS, 0, ahead)
+    margin[first, second], margin[second, first] = ahead, -ahead
+    return margin
+
+
+def unit_colors(pixels: Int[Tensor, "3 x"]) -> Float[Tensor, "3 x"]:
+    """u: the RGB of every pixel divided by its length (float64); black stays 0."""
+    rgb = pixels.double()
+    return rgb / rgb.square().sum(dim=0).sqrt().clamp(min=1)  # any colour but black is at least 1 long
+
+
+def answers(
+    margin: Float[Tensor, "n n"], asked: Bool[Tensor, "n n"], scores: Sequence[float], ranking: Sequence[int]
+) -> list[Pair]:
+    """(above, below) of every asked pair, by the pair's higher score, then its lower one, then the ranking."""
+    lead = margin.cpu()
+    pairs = sorted(ranked_pairs(asked, ranking), key=lambda pair: (-scores[pair[0]], -scores[pair[1]]))
+    return [(i, j) if lead[i, j] >= 0 else (j, i) for i, j in pairs]
+
+
+def assign_atoms(
+    image: Int[Tensor, "3 h w"], masks: MaskCrops, colors: Float[Tensor, "n 3"], ranking: Sequence[int]
+) -> MaskCrops:
+    """Gives every atom to the claimant of highest f(., atom), on a tie to the best ranked (section 3.3, Eq. 4)."""
+    atom_of, claimants = atoms(masks)
+    contested = (claimants.sum(dim=1) > 1)[atom_of]
+    atom = atom_of[contested]
+    sums = colors.new_zeros((len(claimants), 3)).index_add_(0, atom, unit_colors(image[:, contested]).T)
+    similarity = (sums / torch.bincount(atom, minlength=len(claimants)).clamp(min=1)[:, None]) @ colors.T
+    similarity = torch.where(claimants, similarity, -torch.inf)[:, ranking]
+    closest = similarity >= similarity.amax(dim=1, keepdim=True) - EPS
+    owner = torch.tensor(ranking, device=image.device)[closest.int().argmax(dim=1)][atom_of]
+    parts = [(crop & (owner[window] == i)).flatten() for i, (window, crop) in enumerate(masks)]
+    return replace(masks, pixels=torch.cat(parts))
+
+
+def _by_atoms(
+    image: Int[Tensor, "3 h w"],
+    masks: MaskCrops,
+    stats: PairStats,
+    ranking: Sequence[int],
+    asked: Bool[Tensor, "n n"],
+    colors: Float[Tensor, "n 3"],
+) -> Relation:
+    """Weak overlaps by score, then every atom of what is left by appearance."""
+    weak = ranked_pairs((stats.inter > 0) & ~asked, ranking)
+    claims = give_away(masks, weak, ranking)
+    if asked.any():
+        claims = assign_atoms(image, claims, colors, ranking)
+    won = intersections(claims, masks, asked.cpu())
+    margin = (won - won.T) / stats.inter.clamp(min=1)
+    return Relation(margin.float(), asked, score_decides=~asked | (margin == 0), claims=claims)
+
+
+def _matrix(pairs: Iterable[Pair], like: Bool[Tensor, "n n"]) -> Bool[Tensor, "n n"]:
+    """True for the pairs, in both directions."""
+    matrix = torch.zeros_like(like)
+    for i, j in pairs:
+        matrix[i, j] = matrix[j, i] = True
+    return matrix
+
+
+def _image(instances: InstanceSet, context: Context) -> Int[Tensor, "3 h w"]:
+    """The image in the frame of the masks; ValueError when it is missing or of another size."""
+    image, size = context.image, instances.masks.size
+    if image is None or tuple(image.shape) != (3, *size):
+        shape = None if image is None else tuple(image.shape)
+        raise ValueError(f"the appearance order needs context.image of shape (3, {size[0]}, {size[1]}), got {shape}")
+    return image

@@ -1,0 +1,54 @@
+"""Claims: the part of its mask that each instance may take, where methods give contested pixels away one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from panoptic_occ.masks import MaskCrops, Window
+from panoptic_occ.occlusion.order import Pair
+
+
+def give_away(masks: MaskCrops, turns: Iterable[Pair], ranking: Sequence[int]) -> MaskCrops:
+    """What every instance has left after, pair by pair, the one below gave up the pixels that both still had.
+
+    Instances outside ``ranking`` have nothing.
+    """
+    left = replace(masks, pixels=masks.pixels.clone())
+    items = list(left)  # views
+    for i in set(range(len(items))) - set(ranking):
+        items[i][1].zero_()
+    for above, below in turns:
+        _, winner, loser = shared(items[above], items[below])
+        loser &= ~winner
+    return left
+
+
+def atoms(masks: MaskCrops) -> tuple[Int[Tensor, "h w"], Bool[Tensor, "a n"]]:
+    """The atom of every pixel and the instances that claim each atom; atom 0 lies outside all masks."""
+    atom_of = torch.zeros(masks.size, dtype=torch.int64, device=masks.pixels.device)
+    claimants = torch.zeros((1, len(masks)), dtype=torch.bool, device=masks.pixels.device)
+    for i, (window, crop) in enumerate(masks):  # each mask splits the atoms that it cuts
+        view = atom_of[window]
+        cut, inverse = torch.unique(view[crop], return_inverse=True)
+        view[crop] = len(claimants) + inverse
+        parts = claimants[cut]
+        parts[:, i] = True
+        claimants = torch.cat([claimants, parts])
+    return atom_of, claimants
+
+
+def shared(
+    first: tuple[Window, Bool[Tensor, "a b"]], second: tuple[Window, Bool[Tensor, "c d"]]
+) -> tuple[Window, Bool[Tensor, "y x"], Bool[Tensor, "y x"]]:
+    """The rectangle in which two crops meet, and the part of each in it (views)."""
+    ys, xs = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first[0], second[0], strict=True))
+    one, other = (
+        crop[ys.start - y.start : ys.stop - y.start, xs.start - x.start : xs.stop - x.start]
+        for (y, x), crop in (first, second)
+    )
+    return (ys, xs), one, other

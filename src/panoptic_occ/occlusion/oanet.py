@@ -1,0 +1,224 @@
+"""OANet: a ranking score for every instance, read off a map of where all masks lie (Liu et al., CVPR 2019, "An
+End-to-End Network for Panoptic Segmentation", section 3.2, the spatial ranking module).
+
+C thing classes, N instances with masks M_i and classes c_i, an image of H x W pixels:
+    T   = 1 in channel c_i on the pixels of M_i, else 0   (C, H, W)   instance tensor; set, never added up
+    S   = conv(T), large kernel, no activation            (C, H, W)   ranking score map
+    p   = softmax of S over the classes
+    P_i = mean of p[c_i] over the pixels of M_i           (N,)        ranking score, Equation 3
+The instances are pasted by falling P_i.  S learns by cross-entropy (Equation 2) which class the panoptic annotation
+shows where masks conflict, so annotations are all that it needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet, Relation, Target
+
+Conv = Literal["1x1", "3x3", "gcn7", "seq7"]
+Conflict = Literal["instance", "class"]
+Box = tuple[int, int, int, int]
+"""Top, left, bottom, right; the last two exclusive."""
+
+# Kernel sizes (height, width) of the layers of every branch; the branches are added (Table 5).
+BRANCHES: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
+    "1x1": (((1, 1),),),
+    "3x3": (((3, 3),),),
+    "gcn7": (((1, 7), (7, 1)), ((7, 1), (1, 7))),  # the block of Global Convolutional Network
+    "seq7": (((1, 7), (7, 1)),),
+}
+CONFLICTS = ("instance", "class")
+STRIDES = (1, 4)
+
+
+class SpatialRanking(OcclusionModel):
+    """The spatial ranking module of OANet.
+
+    ``conv``: ``gcn7`` (1x7 then 7x1 plus 7x1 then 1x7), ``seq7`` (the first of these alone), ``3x3`` or ``1x1`` (a
+    table of which class beats which).  ``conflict``: pixels that train are covered by two ``instance`` masks, or by
+    masks of two ``class``es.  ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels, where T holds
+    the covered share of the cell; S is then upsampled, so that Equations 2 and 3 always see whole masks and labels.
+    All pairs take part, so there are no ``sig_ratio``, ``intra`` and ``inter`` to choose.
+    """
+
+    learns_from: ClassVar[Literal["proposals", "annotations"]] = "annotations"
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        categories: Categories,
+        conv: Conv = "gcn7",
+        conflict: Conflict = "instance",
+        stride: int = 1,
+    ) -> None:
+        super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)
+        options: tuple[tuple[str, object, Any], ...] = (
+            ("conv", conv, BRANCHES),
+            ("conflict", conflict, CONFLICTS),
+            ("stride", stride, STRIDES),
+        )
+        for key, value, allowed in options:
+            if value not in allowed:
+                raise ConfigError(f"occlusion.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
+        self.conflict: Conflict = conflict
+        self.stride = stride
+        self.conv = RankingConv(conv, categories.num_things)
+
+    def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
+        """Order by falling P, ties by score; margin P_i - P_j, valid for every overlapping pair of different P.
+
+        P depends on which instances take part, so it is computed from those given, after any threshold on scores.
+        """
+        value = self.ranking_scores(instances.masks, instances.labels)
+        by_score = torch.argsort(instances.scores, descending=True, stable=True)
+        order = by_score[torch.argsort(value[by_score], descending=True, stable=True)]
+        margin = value[:, None] - value[None, :]
+        # In this order the later one of a pair is never above, so the fusion is the plain heuristic.
+        return Relation(margin, (stats.inter > 0) & (margin != 0), order, value, transitive=True)
+
+    def ranking_scores(self, masks: MaskCrops, labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """P of every instance (Equation 3); 0 for an empty mask."""
+        windows = masks.windows[masks.windows[:, 2:].amin(dim=1) > 0]
+        if len(windows) == 0:
+            return torch.zeros(len(labels), device=labels.device)
+        top, left = windows[:, :2].amin(dim=0).tolist()
+        bottom, right = (windows[:, :2] + windows[:, 2:]).amax(dim=0).tolist()
+        box = (top, left, bottom, right)  # P reads nothing outside the masks
+        probs = ranking_map(masks, labels, box, self.conv.folded(), self.conv.bias, self.stride).softmax(dim=0)
+        sums = [  # in float64, so that constant probabilities have exactly equal means, and scores decide
+            (probs[label, ys.start - top : ys.stop - top, xs.start - left : xs.stop - left] * crop).double().sum()
+            for label, ((ys, xs), crop) in zip(labels.tolist(), masks, strict=True)
+        ]
+        return (torch.stack(sums) / masks.area.clamp(min=1)).float()
+
+    def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
+        """Cross-entropy (Equation 2), mean over the conflicting pixels of the batch; 0 with a graph without any."""
+        kernel, bias = self.conv.folded(), self.conv.bias
+        total, count = (kernel.sum() + bias.sum()) * 0, 0
+        for example in examples:
+            target = example.target
+            truth = ranking_target(target, self.conflict, self.categories.num_things)
+            conflicting = truth != VOID_LABEL
+            if not conflicting.any():
+                continue
+            top, left, bottom, right = box = extent(conflicting)
+            here = (slice(top, bottom), slice(left, right))
+            scores = ranking_map(target.masks, target.labels, box, kernel, bias, self.stride)
+            chosen = conflicting[here]
+            total = total + F.cross_entropy(scores[:, chosen].T, truth[here][chosen], reduction="sum")
+            count += int(chosen.sum())
+        return {"loss_occlusion": total / max(count, 1)}
+
+
+class RankingConv(nn.Module):
+    """The layers between T and S, C to C channels each.
+
+    Nothing in them is nonlinear, and the only bias comes at the end, so that zero padding composes exactly and every
+    choice of layers is one convolution.
+    """
+
+    def __init__(self, conv: Conv, classes: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.ParameterList(torch.empty(classes, classes, *size) for size in sizes) for sizes in BRANCHES[conv]
+        )
+        self.bias = nn.Parameter(torch.zeros(classes))
+        for kernel in self.branches.parameters():
+            nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="linear")
+
+    def folded(self) -> Float[Tensor, "c c k k"]:
+        """Kernel of the one convolution that equals all layers.
+
+        Its columns for classes that an image lacks need not be computed at all: with 5 of 80 classes that is a ninth of
+        the multiplications of the two branches of ``gcn7``.
+        """
+        kernels = []
+        for branch in self.branches:
+            first, *others = branch.parameters()
+            composed: Tensor = first
+            for kernel in others:
+                # of two layers in a row one is a single row and the other a single column: an outer product
+                composed = torch.einsum("omyx,mivw->oiyvxw", kernel, composed).flatten(4, 5).flatten(2, 3)
+            kernels.append(composed)
+        return torch.stack(kernels).sum(dim=0)
+
+
+def instance_tensor(masks: MaskCrops, channels: Int[Tensor, " n"], count: int, box: Box) -> Bool[Tensor, "{count} h w"]:
+    """T inside ``box``, which may leave the image: the union of the masks of every channel."""
+    top, left, bottom, right = box
+    tensor = torch.zeros((count, bottom - top, right - left), dtype=torch.bool, device=masks.pixels.device)
+    for channel, ((ys, xs), crop) in zip(channels.tolist(), masks, strict=True):
+        y0, y1 = max(ys.start, top), min(ys.stop, bottom)
+        x0, x1 = max(xs.start, left), min(xs.stop, right)
+        if y0 < y1 and x0 < x1:
+            part = crop[y0 - ys.start : y1 - ys.start, x0 - xs.start : x1 - xs.start]
+            tensor[channel, y0 - top : y1 - top, x0 - left : x1 - left] |= part
+    return tensor
+
+
+def ranking_map(
+    masks: MaskCrops,
+    labels: Int[Tensor, " n"],
+    box: Box,
+    kernel: Float[Tensor, "c c k k"],
+    bias: Float[Tensor, " c"],
+    stride: int,
+) -> Float[Tensor, "c h w"]:
+    """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.
+
+    At stride 4 the image is padded with zeros to a multiple of 4, T averaged over cells, and S upsampled (bilinear).
+    """
+    present, channels = labels.unique(return_inverse=True)
+    top, left, bottom, right = whole_cells(box, masks.size, stride)
+    reach = kernel.shape[-1] // 2 * stride
+    tensor = instance_tensor(masks, channels, len(present), (top - reach, left - reach, bottom + reach, right + reach))
+    cells = tensor[None].float() if stride == 1 else F.avg_pool2d(tensor[None].float(), stride)
+    scores = F.conv2d(cells, kernel[:, present], bias).float()
+    if stride > 1:
+        scores = F.interpolate(scores, scale_factor=stride, mode="bilinear", align_corners=False)
+    return scores[0, :, box[0] - top : box[2] - top, box[1] - left : box[3] - left]
+
+
+def whole_cells(box: Box, size: tuple[int, int], stride: int) -> Box:
+    """``box`` in whole cells, with one more on every side of it that has one, because upsampling reads the next."""
+    if stride == 1:
+        return box
+    top, left = (max(edge // stride - 1, 0) * stride for edge in box[:2])
+    bottom, right = (
+        min(math.ceil(edge / stride) + 1, math.ceil(full / stride)) * stride
+        for edge, full in zip(box[2:], size, strict=True)
+    )
+    return top, left, bottom, right
+
+
+def ranking_target(target: Target, conflict: Conflict, num_things: int) -> Int[Tensor, "h w"]:
+    """The label map of Equation 2: the thing class that the panoptic map shows where at least two annotated masks (of
+    two classes, for ``class``) lie, ``VOID_LABEL`` elsewhere and where it shows stuff, a crowd or nothing.
+    """
+    layers = target.labels if conflict == "class" else torch.arange(len(target.labels), device=target.labels.device)
+    present, channels = layers.unique(return_inverse=True)
+    covering = instance_tensor(target.masks, channels, len(present), (0, 0, *target.masks.size)).sum(dim=0)
+    labels = target.semantic()
+    ids = target.panoptic.ids
+    crowds = torch.tensor([s.id for s in target.panoptic.segments if s.iscrowd], dtype=ids.dtype, device=ids.device)
+    ignored = (covering < 2) | (labels >= num_things) | torch.isin(ids, crowds)
+    return labels.masked_fill(ignored, VOID_LABEL)
+
+
+def extent(pixels: Bool[Tensor, "h w"]) -> Box:
+    """The smallest box around the true pixels, of which there is at least one."""
+    ys, xs = pixels.any(dim=1).nonzero(), pixels.any(dim=0).nonzero()
+    return int(ys[0]), int(xs[0]), int(ys[-1]) + 1, int(xs[-1]) + 1

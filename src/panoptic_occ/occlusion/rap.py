@@ -1,0 +1,128 @@
+"""RAP: one relation value per instance (Chen, "Resolving Fusion Conflicts by Relation Aware Panoptic Network").
+
+Shapes: N instances, P pairs, C channels of the RoI features, masks 28x28, features 14x14.
+    x_i = [maxpool2(m_i), f_i]             (C+1, 14, 14)   soft mask of the own class, raw RoIAlign feature
+    v_i = head(x_i)                        an unbounded number; i lies in front of j when v_i < v_j
+    L_r = mean log(1 + exp(v_i - v_j))     over the pairs with i in front of j (equations 1 and 2)
+Section 3.1 gives the ground truth, 3.2 the loss, 3.3 the head, Algorithm 1 (in ``fusion.engine``) the fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.masks import PairStats
+from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.occlusion.ocfusion import ROI_SIZE, RULES, initialise, pair_inputs
+from panoptic_occ.structures import InstanceSet, Relation
+
+
+class RAP(OcclusionModel):
+    """The relation value head of RAP.
+
+    ``channels``, ``hidden``: width of the convolutions and of the fully connected layer; None: 1 and 4 times the width
+    of the features (256 and 1024 in the released code).  ``fcs``: linear layers, 2 in that code and 1 in the paper.
+    Training pairs: ``gt_sig_ratio`` (theta) and ``gt_rule`` (see ``GroundTruthRelation``) say which annotations have an
+    order; with ``overlap_filter`` the predicted masks must overlap as much as the annotations; ``pairs_per_image``
+    limits the pairs of an image (None: all of them, as published).
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
+    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"sig_ratio"}
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        channels: int | None = None,
+        hidden: int | None = None,
+        fcs: int = 2,
+        gt_rule: Literal["majority", "delta"] = "majority",
+        gt_sig_ratio: float = 0.2,
+        overlap_filter: bool = False,
+        pairs_per_image: int | None = None,
+        sig_ratio: float = 0.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(in_channels=in_channels, sig_ratio=sig_ratio, **common)
+        if gt_rule not in RULES:
+            raise ConfigError(f"occlusion.gt_rule={gt_rule!r} is unknown; {did_you_mean(gt_rule, RULES)}")
+        if pairs_per_image is not None and pairs_per_image < 1:
+            raise ConfigError(
+                f"occlusion.pairs_per_image={pairs_per_image}: at least one pair is needed to train; null takes all"
+            )
+        self.gt_rule = gt_rule
+        self.gt_sig_ratio = gt_sig_ratio
+        self.overlap_filter = overlap_filter
+        self.pairs_per_image = pairs_per_image
+        self.head = ValueHead(in_channels + 1, channels or in_channels, hidden or 4 * in_channels, fcs)
+
+    def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
+        """``values`` (N,): the relation value of every instance, smaller = in front."""
+        return {"values": self.head(pair_inputs(instances))}
+
+    def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
+        """Margin v_j - v_i (i above j when its value is smaller) wherever two masks overlap."""
+        closeness = -answers["values"]  # the paper's value grows with depth, Relation.value with closeness
+        margin = closeness[:, None] - closeness[None, :]
+        return Relation(margin, self.pairs(instances, stats), value=closeness, transitive=True)
+
+    def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
+        """Ranking loss, mean over all pairs of the batch; 0 with a graph when there is none."""
+        inputs, pairs, offset = [], [], 0
+        for example in examples:
+            inputs.append(pair_inputs(example.instances))
+            pairs.append(self.training_pairs(example, generator) + offset)
+            offset += len(example.instances)
+        used, ranked = torch.unique(torch.cat(pairs), return_inverse=True)  # the others have no part in the loss
+        front, back = self.head(torch.cat(inputs)[used])[ranked].unbind(dim=1)
+        return {"loss_occlusion": ranking_losses(front, back).sum() / max(len(ranked), 1)}
+
+    def training_pairs(self, example: TrainingExample, generator: torch.Generator) -> Int[Tensor, "p 2"]:
+        """(front, back) of all pairs of proposals that stand for annotations of known order."""
+        matches = example.matches
+        order = example.target.relation.matrix(self.gt_sig_ratio, self.gt_rule).to(matches.device)
+        if len(order) == 0:
+            return matches.new_zeros((0, 2))
+        known = order[matches[:, None], matches[None, :]] == 1
+        if self.overlap_filter:
+            known &= example.stats.significant(self.gt_sig_ratio)
+        pairs = known.nonzero()
+        if self.pairs_per_image is not None and len(pairs) > self.pairs_per_image:
+            chosen = torch.randperm(len(pairs), generator=generator)[: self.pairs_per_image]
+            pairs = pairs[chosen.to(pairs.device)]
+        return pairs
+
+
+class ValueHead(nn.Module):
+    """Four 3x3 convolutions and one or two linear layers on the input of one instance; no normalisation."""
+
+    def __init__(self, in_channels: int, channels: int, hidden: int, fcs: int) -> None:
+        super().__init__()
+        if fcs not in (1, 2):
+            raise ConfigError(f"occlusion.fcs={fcs}: allowed: 1 (the paper), 2 (the released code)")
+        self.convs = nn.Sequential()
+        for inputs, stride in ((in_channels, 1), (channels, 1), (channels, 1), (channels, 2)):
+            self.convs.extend([nn.Conv2d(inputs, channels, 3, stride=stride, padding=1), nn.ReLU()])
+        self.fcs = nn.Sequential()
+        flat = channels * (ROI_SIZE // 2) ** 2
+        self.fcs = nn.Sequential(nn.Linear(flat, hidden), nn.ReLU()) if fcs == 2 else nn.Sequential()
+        self.value = nn.Linear(hidden if fcs == 2 else flat, 1)
+        initialise(self, last=self.value)
+
+    def forward(self, x: Float[Tensor, "n c 14 14"]) -> Float[Tensor, " n"]:
+        """Relation values (float32), smaller = in front."""
+        values: Tensor = self.value(self.fcs(self.convs(x).flatten(1))).squeeze(1)
+        return values.float()
+
+
+def ranking_losses(front: Float[Tensor, " p"], back: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+    """log(1 + exp(v_front - v_back)) of every pair, finite for any difference (equation 1)."""
+    return F.softplus(front - back)

@@ -1,0 +1,123 @@
+"""Semantic heads that join the levels of the pyramid side by side: UPSNet (Xiong et al., CVPR 2019, section 3.1),
+OANet (Liu et al., CVPR 2019), OCFusion on Cityscapes (Lazarow et al., CVPR 2020) and BANet (Chen et al., CVPR 2020).
+
+    P2..P5 -> n x [3x3 conv, norm, ReLU] each -> bilinear to stride 4 -> concat (-> fusing conv) -> 1x1 conv to classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
+from panoptic_occ.stuff.deformable import DeformableConv
+from panoptic_occ.stuff.pfpn import LEVELS
+
+Norm = Literal["group", "none"]
+Deform = Literal["none", "v1", "v2"]
+NORMS = ("group", "none")
+DEFORMS = ("none", "v1", "v2")
+FUSE_KERNELS = (None, 1, 3)
+GROUPS = 32
+
+
+class ConcatHead(StuffHead):
+    """A stack of 3x3 convolutions on each of P2..P5, all levels upsampled to stride 4 and concatenated.
+
+    ``hidden``: the unit of all widths, half of ``in_channels`` by default (128 for 256).  ``widths``: output channels
+    of the convolutions in that unit.  ``shared``: one stack for all levels, or one each.  ``deform``: ``v1`` or ``v2``
+    makes the stack deformable.  ``fuse_kernel``: 1 or 3 adds a convolution of ``fuse_width`` units after the
+    concatenation, followed by the same norm and ReLU.  ``things``, ``loss_norm``: see StuffHead.
+    ConfigError when a value is not one of the allowed ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        categories: Categories,
+        things: Things = "dense",
+        hidden: int | None = None,
+        widths: Sequence[int] = (2, 1, 1),
+        shared: bool = True,
+        norm: Norm = "none",
+        deform: Deform = "none",
+        fuse_kernel: Literal[1, 3] | None = None,
+        fuse_width: int = 1,
+        loss_norm: LossNorm = "valid",
+    ) -> None:
+        hidden = max(in_channels // 2, GROUPS) if hidden is None else hidden
+        _check(hidden, widths, norm, deform, fuse_kernel, fuse_width)
+        stacked = len(LEVELS) * widths[-1] * hidden
+        width = stacked if fuse_kernel is None else fuse_width * hidden
+        super().__init__(categories, width, things, loss_norm)
+        channels = [in_channels, *(factor * hidden for factor in widths)]
+        self.stacks = nn.ModuleList(_stack(channels, norm, deform) for _ in range(1 if shared else len(LEVELS)))
+        self.fuse = nn.Identity() if fuse_kernel is None else _fusing(stacked, width, fuse_kernel, norm)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
+        """The concatenated, and where configured fused, features at stride 4 (BANet: F_S)."""
+        size = features[LEVELS[0]].shape[-2:]
+        levels = []
+        for k, name in enumerate(LEVELS):
+            level = self.stacks[k % len(self.stacks)](features[name])
+            levels.append(level if k == 0 else F.interpolate(level, size=size, mode="bilinear", align_corners=False))
+        fused: Tensor = self.fuse(torch.cat(levels, dim=1))
+        return fused
+
+
+def _stack(channels: Sequence[int], norm: Norm, deform: Deform) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        if deform == "none":
+            layers += [_conv(before, after, 3, norm)]
+        else:
+            layers += [DeformableConv(before, after, modulated=deform == "v2", bias=norm == "none")]
+        layers += _normed(after, norm)
+    return nn.Sequential(*layers)
+
+
+def _fusing(before: int, after: int, kernel: int, norm: Norm) -> nn.Sequential:
+    return nn.Sequential(_conv(before, after, kernel, norm), *_normed(after, norm))
+
+
+def _conv(before: int, after: int, kernel: int, norm: Norm) -> nn.Conv2d:
+    conv = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=norm == "none")
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _normed(width: int, norm: Norm) -> list[nn.Module]:
+    return [nn.GroupNorm(GROUPS, width), nn.ReLU()] if norm == "group" else [nn.ReLU()]
+
+
+def _check(
+    hidden: int, widths: Sequence[int], norm: Norm, deform: Deform, fuse_kernel: int | None, fuse_width: int
+) -> None:
+    options = (("norm", norm, NORMS), ("deform", deform, DEFORMS), ("fuse_kernel", fuse_kernel, FUSE_KERNELS))
+    for key, value, allowed in options:
+        if value not in allowed:
+            names = ["null" if name is None else name for name in allowed]
+            raise ConfigError(f"stuff.{key}={value!r} is unknown; {did_you_mean(value, names)}")
+    if not widths or min(*widths, fuse_width, hidden) < 1:
+        raise ConfigError(
+            f"stuff.widths={list(widths)}, stuff.fuse_width={fuse_width}, stuff.hidden={hidden}: a head needs at least "
+            "one convolution and positive widths, as in widths=[2, 1, 1]"
+        )
+    if norm == "group" and hidden % GROUPS:
+        raise ConfigError(
+            f"stuff.hidden={hidden}: norm=group splits the channels into {GROUPS} groups; give a multiple of {GROUPS}, "
+            "or norm=none"
+        )

@@ -1,0 +1,38 @@
+"""Deformable 3x3 convolution (Dai et al., ICCV 2017) and its modulated form (Zhu et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import DeformConv2d
+
+TAPS = 9
+
+
+class DeformableConv(nn.Module):
+    """A 3x3 convolution that reads each tap at an offset which another 3x3 convolution predicts.
+
+    Version 1 starts as a plain convolution: the offsets begin at zero (UPSNet).  ``modulated`` (version 2) also weighs
+    each tap by a factor in (0, 1), and its offsets begin random (OCFusion's code).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, modulated: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.modulated = modulated
+        self.offset = nn.Conv2d(in_channels, (3 if modulated else 2) * TAPS, 3, padding=1)
+        self.conv = DeformConv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        if modulated:
+            nn.init.kaiming_uniform_(self.offset.weight, a=1)
+        else:
+            nn.init.zeros_(self.offset.weight)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
+        """The convolution of ``x`` at its own offsets, of the same height and width."""
+        predicted = self.offset(x)
+        factors = predicted[:, 2 * TAPS :].sigmoid() if self.modulated else None
+        out: Tensor = self.conv(x, predicted[:, : 2 * TAPS], factors)
+        return out

@@ -1,0 +1,331 @@
+"""IBPP on a small Mask R-CNN and Panoptic FPN head: the oracles I1 and I2, its equations, its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.exchange.base import Exchange, Pyramids
+from panoptic_occ.exchange.ibpp import IterativeProjection
+from panoptic_occ.exchange.roi_flatten import roi_flatten
+from panoptic_occ.structures import Batch, Sample
+from panoptic_occ.stuff.base import semantic_target
+from panoptic_occ.stuff.ground_truth import GroundTruthStuff
+from panoptic_occ.stuff.pfpn import PanopticFPNHead
+from panoptic_occ.testing import toy_categories, toy_sample
+from panoptic_occ.thing.ground_truth import GroundTruthThings
+from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
+
+CHANNELS, SIZE, CATEGORIES = 8, 64, toy_categories()
+REQUIRES = frozenset({"soft", "roi_features", "semantic_logits"})
+
+
+class Base:
+    """Branches, a batch and random features; weights that make masks and scores differ visibly."""
+
+    def __init__(self, counts: tuple[int, ...] = (3, 2), **options: Any) -> None:
+        torch.manual_seed(0)
+        shape: dict[str, Any] = {"in_channels": CHANNELS, "categories": CATEGORIES}
+        small: dict[str, Any] = {"anchor_scale": 4, "rois_per_image": 16, "rpn_test": (40, 12), "score_thr": 0.02}
+        self.thing = MaskRCNN(**shape, **small, mask_convs=2)
+        self.stuff = PanopticFPNHead(**shape, things="dense")
+        for layer in (self.thing.roi_heads.box_predictor.cls_score, self.thing.roi_heads.mask_predictor[-1]):
+            torch.nn.init.normal_(layer.weight, std=0.3)
+        self.exchange = IterativeProjection(**shape, stuff=self.stuff, mask_convs=2, **options)
+        samples = tuple(_sample(count, seed) for seed, count in enumerate(counts))
+        self.batch = Batch(torch.zeros(len(samples), 3, SIZE, SIZE), ((SIZE, SIZE),) * len(samples), samples)
+        self.levels = {str(k): torch.randn(len(samples), CHANNELS, *[SIZE // 2 ** (k + 2)] * 2) for k in range(4)}
+        self.levels["pool"] = torch.randn(len(samples), CHANNELS, 1, 1)
+        self.features = Pyramids.of(self.levels)
+
+    def losses(self, exchange: Exchange | None = None) -> dict[str, Tensor]:
+        for module in (self.thing, self.stuff, self.exchange):
+            module.train()
+        torch.manual_seed(1)
+        found = (exchange or self.exchange).losses(self.thing, self.stuff, self.features, self.batch)
+        return found.thing | found.stuff
+
+    def outputs(self, exchange: Exchange | None = None, conf_thr: float = 0.0) -> tuple[Any, Any]:
+        self.thing.eval()
+        branches = (self.thing, self.stuff, self.features, self.batch)
+        return (exchange or self.exchange).outputs(*branches, conf_thr, REQUIRES)
+
+    def positives(self, exchange: Exchange | None = None) -> Any:
+        self.thing.eval()
+        torch.manual_seed(1)
+        branches = (self.thing, self.stuff, self.features, self.batch)
+        return (exchange or self.exchange).positives(*branches, REQUIRES)
+
+    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        parts = {"thing": self.thing, "stuff": self.stuff, "exchange": self.exchange}
+        return [(f"{part}.{name}", p) for part, module in parts.items() for name, p in module.named_parameters()]
+
+    def none(self) -> Exchange:
+        return Exchange(in_channels=CHANNELS, categories=CATEGORIES, stuff=self.stuff)
+
+
+def _sample(count: int, seed: int) -> Sample:
+    if count:
+        return toy_sample(count, seed, size=(SIZE, SIZE))
+    full = toy_sample(1, seed, size=(SIZE, SIZE))
+    assert full.target is not None
+    nothing = torch.zeros(0, dtype=torch.int64)
+    target = full.target
+    empty = type(target)(
+        target.boxes[nothing], target.labels[nothing], target.masks[nothing], target.panoptic,
+        target.relation[nothing], target.instance_ids[nothing],
+    )  # fmt: skip
+    return Sample(full.image, seed, full.file_name, full.original_size, empty)
+
+
+def assert_same_outputs(first: tuple[Any, Any], second: tuple[Any, Any]) -> None:
+    for one, other in zip(first[0], second[0], strict=True):
+        assert len(one) == len(other) > 0
+        for name in ("boxes", "scores", "labels", "soft", "roi_features"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        assert torch.equal(one.masks.pixels, other.masks.pixels)
+    for one, other in zip(first[1], second[1], strict=True):
+        assert torch.equal(one.labels, other.labels) and torch.equal(one.logits, other.logits)
+
+
+def test_i1_no_iteration_is_no_exchange() -> None:
+    base = Base(iterations=0)
+    assert not list(base.exchange.parameters())
+    plain, refined = base.losses(base.none()), base.losses()
+    assert plain.keys() == refined.keys() and all(torch.equal(plain[name], refined[name]) for name in plain)
+    assert_same_outputs(base.outputs(base.none()), base.outputs())
+    for (one, matches), (other, found) in zip(base.positives(base.none()), base.positives(), strict=True):
+        assert torch.equal(one.soft, other.soft) and torch.equal(matches, found)
+
+
+@pytest.mark.parametrize("options", [{"iterations": 1}, {"iterations": 3, "weights": "shared"}])
+def test_i2_without_semantics_the_mask_head_is_the_plain_one(options: dict[str, Any]) -> None:
+    base = Base(**options)
+    for parameter in (*base.exchange.align.parameters(), *base.exchange.priors.parameters()):
+        torch.nn.init.zeros_(parameter)
+    plain, refined = base.losses(base.none()), base.losses()
+    for t in range(1, options["iterations"] + 1):
+        torch.testing.assert_close(refined[f"mask_{t}"], plain["mask"])
+    torch.testing.assert_close(refined["stuff_0"] * (options["iterations"] + 1), plain["stuff"])
+    for one, other in zip(base.outputs(base.none())[0], base.outputs()[0], strict=True):
+        torch.testing.assert_close(one.soft, other.soft)
+        assert torch.equal(one.roi_features, other.roi_features)
+
+
+@pytest.mark.parametrize("projected", ["probs", "logits"])
+@pytest.mark.parametrize("weights", ["separate", "shared"])
+def test_equations_2_to_6(projected: str, weights: str) -> None:
+    """Two iterations written out with joined channels, torchvision's RoIAlign and nothing shared."""
+    base = Base(iterations=2, weights=weights, projected=projected)
+    base.thing.eval()
+    exchange: Any = base.exchange
+    with torch.no_grad():
+        rois = base.thing.find(base.features.thing, base.batch, 0.0)
+        refined = exchange.refine(base.thing, base.stuff, base.features, rois, rois)
+        boxes, scores = [r.boxes for r in rois], torch.cat([r.scores for r in rois])
+        trunk = base.stuff.trunk(base.levels)
+        p = base.stuff.predictor(trunk)
+        f = base.thing.pool(base.levels, rois) + exchange.align(roi_align(trunk, boxes, 14, 0.25, 2, True))
+        for t in range(2):
+            own = t if weights == "separate" else 0
+            heads = base.thing.roi_heads if own == 0 else exchange.mask_heads[0]
+            seen = roi_align(p.softmax(dim=1) if projected == "probs" else p, boxes, 14, 0.25, 2, True)
+            first = heads.mask_head[0][0]
+            joined = torch.cat([first.weight, exchange.priors[own].weight], dim=1)
+            y = F.relu(F.conv2d(torch.cat([f, seen], dim=1), joined, first.bias, padding=1))
+            y = F.relu(heads.mask_head[1][0](y))
+            m = heads.mask_predictor(y)
+            labels = torch.cat([r.labels for r in rois])
+            soft = m[torch.arange(len(m)), labels + 1].sigmoid()
+            canvas = roi_flatten(soft * scores[:, None, None], rois, 3, (16, 16))
+            p = exchange.semantic_heads[own](torch.cat([canvas, trunk], dim=1))
+            torch.testing.assert_close(refined.masks[t], m, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(refined.semantics[t + 1], p, rtol=1e-4, atol=1e-5)
+    instances, maps = base.outputs()
+    assert torch.cat([i.soft for i in instances]).allclose(soft, atol=1e-5)
+    raw = base.thing.pool(base.levels, rois)
+    assert torch.equal(torch.cat([i.roi_features for i in instances]), raw), "occlusion methods see the plain features"
+    full = F.interpolate(p, scale_factor=4, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(torch.stack([s.logits for s in maps]), full, rtol=1e-4, atol=1e-5)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"iterations": 1},
+    {"iterations": 3},
+    {"iterations": 2, "weights": "shared"},
+    {"iterations": 2, "projected": "logits"},
+    {"iterations": 2, "detach": True},
+    {"iterations": 2, "class_agnostic_masks": True},
+    {"iterations": 2, "train_boxes": "proposals"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("counts", [(3, 2), (0, 2), (0, 0)])
+def test_every_parameter_gets_a_gradient(options: dict[str, Any], counts: tuple[int, ...]) -> None:
+    """DDP waits for each of them, also when no image has an instance; all are used when there is one."""
+    base = Base(counts, **options)
+    torch.stack(list(base.losses().values())).sum().backward()
+    for name, parameter in base.parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        if counts == (3, 2) and name.startswith("exchange"):
+            assert parameter.grad.any(), name
+
+
+def test_losses_by_name_and_weight() -> None:
+    base = Base(iterations=2)
+    losses = base.losses()
+    assert losses.keys() == {
+        *("rpn_cls", "rpn_box", "cls", "box", "mask_1", "mask_2"),
+        *("stuff_0", "stuff_1", "stuff_2"),
+    }
+    torch.manual_seed(1)
+    _, positive = base.thing.box_losses(base.features.thing, base.batch)
+    shown = base.exchange._annotated(base.batch.targets)
+    refined = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown)
+    for t, logits in enumerate(refined.masks, start=1):
+        torch.testing.assert_close(losses[f"mask_{t}"], mask_loss(logits, positive, base.batch.targets))
+    for t, logits in enumerate(refined.semantics):
+        expected = base.stuff.loss(logits, semantic_target(base.batch)) / 3
+        torch.testing.assert_close(losses[f"stuff_{t}"], expected)
+
+
+def test_predictions_carry_gradients_unless_detached() -> None:
+    for detach in (False, True):
+        base = Base(iterations=1, detach=detach)
+        losses = base.losses()
+        (to_masks,) = torch.autograd.grad(
+            losses["stuff_1"], base.thing.roi_heads.mask_predictor[-1].weight, retain_graph=True, allow_unused=True
+        )
+        (to_semantics,) = torch.autograd.grad(losses["mask_1"], base.stuff.predictor.weight, allow_unused=True)
+        for gradient in (to_masks, to_semantics):
+            assert (gradient is None or not gradient.any()) == detach
+
+
+def test_the_canvas_in_training_shows_what_train_boxes_says() -> None:
+    """Masks of the shown regions alone reach the semantics."""
+    base = Base(iterations=1)
+    base.thing.train()
+    torch.manual_seed(1)
+    _, positive = base.thing.box_losses(base.features.thing, base.batch)
+    shown = base.exchange._annotated(base.batch.targets)
+    with torch.no_grad():
+        several = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown)
+        alone = base.exchange.refine(base.thing, base.stuff, base.features, shown, shown)
+        other = base.exchange.refine(base.thing, base.stuff, base.features, positive, positive)
+    torch.testing.assert_close(several.semantics[1], alone.semantics[1])
+    torch.testing.assert_close(several.masks[0], other.masks[0])
+    assert not torch.allclose(several.semantics[1], other.semantics[1], atol=1e-5)
+
+
+def test_a_share_of_the_annotations_is_shown() -> None:
+    base = Base((10, 1, 0), iterations=1, keep=(0.6, 1.0))
+    torch.manual_seed(0)
+    counts = set()
+    for _ in range(40):
+        drawn = base.exchange._annotated(base.batch.targets)
+        counts.add(len(drawn[0]))
+        assert len(drawn[1]) == 1 and len(drawn[2]) == 0
+        target = base.batch.targets[0]
+        assert drawn[0].matches is not None and len(drawn[0].matches.unique()) == len(drawn[0])
+        assert torch.equal(drawn[0].boxes, target.boxes[drawn[0].matches].float())
+        assert torch.equal(drawn[0].labels, target.labels[drawn[0].matches]) and (drawn[0].scores == 1).all()
+    assert counts == {6, 7, 8, 9, 10}
+
+
+def test_outputs_do_not_depend_on_the_score_that_is_asked_for() -> None:
+    base = Base(iterations=2)
+    everything, maps = base.outputs()
+    cut = float(torch.cat([i.scores for i in everything]).median())
+    confident, same = base.outputs(conf_thr=cut)
+    for one, other in zip(everything, confident, strict=True):
+        keep = one.scores >= cut
+        assert 0 < len(other) == keep.sum() < len(one)
+        assert torch.equal(one.soft[keep], other.soft) and torch.equal(one.roi_features[keep], other.roi_features)
+        assert torch.equal(one[keep].masks.pixels, other.masks.pixels)
+    assert all(torch.equal(one.logits, other.logits) for one, other in zip(maps, same, strict=True))
+
+
+def test_logits_only_on_demand() -> None:
+    base = Base(iterations=1)
+    base.thing.eval()
+    found, maps = base.exchange.outputs(base.thing, base.stuff, base.features, base.batch, 0.0, frozenset())
+    assert all(m.logits is None for m in maps) and all(i.roi_features is None for i in found)
+
+
+def test_positives_read_the_semantics_of_the_detections() -> None:
+    base = Base(iterations=2)
+    base.thing.eval()
+    found = base.positives()
+    torch.manual_seed(1)
+    rois = base.thing.positive_rois(base.features.thing, base.batch)
+    with torch.no_grad():
+        detections = base.thing.find(base.features.thing, base.batch, 0.0)
+        refined = base.exchange.refine(base.thing, base.stuff, base.features, rois, detections)
+    soft = base.thing.soft_masks(refined.masks[-1], rois)
+    assert torch.equal(torch.cat([instances.soft for instances, _ in found]), soft)
+    for (instances, matches), r, target in zip(found, rois, base.batch.targets, strict=True):
+        assert torch.equal(matches, r.matches) and torch.equal(instances.labels, target.labels[matches])
+        assert instances.masks.size == (SIZE, SIZE) and instances.roi_features.shape[1:] == (CHANNELS, 14, 14)
+
+
+def test_class_agnostic_masks_are_one_for_all_classes() -> None:
+    base = Base(iterations=2, class_agnostic_masks=True)
+    base.thing.eval()
+    with torch.no_grad():
+        rois = base.thing.find(base.features.thing, base.batch, 0.0)
+        refined = base.exchange.refine(base.thing, base.stuff, base.features, rois, rois)
+    assert all((m == m[:, :1]).all() and m.std() > 0 for m in refined.masks)
+
+
+def test_no_detection_is_no_error() -> None:
+    base = Base(iterations=2)
+    base.thing.roi_heads.score_thresh = 2.0
+    found, maps = base.outputs()
+    assert all(len(i) == 0 for i in found) and all(m.logits.isfinite().all() for m in maps)
+
+
+def build(**options: Any) -> IterativeProjection:
+    stuff = options.pop("stuff", None) or PanopticFPNHead(in_channels=8, categories=CATEGORIES, things="dense")
+    return IterativeProjection(in_channels=CHANNELS, categories=CATEGORIES, stuff=stuff, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "seperate"}, "exchange.weights='seperate'.*did you mean 'separate'"),
+        ({"projected": "prob"}, "exchange.projected='prob'.*did you mean 'probs'"),
+        ({"train_boxes": "proposal"}, "exchange.train_boxes='proposal'.*did you mean 'proposals'"),
+        ({"iterations": -1}, "exchange.iterations=-1"),
+        ({"keep": (0.8, 0.2)}, r"exchange.keep=\[0.8, 0.2\]"),
+    ],
+)
+def test_wrong_options_are_answered(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(**options)
+
+
+def test_branches_that_cannot_exchange_are_refused() -> None:
+    for things in ("collapsed", "none"):
+        collapsed = PanopticFPNHead(in_channels=8, categories=CATEGORIES, things=things)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="stuff=pfpn_dense"):
+            build(stuff=collapsed)
+        assert build(stuff=collapsed, iterations=0) is not None
+    with pytest.raises(ConfigError, match="stuff=pfpn_dense"):
+        build(stuff=GroundTruthStuff(in_channels=8, categories=CATEGORIES))
+    base = Base(iterations=1)
+    things = GroundTruthThings(in_channels=8, categories=CATEGORIES)
+    with pytest.raises(ConfigError, match="thing=mask_rcnn"):
+        base.exchange.losses(things, base.stuff, base.features, base.batch)
+
+
+def test_a_trunk_as_wide_as_the_pyramid_needs_no_projection() -> None:
+    stuff = PanopticFPNHead(in_channels=32, categories=CATEGORIES, things="dense", hidden=32)
+    exchange = IterativeProjection(in_channels=32, categories=CATEGORIES, stuff=stuff, iterations=1)
+    assert not list(exchange.align.parameters())

@@ -1,0 +1,147 @@
+"""RoIInlay: the oracles R1-R5, against ``grid_sample`` and RoIAlign, and its gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from panoptic_occ.exchange.roi_inlay import roi_inlay
+
+
+def strip(rois: list[list[float]], crops: list[list[float]], width: int, aligned: bool = True) -> list[float]:
+    """A one-dimensional inlay: rows of one pixel, all values of a crop the same down its bins."""
+    m = len(crops[0])
+    boxes = torch.tensor([[0.0, x0, 0.0, x1, 1.0] for x0, x1 in rois])
+    values = torch.tensor(crops, dtype=torch.float32)[:, None, None, :].expand(-1, 1, m, -1)
+    found = roi_inlay(values, boxes, (1, 1, width), 1.0, aligned)
+    return [round(v, 5) for v in found[0, 0, 0].tolist()]
+
+
+def by_grid_sample(
+    crops: Float[Tensor, "n c m m"], boxes: Float[Tensor, "n 5"], size: tuple[int, int, int], stride: float
+) -> Float[Tensor, "b c h w"]:
+    """The definition with dense maps: every crop stretched over the map, cut to its box, averaged."""
+    images, height, width = size
+    total, count = (
+        torch.zeros(images, crops.shape[1], height, width, dtype=crops.dtype),
+        torch.zeros(images, height, width),
+    )
+    for crop, (image, *box) in zip(crops, boxes.tolist(), strict=True):
+        x0, y0, x1, y1 = (edge / stride for edge in box)
+        x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+        gy, gx = torch.meshgrid(2 * (y - y0) / (y1 - y0) - 1, 2 * (x - x0) / (x1 - x0) - 1, indexing="ij")
+        grid = torch.stack([gx, gy], dim=-1)[None].to(crops.dtype)
+        value = F.grid_sample(crop[None], grid, padding_mode="border", align_corners=False)[0]
+        inside = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
+        total[int(image)] += value * inside
+        count[int(image)] += inside
+    return total / count.clamp(min=1)[:, None]
+
+
+def random_boxes(count: int, images: int, height: int, width: int, stride: float = 4.0) -> Float[Tensor, "n 5"]:
+    low = torch.rand(count, 2) * torch.tensor([width, height]) * 0.8
+    high = low + torch.rand(count, 2) * (torch.tensor([width, height]) - low)
+    return torch.cat([torch.randint(0, images, (count, 1)), torch.cat([low, high], 1) * stride], dim=1)
+
+
+def test_r1_ramp_aligned_and_legacy() -> None:
+    assert strip([[0, 4]], [[1, 3]], 5) == [1, 1.5, 2.5, 3, 0]
+    assert strip([[0, 4]], [[1, 3]], 5, aligned=False) == [1, 1, 2, 3, 3]
+
+
+def test_r2_overlap_is_the_mean() -> None:
+    assert strip([[0, 4], [2, 6]], [[1, 3], [4, 6]], 6) == [1, 1.5, 3.25, 3.75, 5.5, 6]
+
+
+def test_r3_constant_crops_leave_no_hole() -> None:
+    torch.manual_seed(0)
+    boxes = random_boxes(12, 2, 20, 30)
+    found = roi_inlay(torch.full((12, 3, 7, 7), 5.0), boxes, (2, 20, 30))
+    covered = torch.zeros(2, 20, 30, dtype=torch.bool)
+    y, x = torch.arange(20) + 0.5, torch.arange(30) + 0.5
+    for image, x0, y0, x1, y1 in (boxes / torch.tensor([1, 4, 4, 4, 4])).tolist():
+        covered[int(image)] |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
+    assert 0 < covered.sum() < covered.numel()
+    assert torch.allclose(found, torch.where(covered, 5.0, 0.0)[:, None].expand(-1, 3, -1, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_r4_narrow_boxes_are_finite_without_a_gap(aligned: bool) -> None:
+    crops = torch.arange(14 * 14, dtype=torch.float32).reshape(1, 1, 14, 14)
+    for start in (2.0, 2.3, 2.5, 2.9):
+        box = torch.tensor([[0, start, 1.0, start + 1, 6.0]])
+        found = roi_inlay(crops + 1, box, (1, 8, 8), 1.0, aligned)
+        assert torch.isfinite(found).all()
+        columns = found[0, 0].any(dim=0).nonzero().flatten().tolist()
+        assert len(columns) in ((1,) if aligned else (1, 2)) and abs(columns[0] + 0.5 * aligned - start) <= 1
+        rows = found[0, 0].any(dim=1).nonzero().flatten().tolist()
+        assert rows == list(range(1, 6 + (not aligned)))
+
+
+def test_a_legacy_box_is_at_least_one_pixel_wide_as_in_roi_align() -> None:
+    assert strip([[2, 2.2]], [[1, 3]], 5, aligned=False) == [0, 0, 1, 3, 0]
+
+
+def test_a_box_without_extent_or_outside_covers_nothing() -> None:
+    boxes = torch.tensor([[0, 8.0, 8.0, 8.0, 20.0], [0, 200.0, 200.0, 240.0, 240.0], [0, -80.0, -80.0, -40.0, -40.0]])
+    found = roi_inlay(torch.ones(3, 2, 14, 14), boxes, (1, 10, 10))
+    assert torch.equal(found, torch.zeros(1, 2, 10, 10))
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_r5_gradcheck(aligned: bool) -> None:
+    torch.manual_seed(1)
+    boxes = torch.cat([random_boxes(3, 2, 5, 6), torch.tensor([[1, 0.0, 0.0, 24.0, 20.0]])])
+    crops = torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda c: roi_inlay(c, boxes, (2, 5, 6), 4.0, aligned), (crops,))
+
+
+def test_equals_the_definition_and_its_gradient() -> None:
+    torch.manual_seed(2)
+    boxes = random_boxes(25, 3, 21, 34)
+    crops = torch.randn(25, 4, 14, 14, dtype=torch.float64)
+    weight = torch.randn(3, 4, 21, 34, dtype=torch.float64)
+    found = []
+    for function in (roi_inlay, by_grid_sample):
+        leaf = crops.clone().requires_grad_()
+        out = function(leaf, boxes.double(), (3, 21, 34), 4.0)
+        (out * weight).sum().backward()
+        found.append((out.detach(), leaf.grad))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)  # the reference's grid is float32
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_restores_what_roi_align_cropped(aligned: bool) -> None:
+    """A map that is linear in x and y comes back unchanged up to half a bin from the border of the box."""
+    centre = 0.5 if aligned else 0.0
+    y, x = torch.meshgrid(torch.arange(30) + centre, torch.arange(40) + centre, indexing="ij")
+    linear = (2 * x - 3 * y)[None, None]
+    boxes = torch.tensor([[0, 20.0, 24.0, 120.0, 100.0]])
+    crops = roi_align(linear, boxes, 14, spatial_scale=0.25, sampling_ratio=2, aligned=aligned)
+    restored = roi_inlay(crops, boxes, (1, 30, 40), 4.0, aligned)
+    inside = (slice(None), slice(None), slice(7, 24), slice(6, 29))
+    assert torch.allclose(restored[inside], linear[inside], atol=1e-3)
+
+
+def test_no_boxes_give_zeros_with_a_graph() -> None:
+    crops = torch.zeros(0, 3, 14, 14, requires_grad=True)
+    found = roi_inlay(crops, torch.zeros(0, 5), (2, 4, 5))
+    assert found.shape == (2, 3, 4, 5) and found.requires_grad
+    found.sum().backward()
+
+
+def test_half_precision_under_autocast_is_summed_in_float32() -> None:
+    torch.manual_seed(3)
+    boxes = random_boxes(10, 1, 16, 16)
+    crops = torch.randn(10, 4, 14, 14).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = roi_inlay(crops, boxes, (1, 16, 16))
+    exact = roi_inlay(crops.double(), boxes, (1, 16, 16))
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16()) or (found.double() - exact).abs().max() <= exact.abs().max() * 2**-8
+    assert torch.allclose(roi_inlay(crops.float(), boxes, (1, 16, 16)).double(), exact, atol=1e-5)

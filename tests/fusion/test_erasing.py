@@ -1,0 +1,149 @@
+"""Unknown erasing: the oracles U1 and U2, and a loop over pixels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.fusion.components import components
+from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.erasing import StuffLabels, component_confidence
+from panoptic_occ.structures import VOID_LABEL, SemanticMap
+
+
+def fragment() -> SemanticMap:
+    """The map of U1: a pixel of class 2 amid class 1; the third class takes the rest of the probability."""
+    probs = torch.zeros(3, 5, 5)  # the channels are the labels 0, 1, 2
+    probs[1], probs[2] = 0.9, 0.05
+    probs[1, 2, 2], probs[2, 2, 2] = 0.03, 0.95
+    probs[0] = 1 - probs.sum(dim=0)
+    return SemanticMap(probs.argmax(dim=0), probs.log())
+
+
+def random_map(seed: int, size: tuple[int, int] = (13, 17)) -> SemanticMap:
+    """Two thing classes (labels 0 and 1, void in the map) and three stuff classes, in patches."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = 3 * torch.randn((1, 5, 5, 6), generator=generator)
+    logits = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")[0]
+    labels = logits.argmax(dim=0)
+    return SemanticMap(torch.where(labels < 2, VOID_LABEL, labels), logits)
+
+
+def slow_confidence(semantic: SemanticMap, radius: int) -> list[float]:
+    """Own-class probability over all pixels within ``radius`` (in both directions) of a pixel of the component."""
+    assert semantic.logits is not None
+    probs = semantic.logits.double().softmax(dim=0)
+    numbers = components(semantic.labels).numbers
+    height, width = numbers.shape
+    means = []
+    for number in range(int(numbers.max()) + 1):
+        members = (numbers == number).nonzero().tolist()
+        own = semantic.labels[tuple(members[0])] - semantic.first_label
+        values = [
+            float(probs[own, y, x])
+            for y in range(height)
+            for x in range(width)
+            if any(abs(y - v) <= radius and abs(x - u) <= radius for v, u in members)
+        ]
+        means.append(sum(values) / len(values))
+    return means
+
+
+def test_u1_a_fragment_amid_another_class_is_erased() -> None:
+    semantic = fragment()
+    # class 1 reaches around the fragment, so its dilated region is the whole image
+    torch.testing.assert_close(component_confidence(semantic, 1), torch.tensor([(24 * 0.9 + 0.03) / 25, 0.15]))
+    torch.testing.assert_close(component_confidence(semantic, 0), torch.tensor([0.9, 0.95]))
+    labels = StuffLabels(semantic).under(FusionPolicy(erase_thr=0.4, erase_radius=1))
+    expected = torch.ones(5, 5, dtype=torch.int64)
+    expected[2, 2] = VOID_LABEL
+    assert torch.equal(labels, expected), "the fragment is erased, not what lies around it"
+    undilated = StuffLabels(semantic).under(FusionPolicy(erase_thr=0.4, erase_radius=0))
+    assert torch.equal(undilated, semantic.labels), "without dilation its own confidence saves it"
+
+
+def test_u2_the_most_likely_class_would_keep_the_fragment() -> None:
+    semantic = fragment()
+    assert semantic.logits is not None
+    best = semantic.logits.exp().amax(dim=0)[1:4, 1:4].mean()
+    assert best == pytest.approx(0.9056, abs=1e-4)
+    assert component_confidence(semantic, 1)[1] < 0.4 < best
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 30])
+def test_equals_a_loop_over_pixels(radius: int) -> None:
+    for seed in range(4):
+        semantic = random_map(seed)
+        expected = torch.tensor(slow_confidence(semantic, radius), dtype=torch.float32)
+        torch.testing.assert_close(component_confidence(semantic, radius), expected)
+
+
+def test_channels_count_from_the_first_label() -> None:
+    semantic = random_map(0)
+    assert semantic.logits is not None
+    shifted = SemanticMap(torch.where(semantic.labels < 0, VOID_LABEL, semantic.labels + 7), semantic.logits, 7)
+    assert torch.equal(component_confidence(shifted, 1), component_confidence(semantic, 1))
+
+
+def test_exactly_the_threshold_stays_and_zero_erases_nothing() -> None:
+    semantic = random_map(1)
+    confidence = component_confidence(semantic, 1)
+    stuff = StuffLabels(semantic)
+    assert torch.equal(stuff.under(FusionPolicy(erase_thr=0.0, erase_radius=1)), semantic.labels)
+    lowest = FusionPolicy(erase_thr=float(confidence.min()), erase_radius=1)
+    assert torch.equal(stuff.under(lowest), semantic.labels)
+    above = FusionPolicy(erase_thr=float(confidence.min()) + 1e-4, erase_radius=1)
+    erased = stuff.under(above) != semantic.labels
+    assert torch.equal(erased, components(semantic.labels).numbers == confidence.argmin())
+    assert (stuff.under(FusionPolicy(erase_thr=1.0, erase_radius=1)) == VOID_LABEL).all()
+
+
+def test_no_erasing_needs_no_probabilities() -> None:
+    semantic = SemanticMap(random_map(0).labels)
+    assert StuffLabels(semantic).under(FusionPolicy()) is semantic.labels
+
+
+def test_stored_confidences_replace_the_logits() -> None:
+    full = random_map(2)
+    stored = SemanticMap(full.labels, confidence={2: component_confidence(full, 2)})
+    policy = FusionPolicy(erase_thr=0.6, erase_radius=2)
+    erased = StuffLabels(full).under(policy)
+    assert not torch.equal(erased, full.labels)
+    assert torch.equal(StuffLabels(stored).under(policy), erased)
+    with pytest.raises(ConfigError, match=r"fusion\.erase_radius=4 .*stored one \(2\)"):
+        StuffLabels(stored).under(FusionPolicy(erase_thr=0.6, erase_radius=4))
+
+
+def test_annotated_stuff_cannot_be_erased() -> None:
+    with pytest.raises(ConfigError, match=r"stuff=ground_truth.* set fusion\.erase_thr=null"):
+        StuffLabels(SemanticMap(random_map(0).labels)).under(FusionPolicy(erase_thr=0.4))
+
+
+def test_policies_of_one_radius_share_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    from panoptic_occ.fusion import erasing
+
+    asked: list[int] = []
+
+    def counted(semantic: SemanticMap, radius: int, *rest: object) -> torch.Tensor:
+        asked.append(radius)
+        return component_confidence(semantic, radius)
+
+    monkeypatch.setattr(erasing, "component_confidence", counted)
+    stuff = StuffLabels(random_map(3))
+    for threshold in (0.3, 0.5, 0.7):
+        for radius in (0, 2):
+            stuff.under(FusionPolicy(erase_thr=threshold, erase_radius=radius))
+    assert asked == [0, 2]
+
+
+def test_an_image_without_stuff() -> None:
+    semantic = SemanticMap(torch.full((3, 4), VOID_LABEL), torch.zeros(5, 3, 4))
+    assert component_confidence(semantic, 1).shape == (0,)
+    assert torch.equal(StuffLabels(semantic).under(FusionPolicy(erase_thr=0.5)), semantic.labels)
+
+
+@pytest.mark.parametrize(("key", "value"), [("erase_thr", 1.5), ("erase_radius", -1), ("erase_radius", 0.5)])
+def test_wrong_thresholds_are_named(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"fusion\.{key}={value}"):
+        FusionPolicy(**{key: value})

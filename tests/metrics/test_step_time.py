@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import math
+import time
+
+from panoptic_occ.metrics.step_time import StepTime, timed
+
+
+def test_timed_returns_the_result_and_how_long_it_took():
+    result, nanoseconds = timed(lambda seconds, more: time.sleep(seconds) or more, 0.02, more="x")
+    assert result == "x"
+    assert 20e6 <= nanoseconds < 2e9
+
+
+def test_mean_leaves_the_first_image_of_every_process_out():
+    first, second = StepTime(), StepTime()
+    for nanoseconds in (900_000_000, 1_000_000, 3_000_000):
+        first.update(nanoseconds)
+    for nanoseconds in (800_000_000, 8_000_000):
+        second.update(nanoseconds)
+    assert second.compute() == 8.0
+    first.merge_state(second)
+    assert first.compute() == 4.0
+    assert math.isnan(StepTime().compute())

@@ -1,0 +1,397 @@
+"""OANet's spatial ranking: oracles S1-S4 of its section, whole-image brute force, folding, learning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panoptic_occ.config import compose
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.instantiate import safe_instantiate
+from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.metrics.relation_accuracy import relation_counts
+from panoptic_occ.occlusion.base import TrainingExample
+from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, SpatialRanking, instance_tensor, ranking_target
+from panoptic_occ.structures import VOID_LABEL, InstanceSet, Relation, Segment, Target
+from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_target
+
+PERSON, TIE = 0, 1
+CONVS = sorted(BRANCHES)
+NO_RELATION = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
+
+
+def ranking(things: int = 3, **options: object) -> SpatialRanking:
+    """A module whose bias is not zero either."""
+    torch.manual_seed(0)
+    model = SpatialRanking(in_channels=4, categories=toy_categories(things), **options)  # type: ignore[arg-type]
+    torch.nn.init.normal_(model.conv.bias)
+    return model.eval()
+
+
+def example(target: Target) -> TrainingExample:
+    return TrainingExample.of_annotations(target)
+
+
+def loss_of(model: SpatialRanking, *targets: Target) -> Tensor:
+    return model.loss([example(target) for target in targets], torch.Generator())["loss_occlusion"]
+
+
+def scene(count: int = 6, seed: int = 0, size: tuple[int, int] = (22, 31)) -> tuple[Target, InstanceSet]:
+    """Annotations and detections of an image whose edges are no multiples of 4."""
+    target = toy_sample(count, seed, size=size).annotations
+    return target, toy_detections(target, seed)
+
+
+def person_with_tie(more: tuple[int, int] | None = None) -> Target:
+    """4 x 4 px: a person everywhere, a tie in front in the centre 2 x 2; ``more``: a second person of one pixel."""
+    masks = torch.zeros(2 if more is None else 3, 4, 4, dtype=torch.bool)
+    masks[0] = True
+    masks[-1, 1:3, 1:3] = True
+    labels = [PERSON, TIE] if more is None else [PERSON, PERSON, TIE]
+    if more is not None:
+        masks[1][more] = True
+    return toy_target(masks, torch.tensor(labels))
+
+
+def literal_map(model: SpatialRanking, masks: Tensor, labels: Tensor) -> Tensor:
+    """S of the whole image, layer by layer, with every class and zero padding: (C, H, W)."""
+    classes, (height, width) = model.categories.num_things, masks.shape[1:]
+    tensor = torch.zeros(classes, height, width)
+    for mask, label in zip(masks, labels, strict=True):
+        tensor[label][mask] = 1
+    if model.stride == 4:
+        tensor = F.avg_pool2d(F.pad(tensor, (0, -width % 4, 0, -height % 4)), 4)
+    total = torch.zeros_like(tensor) + model.conv.bias[:, None, None]
+    for branch in model.conv.branches:
+        x = tensor[None]
+        for kernel in branch.parameters():
+            x = F.conv2d(x, kernel, padding="same")
+        total = total + x[0]
+    if model.stride == 4:
+        total = F.interpolate(total[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    return total[:, :height, :width]
+
+
+def literal_scores(model: SpatialRanking, instances: InstanceSet) -> Tensor:
+    masks = instances.masks.dense()
+    probs = literal_map(model, masks, instances.labels).softmax(dim=0)
+    return torch.stack([probs[c][m].mean() for c, m in zip(instances.labels.tolist(), masks, strict=True)])
+
+
+class TestOracles:
+    def test_s1_label_map_and_loss_of_a_blind_module(self) -> None:
+        target = person_with_tie()
+        expected = torch.full((4, 4), VOID_LABEL)
+        expected[1:3, 1:3] = TIE
+        for conflict in ("instance", "class"):
+            assert torch.equal(ranking_target(target, conflict, num_things=80), expected)  # type: ignore[arg-type]
+        model = ranking(things=80)
+        for parameter in model.parameters():
+            torch.nn.init.zeros_(parameter)
+        assert loss_of(model, target).item() == pytest.approx(4.3820, abs=5e-5)
+
+    def test_s2_scores_order_and_areas(self) -> None:
+        def logit(p: float) -> float:
+            return math.log(p / (1 - p))
+
+        model = ranking(things=2, conv="1x1")
+        (kernel,) = model.conv.branches.parameters()
+        with torch.no_grad():
+            model.conv.bias.zero_()
+            kernel.zero_()
+            kernel[TIE, PERSON] = logit(0.2)  # p[tie] where only the person is
+            kernel[TIE, TIE] = logit(0.9) - logit(0.2)
+        target = person_with_tie()
+        instances = InstanceSet(target.masks, target.boxes, torch.tensor([0.99, 0.66]), target.labels)
+        stats = PairStats.of(instances.masks)
+        relation = model(instances, stats)
+        assert relation.value.tolist() == pytest.approx([0.625, 0.9])
+        assert relation.order.tolist() == [TIE, PERSON]
+        policy = FusionPolicy(max_occluded=0.5, stuff_area=0)
+        areas = [r.final for r in fuse(instances, stats, relation, None, policy).records]
+        by_score = [r.final for r in fuse(instances, stats, NO_RELATION, None, policy).records]
+        assert (areas, by_score) == ([12, 4], [16, 0])
+
+    def test_s3_conflict_of_one_class(self) -> None:
+        target = person_with_tie(more=(0, 0))
+        labels = {c: ranking_target(target, c, num_things=2) for c in ("instance", "class")}  # type: ignore[arg-type]
+        assert labels["instance"][0, 0] == PERSON and labels["class"][0, 0] == VOID_LABEL
+        labels["class"][0, 0] = PERSON
+        assert torch.equal(labels["instance"], labels["class"])
+
+    def test_s4_no_overlap_costs_nothing(self) -> None:
+        masks = torch.zeros(2, 6, 6, dtype=torch.bool)
+        masks[0, :3], masks[1, 3:] = True, True
+        model = ranking()
+        loss = loss_of(model, toy_target(masks, torch.tensor([0, 1])))
+        loss.backward()
+        assert loss.item() == 0
+        assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+    def test_s4_masks_of_one_class_are_set_not_added(self) -> None:
+        masks = torch.zeros(3, 5, 6, dtype=torch.bool)
+        masks[0, 1:4, 0:4], masks[1, 1:4, 2:6], masks[2, 2, 3] = True, True, True
+        tensor = instance_tensor(MaskCrops.from_dense(masks), torch.tensor([1, 1, 0]), 2, (0, 0, 5, 6))
+        assert tensor.float().max() == 1
+        assert torch.equal(tensor, torch.stack([masks[2], masks[0] | masks[1]]))
+
+
+class TestLabelMap:
+    def test_crowds_stuff_and_void_are_ignored(self) -> None:
+        target = person_with_tie()
+        ids = target.panoptic.ids.clone()
+        ids[1, 1], ids[1, 2] = 0, 9  # void, stuff
+        segments = (*target.panoptic.segments, Segment(9, 2, False, 1))
+        target = replace(target, panoptic=replace(target.panoptic, ids=ids, segments=segments))
+        found = ranking_target(target, "instance", num_things=2)
+        assert found[1:3, 1:3].tolist() == [[VOID_LABEL, VOID_LABEL], [TIE, TIE]]
+        crowd = tuple(replace(s, iscrowd=s.id == 2) for s in segments)
+        target = replace(target, panoptic=replace(target.panoptic, segments=crowd))
+        assert (ranking_target(target, "instance", num_things=2) == VOID_LABEL).all()
+
+    def test_against_pixels_one_by_one(self) -> None:
+        target, _ = scene(7, seed=3)
+        masks, semantic = target.masks.dense(), target.semantic()
+        for conflict in ("instance", "class"):
+            found = ranking_target(target, conflict, num_things=3)  # type: ignore[arg-type]
+            for y in range(22):
+                for x in range(31):
+                    covering = target.labels[masks[:, y, x]].tolist()
+                    many = len(covering if conflict == "instance" else set(covering)) >= 2
+                    assert found[y, x] == (semantic[y, x] if many else VOID_LABEL)
+
+
+class TestMap:
+    def test_size_of_the_paper(self) -> None:
+        with torch.device("meta"):
+            conv = RankingConv("gcn7", 80)
+        kernels = list(conv.branches.parameters())
+        assert [tuple(k.shape[2:]) for k in kernels] == [(1, 7), (7, 1), (7, 1), (1, 7)]
+        assert sum(k.numel() for k in kernels) == 179_200 and conv.bias.shape == (80,)
+
+    @pytest.mark.parametrize("conv", CONVS)
+    def test_initialisation(self, conv: str) -> None:
+        torch.manual_seed(0)
+        built = RankingConv(conv, 40)  # type: ignore[arg-type]
+        assert not built.bias.any()
+        for kernel in built.branches.parameters():
+            fan_out = 40 * kernel.shape[2] * kernel.shape[3]
+            assert kernel.std().item() == pytest.approx(fan_out**-0.5, rel=0.05)
+
+    @pytest.mark.parametrize("conv", CONVS)
+    def test_one_folded_kernel_equals_the_layers(self, conv: str) -> None:
+        built = ranking(conv=conv).conv.double()
+        x = torch.rand(1, 3, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))  # borders count
+        expected = torch.zeros(1, 3, 9, 12, dtype=torch.float64)
+        for branch in built.branches:
+            y = x
+            for kernel in branch.parameters():
+                y = F.conv2d(y, kernel, padding="same")
+            expected = expected + y
+        folded = built.folded()
+        assert folded.shape[-1] == {"1x1": 1, "3x3": 3}.get(conv, 7)
+        assert (F.conv2d(x, folded, padding="same") - expected).abs().max() < 1e-12
+
+    @pytest.mark.parametrize("stride", [1, 4])
+    @pytest.mark.parametrize("conv", CONVS)
+    def test_scores_are_those_of_the_whole_image(self, conv: str, stride: int) -> None:
+        model = ranking(conv=conv, stride=stride)
+        for seed in range(4):
+            _, instances = scene(1 + 2 * seed, seed)
+            found = model.ranking_scores(instances.masks, instances.labels)
+            torch.testing.assert_close(found, literal_scores(model, instances), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("stride", [1, 4])
+    def test_masks_at_the_borders_and_empty_ones(self, stride: int) -> None:
+        masks = torch.zeros(4, 22, 31, dtype=torch.bool)
+        masks[0, 20:, 25:], masks[1, 15:, 29:], masks[2, 21, 20:] = True, True, True
+        crops = MaskCrops.from_dense(masks)
+        instances = InstanceSet(crops, torch.zeros(4, 4), torch.linspace(0.9, 0.6, 4), torch.tensor([0, 1, 2, 2]))
+        model = ranking(stride=stride)
+        found = model.ranking_scores(crops, instances.labels)
+        torch.testing.assert_close(found[:3], literal_scores(model, instances)[:3], rtol=1e-5, atol=1e-6)
+        assert found[3] == 0
+
+    def test_absent_classes_are_not_computed(self) -> None:
+        model = ranking(conv="3x3")
+        target, _ = scene()
+        labels = target.labels.clamp(max=1)
+        with torch.no_grad():
+            model.conv.branches[0][0][:, 2] = torch.nan
+        assert model.ranking_scores(target.masks, labels).isfinite().all()
+
+    def test_quarter_resolution_of_a_replicated_map(self) -> None:
+        """Cells of equal pixels: T is that of the small map, so S is the small one's, upsampled."""
+        small, _ = scene(5, seed=2, size=(6, 9))
+        masks = small.masks.dense()
+        large = MaskCrops.from_dense(masks.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2))
+        fine, coarse = ranking(), ranking(stride=4)
+        scores = F.interpolate(literal_map(fine, masks, small.labels)[None], scale_factor=4, mode="bilinear")[0]
+        probs = scores.softmax(dim=0)
+        expected = torch.stack([probs[c][m].mean() for c, m in zip(small.labels, large.dense(), strict=True)])
+        torch.testing.assert_close(coarse.ranking_scores(large, small.labels), expected, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("stride", [1, 4])
+    @pytest.mark.parametrize("conflict", ["instance", "class"])
+    def test_loss_against_the_whole_image(self, conflict: str, stride: int) -> None:
+        model = ranking(conflict=conflict, stride=stride)
+        targets = [scene(count, seed)[0] for count, seed in ((6, 0), (1, 1), (4, 2), (7, 3))]
+        total, count = torch.zeros(()), 0
+        for target in targets:
+            scores = literal_map(model, target.masks.dense(), target.labels)
+            truth = ranking_target(target, model.conflict, 3)
+            total = total + F.cross_entropy(scores[None], truth[None], ignore_index=VOID_LABEL, reduction="sum")
+            count += int((truth != VOID_LABEL).sum())
+        loss = loss_of(model, *targets)
+        assert loss.item() == pytest.approx((total / count).item(), rel=1e-5)
+        found = torch.autograd.grad(loss, list(model.parameters()))
+        expected = torch.autograd.grad(total / count, list(model.parameters()))
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+class TestRelation:
+    def test_fusion_is_the_heuristic_in_the_order_of_the_scores(self) -> None:
+        model = ranking()
+        for seed in range(6):
+            _, instances = scene(8, seed)
+            stats = PairStats.of(instances.masks)
+            relation = model(instances, stats)
+            order = sorted(range(8), key=lambda i: -relation.value[i].item())
+            free, masks = torch.ones(22, 31, dtype=torch.bool), instances.masks.dense()
+            pasted = {}
+            for i in order:
+                claim = masks[i] & free
+                if claim.any() and 1 - claim.sum() / masks[i].sum() <= 0.5:
+                    pasted[i] = claim
+                    free &= ~claim
+            fused = fuse(instances, stats, relation, None, FusionPolicy(max_occluded=0.5))
+            assert {s.instance for s in fused.segments} == pasted.keys()
+            for segment in fused.segments:
+                assert torch.equal(fused.ids == segment.id, pasted[segment.instance])  # type: ignore[index]
+
+    def test_relation_accuracy_compares_the_scores(self) -> None:
+        model = ranking()
+        for seed in range(6):
+            target, instances = scene(8, seed)
+            stats = PairStats.of(instances.masks)
+            relation = model(instances, stats)
+            matches = [
+                next(k for k, mask in enumerate(target.masks.dense()) if torch.equal(mask, own))
+                for own in instances.masks.dense()
+            ]
+            order = target.relation.matrix(0.2)
+            pairs = [(a, b) for a in range(8) for b in range(8) if order[matches[a], matches[b]] == 1]
+            right = sum(bool(relation.value[a] > relation.value[b]) for a, b in pairs)
+            counts = relation_counts(instances, stats, relation, torch.tensor(matches), target.relation, 0.2)
+            assert (counts.pairs, counts.correct) == (len(pairs), right)
+
+    def test_every_overlapping_pair_is_decided(self) -> None:
+        _, instances = scene(8)
+        stats = PairStats.of(instances.masks)
+        relation = ranking()(instances, stats)
+        assert torch.equal(relation.valid, (stats.inter > 0) & ~torch.eye(8, dtype=torch.bool))
+        assert relation.antisymmetric and relation.transitive
+
+    def test_equal_scores_keep_the_order_of_the_detections(self) -> None:
+        model = ranking()
+        for parameter in model.parameters():
+            torch.nn.init.zeros_(parameter)
+        _, instances = scene(8)
+        shuffled = instances[torch.tensor([3, 0, 7, 5, 1, 2, 6, 4])]
+        relation = model(shuffled, PairStats.of(shuffled.masks))
+        assert relation.value.tolist() == pytest.approx([1 / 3] * 8)
+        assert relation.order.tolist() == torch.argsort(shuffled.scores, descending=True).tolist()
+        assert not relation.valid.any()
+
+    def test_scores_depend_on_who_takes_part(self) -> None:
+        model = ranking()
+        _, instances = scene(8)
+        some = instances[torch.arange(4)]
+        all_scores = model(instances, PairStats.of(instances.masks)).value[:4]
+        scores = model(some, PairStats.of(some.masks)).value
+        torch.testing.assert_close(scores, literal_scores(model, some), rtol=1e-5, atol=1e-6)
+        assert (scores - all_scores).abs().max() > 0.01
+
+
+def learnable(seed: int, size: int = 40) -> Target:
+    """Discs with squares of another class in front and bars of a third class behind them."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    bars, discs, squares = [], [], []
+    for k in range(2):
+        cy, cx = (10 + 20 * k + int(torch.randint(-2, 3, (), generator=generator)) for _ in range(2))
+        discs.append((y - cy) ** 2 + (x - cx) ** 2 < 64)
+        squares.append(((y - cy - 3).abs() < 4) & ((x - cx - 4).abs() < 4))
+        bars.append(((y - cy + 4).abs() < 3) & ((x - cx).abs() < 12))
+    return toy_target(torch.stack(bars + discs + squares), torch.tensor([2, 2, 0, 0, 1, 1]))
+
+
+def pairs_in_order(model: SpatialRanking, targets: list[Target]) -> tuple[int, int]:
+    """(right, all) significant pairs of annotated masks; scores say nothing."""
+    right = total = 0
+    for target in targets:
+        scores = torch.linspace(0.9, 0.6, len(target.labels))  # the one behind has the better score
+        instances = InstanceSet(target.masks, target.boxes, scores, target.labels)
+        stats = PairStats.of(target.masks)
+        with torch.no_grad():
+            relation = model(instances, stats)
+        counts = relation_counts(instances, stats, relation, torch.arange(len(scores)), target.relation, 0.1)
+        right, total = right + counts.correct, total + counts.pairs
+    return right, total
+
+
+@pytest.mark.parametrize("options", [{}, {"conv": "1x1", "conflict": "class"}, {"stride": 4}], ids=str)
+def test_a_handful_of_images_is_learned(options: dict[str, object]) -> None:
+    targets = [learnable(seed) for seed in range(3)]
+    model = ranking(**options)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    first = loss_of(model, *targets).item()
+    for _ in range(30):
+        loss = loss_of(model, *targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < first / 4
+    right, total = pairs_in_order(model, targets)
+    assert total >= 12
+    assert right / total > 0.95
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"conv": "gcn"}, r"occlusion\.conv='gcn' is unknown; did you mean 'gcn7'"),
+            ({"conflict": "instances"}, r"occlusion\.conflict='instances' is unknown; did you mean 'instance'"),
+            ({"stride": 2}, r"occlusion\.stride=2 is unknown; .*allowed: 1, 4"),
+        ],
+    )
+    def test_unknown_values_are_answered(self, options: dict[str, object], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            ranking(**options)
+
+    def test_which_pairs_count_is_no_setting(self) -> None:
+        config = compose(["occlusion=oanet", "+occlusion.intra=false"])
+        with pytest.raises(ConfigError, match=r"has no parameter 'intra'"):
+            safe_instantiate(config.occlusion)
+
+    def test_method_is_wired(self) -> None:
+        config = compose(["method=oanet", "data=coco"])
+        assert [config.choices[group] for group in ("stuff", "occlusion", "fusion")] == ["oanet"] * 3
+        fusion = config.fusion
+        assert (fusion.stuff_area, fusion.stuff_rule, fusion.max_occluded, fusion.conf_thr) == (
+            4900,
+            "component",
+            0.5,
+            0.5,
+        )
+        for data, area in (("scenes", 77), ("scenes_tiny", 77), ("scenes_large", 1225)):
+            scaled = compose(["method=oanet", f"data={data}"])
+            assert scaled.fusion.stuff_area == area == round(scaled.data.stuff_area * 4900 / 4096)

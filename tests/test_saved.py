@@ -1,0 +1,300 @@
+"""Stored predictions give what the network gives, without the network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from panoptic_occ import pipeline, saved
+from panoptic_occ.archive import Archive, ArchiveWriter
+from panoptic_occ.build import build_data, build_evaluation, build_model, build_occlusion, grid_variants
+from panoptic_occ.config import compose
+from panoptic_occ.errors import CheckpointError, ConfigError, DataError
+from panoptic_occ.evaluation import Evaluation
+from panoptic_occ.masks import PairStats
+from panoptic_occ.model import BaseOutput
+from panoptic_occ.recording import Recording
+from panoptic_occ.runs import base_folder, occlusion_folder, predictions_folder
+from panoptic_occ.saved import evaluate_stored
+from panoptic_occ.store import PredictionFiles, PredictionWriter, StoredPredictions
+from panoptic_occ.structures import VOID_LABEL, PanopticMap, Sample, SemanticMap
+from panoptic_occ.testing import IN_CHANNELS, toy_categories, toy_detections, toy_sample
+from panoptic_occ.weights import save_weights
+
+Rows = dict[str, dict[str, float]]
+GRID = "{fusion.min_visible: [0.3, 0.6], fusion.conf_thr: [0.5, 0.7], occlusion.sig_ratio: [0.05, 0.5]}"
+TOYS = [toy_sample(6, seed, size=(48, 64)) for seed in range(8)]
+
+
+def toy_output(sample: Sample) -> BaseOutput:
+    instances = toy_detections(sample.annotations, sample.image_id)
+    semantic = sample.annotations.semantic()
+    stuff = torch.where(semantic < toy_categories().num_things, VOID_LABEL, semantic)
+    return BaseOutput(instances, PairStats.of(instances.masks), SemanticMap(stuff))
+
+
+def toy_evaluation(*words: str, recording: Recording | None = None) -> Evaluation:
+    """OCFusion with weights that are always the same, but not those it is born with, and the settings of ``words``."""
+    cfg = compose(["fusion.stuff_area=1", *words])
+    model = build_occlusion(cfg, IN_CHANNELS, toy_categories()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+    return build_evaluation(cfg, grid_variants(cfg, model, toy_categories()), toy_categories(), recording=recording)
+
+
+@torch.inference_mode()
+def rows_of(evaluation: Evaluation) -> Rows:
+    for sample in TOYS:
+        evaluation.update(sample, toy_output(sample))
+    return evaluation.rows()
+
+
+def test_a_grid_is_the_product_of_separate_evaluations() -> None:
+    rows = rows_of(toy_evaluation(f"grid={GRID}", recording=Recording()))
+    assert len(rows) == 8 and len({json.dumps(row) for row in rows.values()}) > 5
+    for visible, conf_thr, ratio in product((0.3, 0.6), (0.5, 0.7), (0.05, 0.5)):
+        fusion = f"fusion.min_visible={visible}", f"fusion.conf_thr={conf_thr}"
+        alone = rows_of(toy_evaluation(*fusion, f"occlusion.sig_ratio={ratio}"))["ocfusion"]
+        assert rows[f"ocfusion | min_visible={visible}, conf_thr={conf_thr}, sig_ratio={ratio}"] == alone
+
+
+def test_a_network_is_asked_once_for_a_whole_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    from panoptic_occ.occlusion.ocfusion import OCFusion
+
+    asked, answers = [], OCFusion.answers
+    monkeypatch.setattr(OCFusion, "answers", lambda self, *a, **k: asked.append(k) or answers(self, *a, **k))
+    rows_of(toy_evaluation(f"grid={GRID}", recording=Recording()))
+    assert asked == [{"wide": True}] * len(TOYS)
+
+
+def test_stored_predictions_give_the_same_rows_in_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = PredictionFiles(tmp_path)
+    recorded = toy_evaluation(f"grid={GRID}", recording=Recording())
+    with PredictionWriter(files, {"annotations": ""}, {"ocfusion": ("ocfusion_1", {})}) as writer:
+        recorded.listeners = (writer,)
+        rows = rows_of(recorded)
+    predictions = StoredPredictions(files, {"ocfusion": "ocfusion_1"}, "")
+    data: Any = SimpleNamespace(
+        eval_data=SimpleNamespace(image_ids=torch.tensor([s.image_id for s in TOYS])), num_eval_images=len(TOYS)
+    )
+    monkeypatch.setattr(saved, "FUSIONS_A_BLOCK", 8 * 3)  # blocks of three images
+    for processes in (1, 2):
+        again = toy_evaluation(f"grid={GRID}")
+        evaluate_stored(again, predictions, data, processes)
+        assert again.rows() == rows
+    data.num_eval_images = 5  # only the first images
+    again = toy_evaluation()
+    evaluate_stored(again, predictions, data, 1)
+    alone = toy_evaluation()
+    for sample in TOYS[:5]:
+        alone.update(sample, toy_output(sample))
+    assert again.rows()["ocfusion"]["pairs"] == alone.rows()["ocfusion"]["pairs"] < rows_of(alone)["ocfusion"]["pairs"]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A tiny base with the weights it was born with (nobody asks here whether they are good), and its predictions."""
+
+    words: list[str]
+
+    def evaluate(self, *more: str) -> dict[str, Any]:
+        words = [*self.words, *more]
+        metrics: dict[str, Any] = json.loads(json.dumps(pipeline.evaluate(compose(words), words)))
+        return metrics
+
+    @property
+    def folder(self) -> Path:
+        return predictions_folder(compose(self.words))
+
+
+@contextmanager
+def all_maps() -> Iterator[dict[tuple[int, str], PanopticMap]]:
+    """Every map that is made meanwhile, by image and entry."""
+    seen: dict[tuple[int, str], PanopticMap] = {}
+    update = Evaluation.update
+
+    def watched(self: Evaluation, sample: Sample, output: BaseOutput) -> dict[str, PanopticMap]:
+        maps = update(self, sample, output)
+        seen.update({(sample.image_id, name): panoptic for name, panoptic in maps.items()})
+        return maps
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluation, "update", watched)
+        yield seen
+
+
+def make_runs(scenes: Path, runs: Path) -> Runs:
+    words = ["experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", "processes=1"]
+    words += [f"data.source.cache_dir={scenes}", "thing.max_detections=10", f"runs_dir={runs}"]
+    cfg = compose(words)
+    model = build_model(cfg, build_data(cfg).categories)
+    with torch.no_grad():  # answers of both signs, which weights this small would not give
+        model.occlusion.head.project.weight.mul_(100)  # type: ignore[union-attr,operator]
+    save_weights(base_folder(cfg).weights("base"), model.base_modules(), {"stage": "base"})
+    save_weights(occlusion_folder(cfg).weights("occlusion"), {"occlusion": model.occlusion}, {"stage": "occlusion"})
+    return Runs(words)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture(scope="module")
+def stored(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A base and its predictions, and in ``maps`` and ``metrics`` what an evaluation that stores nothing gives."""
+    runs = make_runs(scenes, tmp_path_factory.mktemp("stored"))
+    runs.evaluate("save_predictions=true")
+    return runs
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("saved predictions need no network and none of its weights")
+
+    for name in ("build_model", "load_base", "make_trainer"):
+        monkeypatch.setattr(pipeline, name, refuse)
+
+
+def copied(stored: Runs, tmp_path: Path) -> Runs:
+    shutil.copytree(compose(stored.words).runs_dir, tmp_path / "runs")
+    return Runs([*stored.words[:-1], f"runs_dir={tmp_path / 'runs'}"])
+
+
+def test_maps_are_those_of_the_network(stored: Runs, request: pytest.FixtureRequest) -> None:
+    few = ("compare=[score,area,ground_truth]", "fusion.min_visible=0.1")
+    with all_maps() as network:
+        metrics = stored.evaluate(*few)
+    request.getfixturevalue("no_network")
+    with all_maps() as fused:
+        assert stored.evaluate("saved=true", *few) == metrics
+    assert len(fused) == 8 * 4 and fused.keys() == network.keys()
+    for key, panoptic in network.items():
+        assert torch.equal(panoptic.ids, fused[key].ids) and panoptic.segments == fused[key].segments, key
+        assert panoptic.records == fused[key].records, key
+    differing = [
+        i for i, name in fused if name == "score" and not torch.equal(fused[i, name].ids, fused[i, "ocfusion"].ids)
+    ]
+    assert len(differing) > 1  # else the comparison would say little
+
+
+def test_official_maps_and_columns_of_a_grid(stored: Runs, no_network: None) -> None:
+    folder = Path(compose(stored.words).runs_dir)
+    stored.evaluate("saved=true", "save_maps=true", "compare=[]", "fusion.min_visible=0.3")
+    assert len(list(folder.rglob("evaluations/*min-visible-0.3_*/panoptic/*.png"))) == 8
+    stored.evaluate(
+        "saved=true", "compare=[area]", "grid={fusion.duplicate_thr: [null, 0.5], occlusion.intra: [false]}"
+    )
+    (file,) = folder.rglob("evaluations/*duplicate-thr*/metrics.csv")
+    head, *lines = file.read_text().splitlines()
+    assert head.startswith("relation,fusion.duplicate_thr,occlusion.intra,PQ,")
+    names = ["area | duplicate_thr=null,,,", '"ocfusion | duplicate_thr=null, intra=False",,False,']
+    names += ["area | duplicate_thr=0.5,0.5,,", '"ocfusion | duplicate_thr=0.5, intra=False",0.5,False,']
+    assert sorted(line.startswith(name) for line, name in zip(lines, names, strict=True)) == [True] * 4
+
+
+def test_images_are_read_only_by_methods_that_look_at_them(
+    stored: Runs, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from panoptic_occ.data.coco import CocoPanoptic
+
+    def refuse(self: CocoPanoptic, index: int) -> Sample:
+        raise DataError("the image was read")
+
+    monkeypatch.setattr(CocoPanoptic, "load", refuse)
+    few = ("saved=true", "occlusion=score", "fusion=heuristic", "fusion.conf_thr=0.1")
+    stored.evaluate(*few, "compare=[class_prior]")
+    with pytest.raises(DataError, match="the image was read"):
+        stored.evaluate(*few, "compare=[banet]")
+
+
+def test_what_is_not_stored_is_named_with_the_way_to_store_it(stored: Runs, tmp_path: Path, no_network: None) -> None:
+    command = r"to store them, run: python -m panoptic_occ\.evaluate experiment=tiny .* save_predictions=true"
+    nothing = Runs([*stored.words[:-1], f"runs_dir={tmp_path}"])
+    for words, runs, error, message in (
+        ((), nothing, CheckpointError, rf"base\.zip: the file does not exist; {command}$"),
+        (("thing.nms_thr=0.7",), stored, CheckpointError, rf"settings \(thing\.nms_thr: 0\.5 -> 0\.7\); {command}$"),
+        (
+            ("fusion.conf_thr=0.05",),
+            stored,
+            ConfigError,
+            rf"conf_thr=0\.05: .*score 0\.1 and more.* {command} save_conf_t",
+        ),
+        (("compare=[upsnet]",), stored, ConfigError, "occlusion=upsnet reads .*semantic_logits.*; set saved=false"),
+        (
+            ("save_maps=true", "grid={fusion.conf_thr: [0.2, 0.3]}"),
+            stored,
+            ConfigError,
+            "save_maps=true writes one map",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            runs.evaluate("saved=true", *words)
+
+
+def change_header(path: Path, change: Callable[[dict[str, Any]], None], *left_out: int) -> None:
+    archive = Archive(path, "")
+    header = {key: value for key, value in archive.header.items() if key != "format"}
+    change(header)
+    with ArchiveWriter(path, header) as writer:
+        for image_id in set(archive.image_ids()) - set(left_out):
+            writer.add(image_id, archive.read(image_id))
+
+
+def test_stores_that_do_not_fit_are_refused(stored: Runs, tmp_path: Path, no_network: None) -> None:
+    runs = copied(stored, tmp_path)
+    base, (answers,) = runs.folder / "base.zip", runs.folder.glob("ocfusion_*.zip")
+    whole = base.read_bytes()
+
+    def refused(error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            runs.evaluate("saved=true", "compare=[]")
+
+    change_header(base, lambda header: header.update(annotations="others"))
+    refused(
+        CheckpointError, r"base\.zip: was stored for other annotations than those of .*panoptic_val\.json; to store"
+    )
+    base.write_bytes(whole)
+    change_header(base, lambda header: None, Archive(base, "").image_ids()[0])
+    refused(CheckpointError, r"base\.zip: 1 images are not in it; to store")
+    base.write_bytes(whole[:-40])
+    refused(DataError, r"base\.zip: .* cannot be read .*the file is damaged: to store them, run")
+    base.write_bytes(whole)
+    change_header(answers, lambda header: header.update(detections="others"))
+    refused(CheckpointError, r"ocfusion_\w+\.zip: holds answers about other detections")
+    change_header(answers, lambda header: header.update(detections=Archive(base, "").header["digest"]))
+    weights = occlusion_folder(compose(runs.words)).weights("occlusion")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    refused(CheckpointError, r"holds answers of occlusion=ocfusion before it was trained again; to store")
+
+
+def test_an_interrupted_evaluation_leaves_the_store_as_it_was(
+    stored: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, seen, store = copied(stored, tmp_path), [], PredictionWriter.__call__
+    before = {path.name: path.read_bytes() for path in runs.folder.iterdir()}
+
+    def interrupted(self: PredictionWriter, sample: Any, output: Any, maps: Any) -> None:
+        seen.append(sample.image_id)
+        if len(seen) == 4:
+            raise DataError("the disk is gone")
+        store(self, sample, output, maps)
+
+    monkeypatch.setattr(PredictionWriter, "__call__", interrupted)
+    with pytest.raises(DataError, match="the disk is gone"):
+        runs.evaluate("save_predictions=true", "compare=[]", "save_conf_thr=0.05")
+    assert {path.name: path.read_bytes() for path in runs.folder.iterdir()} == before
