@@ -53,7 +53,9 @@ def build_model(cfg: DictConfig, categories: Categories) -> PanopticFPN:
     exchange = safe_instantiate(cfg.exchange)(**parts, stuff=stuff)
     occlusion = build_occlusion(cfg, backbone.out_channels, categories)
     weights = {str(name): float(weight) for name, weight in cfg.schedule.loss_weights.items()}
-    return PanopticFPN(backbone, thing, stuff, exchange, occlusion, weights, channels_last=cfg.channels_last)
+    model = PanopticFPN(backbone, thing, stuff, exchange, occlusion, weights, channels_last=cfg.channels_last)
+    model.tta = safe_instantiate(cfg.tta)
+    return model
 
 
 def build_occlusion(cfg: DictConfig, in_channels: int, categories: Categories) -> OcclusionModel:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from panoptic_occ.augmentation import REQUIRES, FixedRois, Outputs, TestTimeAugmentation, averaged
 from panoptic_occ.exchange.base import Exchange, Pyramids
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
@@ -73,6 +74,8 @@ class PanopticFPN(nn.Module):
         self.exchange = exchange
         self.occlusion = occlusion
         self.loss_weights = dict(loss_weights)
+        self.num_things = occlusion.categories.num_things
+        self.tta = TestTimeAugmentation()  # evaluations may set another
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
@@ -124,12 +127,30 @@ class PanopticFPN(nn.Module):
         self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str] = frozenset()
     ) -> list[BaseOutput]:
         """Detections with ``score >= conf_thr`` and the stuff of every image, in its original frame."""
-        batch = self.batch(samples)
-        found, maps = self.exchange.outputs(self.thing, self.stuff, self._pyramids(batch), batch, conf_thr, requires)
+        if self.tta.views:
+            found, maps = self._augmented(samples, conf_thr, requires | REQUIRES)
+        else:
+            found, maps = self._outputs(samples, conf_thr, requires)
         return [
             BaseOutput(instances, PairStats.of(instances.masks), semantic)
             for instances, semantic in zip(found, maps, strict=True)
         ]
+
+    def _outputs(self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str]) -> Outputs:
+        batch = self.batch(samples)
+        return self.exchange.outputs(self.thing, self.stuff, self._pyramids(batch), batch, conf_thr, requires)
+
+    def _augmented(self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str]) -> Outputs:
+        """The averages over all views, in the boxes of the plain one."""
+        plain = self._outputs(samples, conf_thr, requires)
+        others, before = [], self.thing.oracle
+        try:
+            for view in self.tta.views:
+                self.thing.use_oracle(FixedRois(view, plain[0]))
+                others.append((view, self._outputs([view.show(sample) for sample in samples], 0.0, REQUIRES)))
+        finally:
+            self.thing.use_oracle(before)
+        return averaged(plain, others, self.num_things)
 
     def _pyramids(self, batch: Batch) -> Pyramids:
         return Pyramids.of(self.backbone(batch.images))

@@ -57,7 +57,7 @@ from panoptic_occ.weights import load_weights
 log = logging.getLogger(__name__)
 
 PICTURES = 6
-OF_EVALUATION = ("fusion", "policies", "grid", "oracle", "details", "timing")
+OF_EVALUATION = ("fusion", "tta", "policies", "grid", "oracle", "details", "timing")
 
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:

@@ -63,7 +63,7 @@ BASE_KEYS = (
 TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test", "exchange.inlay_thr")
 PLACES = ("data.source.root", "data.source.cache_dir", "data.source.processes")
 # What stored predictions depend on, beside their base.
-PREDICTION_KEYS = (*TEST_ONLY, "data.eval_transform", "data.max_eval_images")
+PREDICTION_KEYS = (*TEST_ONLY, "tta", "data.eval_transform", "data.max_eval_images")
 # What the second stage depends on, beside its base.
 STAGE_KEYS = ("occlusion", "schedule.occlusion")
 
@@ -240,8 +240,9 @@ def finished(folder: RunFolder) -> dict[str, Any] | None:
 def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a run folder with the command line's overrides on top.
 
-    ``asked``: what the command line alone composes to; packages it trusts may be named in the file.  CheckpointError when there is no run; ConfigError when an
-    override would change what was trained, or when the file names a class that a run folder may not build.
+    ``asked``: what the command line alone composes to; packages that it trusts may be named in the file.
+    CheckpointError when there is no run; ConfigError when an override would change what was trained, or when the file
+    names a class that a run folder may not build.
     """
     file = path / "config.yaml"
     if not file.exists():

@@ -234,6 +234,27 @@ class TestTraining:
         front = example.matches[pairs[:, 0]] > example.matches[pairs[:, 1]]
         assert torch.equal(front.float(), targets)
 
+    def test_delta_rule_teaches_who_lost_fewer_pixels(self):
+        """With annotation k losing k pixels, k lies in front of k + 1: the opposite of who owns the common pixels."""
+        example = toy_example(6)
+        relation = example.target.relation
+        relation = replace(relation, pan_area=relation.area - torch.arange(6))
+        example = replace(example, target=replace(example.target, relation=relation))
+        found = {}
+        for rule in ("majority", "delta"):
+            pairs, targets = training_pairs(example, 0.2, 1000, generator(), rule)
+            found[rule] = dict(zip(map(tuple, pairs.tolist()), targets.tolist(), strict=True))
+        assert found["majority"] and found["majority"].keys() < found["delta"].keys()  # nobody may own common pixels
+        assert all(found["delta"][pair] == 1 - above for pair, above in found["majority"].items())
+        torch.manual_seed(0)
+        model = OCFusion(**COMMON, gt_rule="delta")
+        pairs, targets = training_pairs(example, 0.2, 1000, generator(), "delta")
+        logits = model.head(pair_inputs(example.instances), pairs)
+        expected = F.binary_cross_entropy_with_logits(logits, targets)
+        torch.testing.assert_close(model.loss([example], generator())["loss_occlusion"], expected)
+        with pytest.raises(ConfigError, match="gt_rule='detla' is unknown; did you mean 'delta'"):
+            OCFusion(**COMMON, gt_rule="detla")
+
     def test_sampling_is_limited_uniform_and_a_function_of_the_generator(self):
         example = toy_example(6)
         everything = {tuple(pair) for pair in training_pairs(example, 0.2, 1000, generator())[0].tolist()}

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from panoptic_occ.reproduce.running import Launcher, Outcome, command, last_erro
 from panoptic_occ.reproduce.tables import Table, load
 from panoptic_occ.runs import RunFolder, base_folder, occlusion_folder
 
-TINY = ("preset=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", "trainer.enable_checkpointing=true")
+TINY = ("preset=tiny", "trainer=cpu", "trainer.enable_progress_bar=false")
 
 
 def some(name: str, *rows: str) -> Table:
@@ -53,6 +53,7 @@ def pretend(planned: PlannedRow) -> None:
             weights.touch()
 
 
+@dataclass(frozen=True)
 class Pretending(Launcher):
     """A launcher that runs nothing; rows named in ``fails`` leave nothing behind."""
 
@@ -74,17 +75,16 @@ def test_bases_are_trained_once_and_before_others_need_them(tmp_path: Path) -> N
         order.append([planned.row.name for planned in wave])
         for planned in wave:
             pretend(planned)
-    # the second row shares base and module with the first, the third only the base
-    assert order == [["tau 0.4 rho 0.05"], ["tau 0.5 rho 0.05", "tau 0.4 rho 0.20"]]
+    # the others need the base of the first row, the last one its occlusion module too
+    assert order == [["tau 0.4 rho 0.05"], ["tau 0.4 rho 0.20", "tau 0.5 rho 0.05"]]
     assert cost(plan(table, setting(tmp_path, (0, 1)))) == Cost(0, 0, 0, 0)
 
 
 def test_one_failure_does_not_stop_the_others_and_is_tried_again(tmp_path: Path) -> None:
     table = some("ocfusion/table3", "Baseline", "OCFusion")
     rows = plan(table, setting(tmp_path))
-    launcher, heard = Pretending(tmp_path), []
-    object.__setattr__(launcher, "fails", ("Baseline",))
-    run_missing(rows, launcher, heard.append)
+    heard: list[Outcome] = []
+    run_missing(rows, Pretending(tmp_path, fails=("Baseline",)), heard.append)
     assert {outcome.planned.row.name: outcome.problem for outcome in heard} == {
         "Baseline": "seed 0 failed",
         "OCFusion": None,
@@ -101,9 +101,8 @@ def test_one_failure_does_not_stop_the_others_and_is_tried_again(tmp_path: Path)
 
 def test_rows_are_not_fused_without_their_detections(tmp_path: Path) -> None:
     rows = plan(some("ocfusion/table8", "none", "inter-class"), setting(tmp_path))
-    launcher, heard = Pretending(tmp_path), []
-    object.__setattr__(launcher, "fails", ("detections",))
-    run_missing(rows, launcher, heard.append)
+    heard: list[Outcome] = []
+    run_missing(rows, Pretending(tmp_path, fails=("detections",)), heard.append)
     assert [(outcome.planned.row.name, outcome.problem) for outcome in heard] == [
         ("detections", "seed 0 failed"),
         ("none", "not made"),
@@ -125,6 +124,7 @@ def test_a_run_of_other_settings_is_not_taken_for_done(tmp_path: Path) -> None:
 def test_command_of_a_row(tmp_path: Path) -> None:
     (trained,) = plan(some("ocfusion/table6", "tau 0.4 rho 0.20"), setting(tmp_path, (0, 2)))
     words = command(trained, trained.runs, tmp_path / "it's", ["hydra/launcher=joblib"])
+    assert "force=true" in words  # what is there under the same name has other settings
     assert words[:4] == [sys.executable, "-m", "panoptic_occ.train", "--multirun"]
     assert {"experiment=ocfusion/table6", "fusion.min_visible=0.4", "occlusion.sig_ratio=0.2", "seed=0,2"} <= {*words}
     assert words[-3:] == ["hydra.sweeper.params=null", f"hydra.sweep.dir='{tmp_path}/it\\'s'", "hydra/launcher=joblib"]
@@ -158,7 +158,7 @@ def test_a_row_that_does_not_compose_is_pending(tmp_path: Path) -> None:
         ("", None),
         ("training\nerror: no data; give data.root\n", "no data; give data.root"),
         (
-            "Traceback\n  File x\nValueError: wrong\n\nSet the environment variable HYDRA_FULL_ERROR=1\n",
+            "Traceback\n  File x\nValueError: wrong\n\nSet the variable HYDRA_FULL_ERROR=1\n",
             "ValueError: wrong",
         ),
         ("torch.OutOfMemoryError: CUDA out of memory\nbye\n", "torch.OutOfMemoryError: CUDA out of memory"),
@@ -231,7 +231,7 @@ def test_two_tables_for_real_on_one_base(
     }
     monkeypatch.setattr(command_module, "load", tables.__getitem__)
     runs, results = tmp_path / "runs", tmp_path / "results"
-    words = [*tables, "data=tiny", "seeds=0", *TINY[1:3], f"runs_dir={runs}"]
+    words = [*tables, "data=tiny", "seeds=0", *TINY[1:], f"runs_dir={runs}"]
     assert main(words, results) == 0, capsys.readouterr().out
     config = compose(["preset=tiny", f"runs_dir={runs}"])
     assert [path.name for path in (runs / "scenes_tiny").glob("base_*")] == [base_folder(config).path.name]

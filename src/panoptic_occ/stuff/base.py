@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -97,10 +98,15 @@ class StuffHead(StuffBranch):
             full = upsample(own[None])[..., : inside[0], : inside[1]]
             if tuple(inside) != tuple(sample.original_size):
                 full = F.interpolate(full, size=sample.original_size, mode="bilinear", align_corners=False)
-            label = full[0].argmax(dim=0) + self.first_label
-            labels = torch.where(label < self.num_things, VOID_LABEL, label)
-            maps.append(SemanticMap(labels, full[0] if "semantic_logits" in requires else None, self.first_label))
+            seen = semantic_map(full[0], self.first_label, self.num_things)
+            maps.append(seen if "semantic_logits" in requires else replace(seen, logits=None))
         return maps
+
+
+def semantic_map(logits: Float[Tensor, "c h w"], first_label: int, num_things: int) -> SemanticMap:
+    """The most likely class of every pixel where that is stuff, with the logits."""
+    label = logits.argmax(dim=0) + first_label
+    return SemanticMap(torch.where(label < num_things, VOID_LABEL, label), logits, first_label)
 
 
 def upsample(logits: Float[Tensor, "b c h4 w4"]) -> Float[Tensor, "b c h w"]:

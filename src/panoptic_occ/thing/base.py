@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.structures import Batch, InstanceSet
-
-if TYPE_CHECKING:
-    from panoptic_occ.thing.oracle import RoiOracle
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +33,16 @@ class Rois:
         return Rois(self.boxes[index], self.labels[index], self.scores[index], matches)
 
 
+Classify = Callable[[dict[str, Tensor], Batch, Sequence[Tensor]], list[Rois]]
+"""A branch's own classes and scores for given boxes of every image (network frame)."""
+RoiChange = Callable[[Sequence[Rois], dict[str, Tensor], Batch, Classify], list[Rois]]
+"""Regions in place of those that a branch has found, before masks are made in them."""
+
+
 class ThingBranch(nn.Module):
     """Base class of thing branches; ``requires`` lists the soft outputs that the occlusion method asks for."""
+
+    oracle: RoiChange | None = None
 
     def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Named losses of the branch for a training batch."""
@@ -55,7 +60,7 @@ class ThingBranch(nn.Module):
         """Positive proposals of a training batch with the index of their annotation, masks in the network's frame."""
         raise NotImplementedError
 
-    def use_oracle(self, oracle: RoiOracle | None) -> None:
+    def use_oracle(self, oracle: RoiChange | None) -> None:
         """From now on changes what is detected by ``oracle``, in evaluations; ConfigError where that cannot be done."""
         if oracle is not None:
             raise ConfigError(

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.structures import Batch, InstanceSet
-from panoptic_occ.thing.base import ThingBranch
-from panoptic_occ.thing.oracle import RoiOracle
+from panoptic_occ.thing.base import RoiChange, ThingBranch
 
 
 class GroundTruthThings(ThingBranch):
@@ -36,5 +35,5 @@ class GroundTruthThings(ThingBranch):
             found.append(InstanceSet(target.masks[order], target.boxes[order], scores, target.labels[order]))
         return found
 
-    def use_oracle(self, oracle: RoiOracle | None) -> None:
+    def use_oracle(self, oracle: RoiChange | None) -> None:
         """Nothing changes: boxes and classes are the annotated ones already."""

@@ -19,8 +19,7 @@ from torchvision.ops import roi_align
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.structures import Batch, InstanceSet, Target
-from panoptic_occ.thing.base import Rois, ThingBranch
-from panoptic_occ.thing.oracle import RoiOracle
+from panoptic_occ.thing.base import RoiChange, Rois, ThingBranch
 from panoptic_occ.thing.paste import paste_masks
 from panoptic_occ.thing.pooling import PyramidRoIAlign
 
@@ -66,7 +65,6 @@ class MaskRCNN(ThingBranch):
         sizes = tuple((round(anchor_scale * stride),) for stride in STRIDES)
         anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
         self.masks_per_image = masks_per_image
-        self.oracle: RoiOracle | None = None
         self.rpn = RegionProposalNetwork(
             anchors,
             RPNHead(in_channels, anchors.num_anchors_per_location()[0]),
@@ -148,7 +146,7 @@ class MaskRCNN(ThingBranch):
             kept.append(Rois(boxes[order], labels[order] - 1, scores[order]))
         return kept if self.oracle is None else self.oracle(kept, features, batch, self.classify)
 
-    def use_oracle(self, oracle: RoiOracle | None) -> None:
+    def use_oracle(self, oracle: RoiChange | None) -> None:
         """``find`` gives what ``oracle`` makes of the detections."""
         self.oracle = oracle
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from panoptic_occ.structures import Batch
-from panoptic_occ.thing.base import Rois
-
-Classify = Callable[[dict[str, Tensor], Batch, Sequence[Tensor]], list[Rois]]
+from panoptic_occ.thing.base import Classify, Rois
 
 BOX_IOU = 0.5
 """IoU from which a detected box shows an annotated one (the paper does not say)."""
