@@ -296,3 +296,31 @@ def test_oracle_base_on_coco_files(coco_mini: Path, tmp_path: Path) -> None:
     assert true["PQ_th"] > smaller["PQ_th"] > random["PQ_th"] > larger["PQ_th"]
     assert smaller["relation_accuracy"] > 0.9 > 0.1 > larger["relation_accuracy"]
     assert true["PQ_th"] > 0.99 and true["PQ_st"] == 1.0
+
+
+def test_a_group_chosen_for_a_run_reads_what_the_run_chose(cache: Path, tmp_path: Path) -> None:
+    """``fusion=rap`` takes the smallest stuff area from the run's data, not from the default data."""
+    from panoptic_occ.runs import RunFolder, load_run_config
+    from panoptic_occ.testing import toy_categories
+
+    RunFolder(tmp_path).describe(compose(options(cache, tmp_path, "data.stuff_area=33")), toy_categories())
+    asked = compose([f"run={tmp_path}", "fusion=rap"])
+    assert asked.fusion.stuff_area == 64
+    config = load_run_config(tmp_path, asked, [f"run={tmp_path}", "fusion=rap"])
+    assert (config.fusion.min_visible, config.fusion.stuff_area, config.choices.fusion) == (0.6, 33, "rap")
+
+
+def test_joint_training_gives_the_same_base_and_its_occlusion_module(cache: Path, tmp_path: Path) -> None:
+    """The ranking module learns from annotations, so no gradient of it reaches the base."""
+    words = options(cache, tmp_path, "method=panoptic_fpn", "occlusion=oanet", "compare=[score]")
+    apart, joint = compose(words), compose([*words, "joint=true"])
+    train(apart, words)
+    train(joint, [*words, "joint=true"])
+    bases = [load_file(base_folder(config).weights("base")) for config in (apart, joint)]
+    assert bases[0].keys() == bases[1].keys()
+    assert all(torch.equal(bases[0][name], bases[1][name]) for name in bases[0])
+    assert occlusion_folder(joint) == base_folder(joint)
+    fresh = load_file(occlusion_folder(apart).weights("occlusion"))
+    assert load_file(occlusion_folder(joint).weights("occlusion")).keys() == fresh.keys()
+    with pytest.raises(ConfigError, match="joint=true: occlusion=ocfusion learns from the proposals"):
+        train(compose(options(cache, tmp_path, "joint=true")))

@@ -41,7 +41,8 @@ class PanopticModule(pl.LightningModule):
 
     def training_step(self, samples: Sequence[Sample], batch_idx: int) -> Tensor:
         """The total loss of the stage; a loss that is not finite stops the run."""
-        step_seed = stable_seed(self.seed, self.stage, self.global_step, self.global_rank)
+        drawn = "occlusion" if self.stage == "occlusion" else "base"  # a base draws the same when trained jointly
+        step_seed = stable_seed(self.seed, drawn, self.global_step, self.global_rank)
         torch.manual_seed(step_seed)  # the samplers of anchors and proposals draw from the global generator
         losses: dict[str, Tensor] = {}
         if self.stage != "occlusion":

@@ -71,25 +71,19 @@ def rule_accuracies(
     """Share of the decided pairs that each rule gets right; a rule that does not decide a pair gets half of it.
 
     ``smaller``: the smaller full mask is in front.  ``class prior``: the class that was in front more often in
-    ``table`` (of other images).  ``file order``: the annotation listed later.  ``mean colour``: the instance whose mean
-    colour outside the common pixels is nearer to the mean colour of the common pixels.
+    ``table`` (of other images).  ``file order``: the annotation listed later.
     """
     right: Counter[str] = Counter()
     pairs = 0
     for sample in samples:
         target = sample.target
         assert target is not None
-        masks = target.masks.dense()
         for a, b in decided_pairs(sample, sig_ratio):
             pairs += 1
             classes = int(target.labels[a]), int(target.labels[b])
             right["smaller"] += _half(float(target.relation.area[b] - target.relation.area[a]))
             right["class prior"] += _half(float(table[classes] - table[classes[::-1]]))
             right["file order"] += _half(a - b)
-            common, image = masks[a] & masks[b], sample.image.float()
-            middle = image[:, common].mean(dim=1)
-            away = [(image[:, masks[k] & ~common].mean(dim=1) - middle).norm().nan_to_num(torch.inf) for k in (a, b)]
-            right["mean colour"] += _half(float(away[1]) - float(away[0]))
     return {rule: count / 2 / pairs for rule, count in right.items()} if pairs else {}
 
 

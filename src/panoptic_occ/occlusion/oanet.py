@@ -29,6 +29,7 @@ from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet
 
 Conv = Literal["1x1", "3x3", "gcn7", "seq7"]
 Conflict = Literal["instance", "class"]
+Ranking = Literal["replace", "multiply"]
 Box = tuple[int, int, int, int]
 """Top, left, bottom, right; the last two exclusive."""
 
@@ -40,6 +41,7 @@ BRANCHES: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
     "seq7": (((1, 7), (7, 1)),),
 }
 CONFLICTS = ("instance", "class")
+RANKINGS = ("replace", "multiply")
 STRIDES = (1, 4)
 
 
@@ -50,10 +52,13 @@ class SpatialRanking(OcclusionModel):
     table of which class beats which).  ``conflict``: pixels that train are covered by two ``instance`` masks, or by
     masks of two ``class``es.  ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels, where T holds
     the covered share of the cell; S is then upsampled, so that Equations 2 and 3 always see whole masks and labels.
+    ``ranking``: instances are pasted by falling P alone (``replace``, as Figure 7 suggests), or by P times their score
+    (``multiply``), which keeps detections that the detector doubts from going first.
     All pairs take part, so there are no ``sig_ratio``, ``intra`` and ``inter`` to choose.
     """
 
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "annotations"
+    test_only: ClassVar[frozenset[str]] = frozenset({"ranking"})
 
     def __init__(
         self,
@@ -63,18 +68,21 @@ class SpatialRanking(OcclusionModel):
         conv: Conv = "gcn7",
         conflict: Conflict = "instance",
         stride: int = 1,
+        ranking: Ranking = "replace",
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)
         options: tuple[tuple[str, object, Any], ...] = (
             ("conv", conv, BRANCHES),
             ("conflict", conflict, CONFLICTS),
             ("stride", stride, STRIDES),
+            ("ranking", ranking, RANKINGS),
         )
         for key, value, allowed in options:
             if value not in allowed:
                 raise ConfigError(f"occlusion.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
         self.conflict: Conflict = conflict
         self.stride = stride
+        self.ranking = ranking
         self.conv = RankingConv(conv, categories.num_things)
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
@@ -83,6 +91,8 @@ class SpatialRanking(OcclusionModel):
         P depends on which instances take part, so it is computed from those given, after any threshold on scores.
         """
         value = self.ranking_scores(instances.masks, instances.labels)
+        if self.ranking == "multiply":
+            value = value * instances.scores
         by_score = torch.argsort(instances.scores, descending=True, stable=True)
         order = by_score[torch.argsort(value[by_score], descending=True, stable=True)]
         margin = value[:, None] - value[None, :]

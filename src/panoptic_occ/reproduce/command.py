@@ -106,16 +106,15 @@ class Request:
             minutes[key] = minutes.get(key, 0.0) + outcome.minutes
             name = f"{outcome.planned.row.name} ({outcome.planned.row.backbone})"
             if outcome.problem is None:
-                self.console.print(f"{name}: done in {outcome.minutes:.1f} minutes", markup=False, highlight=False)
+                self.tell(f"{name}: done in {outcome.minutes:.1f} minutes")
             else:
                 problems[key] = outcome.problem
-                text = f"{name}: {outcome.problem}: {outcome.reason}"
-                self.console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+                self.tell(f"{name}: {outcome.problem}: {outcome.reason}", style="red")
             gather(table, setting, rows, problems, minutes).write(file)
 
         done = sum(run.done is not None for row in rows for run in row.runs)
         count = sum(len(row.runs) for row in rows)
-        self.console.print(f"{title(table)}: {done} of {count} runs are finished", markup=False, highlight=False)
+        self.tell(f"{title(table)}: {done} of {count} runs are finished")
         run_missing(rows, Launcher(runs_dir / "tables" / table.name, self.launcher, self.jobs), tell)
         gather(table, setting, rows, problems, minutes).write(file)
         self.render(table)
@@ -148,7 +147,11 @@ class Request:
 
     def show(self, table: RichTable, *notes: str) -> None:
         """Prints a table as wide as it is, and notes."""
-        self.console.print("\n".join([to_text(table), *notes]), markup=False, highlight=False, soft_wrap=True)
+        self.tell("\n".join([to_text(table), *notes]))
+
+    def tell(self, text: str, style: str | None = None) -> None:
+        """Prints text as it is."""
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def file(self, table: Table) -> Path:
         """Where the measurements of a table are."""

@@ -89,7 +89,8 @@ def command(planned: PlannedRow, runs: Sequence[Run], folder: Path, launcher: Se
         # a folder of the same name that is not done was made with other settings; its weights lie elsewhere and stay
         words += ["seed=" + ",".join(str(run.seed) for run in runs), "force=true"]
     else:
-        words.append("run=" + ",".join(quoted(run.folder.path) for run in runs))
+        # the run's own configuration says that it stores its predictions; that is done
+        words += ["run=" + ",".join(quoted(run.folder.path) for run in runs), "save_predictions=false"]
         if planned.same_predictions and all(has_predictions(run) for run in runs):
             words.append("saved=true")
     own = ["hydra.sweeper.params=null", f"hydra.sweep.dir={quoted(folder)}"]

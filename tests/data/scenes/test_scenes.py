@@ -102,7 +102,6 @@ def test_no_simple_rule_gives_the_order_away(source: ScenesSource) -> None:
     assert 0.45 < rules["smaller"] < 0.65
     assert 0.7 < rules["class prior"] < 0.9  # the classes settle most pairs, not all
     assert abs(rules["file order"] - 0.5) < 0.06
-    assert rules["mean colour"] < 0.72
 
 
 def test_files_agree_with_each_other(source: ScenesSource) -> None:
