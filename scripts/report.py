@@ -89,7 +89,7 @@ def show_pictures(run_dir: Path) -> None:
 
 def measure_coco(root: Path, runs_dir: Path) -> None:
     """Orders on the validation annotations of COCO files, as detections."""
-    words = ["experiment=oracle_base", "data=coco", f"data.root={root}", f"runs_dir={runs_dir}", "trainer=cpu"]
+    words = ["experiment=cross_oracle", "data=coco", f"data.root={root}", f"runs_dir={runs_dir}", "trainer=cpu"]
     run("evaluate", *words, "run_name=oracle", "data.num_workers=0")
     (metrics,) = (read(path) for path in runs_dir.glob("coco/oracle/evaluations/*/metrics.json"))
     write_json(RESULTS / "coco_mini.json", {"environment": environment(), **metrics}, 2)
@@ -116,6 +116,14 @@ def scenes_table(results: Mapping[str, Any], policy: str) -> str:
     return "\n".join(lines)
 
 
+def cross_report(results: Mapping[str, Any]) -> str:
+    """The whole cross table, a part for every policy."""
+    rows = next(iter(results["seeds"].values()))["cross"]
+    policies = dict.fromkeys(name.split(" | ")[1] for name in rows)
+    parts = [f"## Policy: {policy}\n\n{scenes_table(results, policy)}\n" for policy in policies]
+    return "\n".join(["# Every order with every policy on the embedded scenes", "", *parts])
+
+
 def own_table(results: Mapping[str, Any]) -> str:
     """Every method with the thresholds of its paper, beside score order and ground-truth order with the same ones."""
     lines = ["| method | PQ | PQ things | by score order | by true order | of the gap |", "|---|---|---|---|---|---|"]
@@ -137,7 +145,8 @@ def rules_table(results: Mapping[str, Any]) -> str:
 def coco_table(results: Mapping[str, Any]) -> str:
     """The oracle base on real annotations."""
     lines = ["| order | PQ | PQ things | order right |", "|---|---|---|---|"]
-    relations = {name: row for name, row in results["relations"].items() if name != "score"}  # all scores are 1
+    plain = {name.split(" | ")[0]: row for name, row in results["relations"].items() if name.endswith("| plain")}
+    relations = {name: row for name, row in plain.items() if name != "score"}  # all scores are 1
     for name, row in relations.items():
         cells = [percent(row[key]) for key in ("PQ", "PQ_th", "relation_accuracy")]
         lines.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
@@ -186,6 +195,7 @@ def fill_readme() -> None:
         if count != 1:
             sys.exit(f"README.md: expected one pair of markers for '{name}', found {count}")
     write_text(ROOT / "README.md", text)
+    write_text(RESULTS / "cross_scenes.md", cross_report(scenes))
 
 
 def main() -> None:

@@ -303,11 +303,13 @@ def test_a_group_chosen_for_a_run_reads_what_the_run_chose(cache: Path, tmp_path
     from panoptic_occ.runs import RunFolder, load_run_config
     from panoptic_occ.testing import toy_categories
 
-    RunFolder(tmp_path).describe(compose(options(cache, tmp_path, "data.stuff_area=33")), toy_categories())
+    words = options(cache, tmp_path, "data.stuff_area=33", "save_predictions=true")
+    RunFolder(tmp_path).describe(compose(words), toy_categories())
     asked = compose([f"run={tmp_path}", "fusion=rap"])
     assert asked.fusion.stuff_area == 64
     config = load_run_config(tmp_path, asked, [f"run={tmp_path}", "fusion=rap"])
     assert (config.fusion.min_visible, config.fusion.stuff_area, config.choices.fusion) == (0.6, 33, "rap")
+    assert not config.save_predictions  # a flag of the first command, not of the run
 
 
 def test_joint_training_gives_the_same_base_and_its_occlusion_module(cache: Path, tmp_path: Path) -> None:

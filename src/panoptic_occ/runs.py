@@ -67,6 +67,9 @@ PREDICTION_KEYS = (*TEST_ONLY, "tta", "data.eval_transform", "data.max_eval_imag
 # What the second stage depends on, beside its base.
 STAGE_KEYS = ("occlusion", "schedule.occlusion")
 
+# What a command does beside computing; a later command on the same run does not inherit it.
+OF_ONE_COMMAND = ("force", "save_maps", "save_predictions", "saved", "grid", "check", "debug")
+
 # Overrides that never change what is computed, or that the folder's name holds already.
 NOT_IN_NAME = re.compile(
     r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_maps|save_predictions|save_conf_thr|saved"
@@ -256,8 +259,10 @@ def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> 
     check_targets(before, file, asked.trusted)
     # a group chosen now reads what the run chose before (its data, its schedule), not the defaults
     words = [word for word in before.command if "_target_" not in word]
-    asked = compose([*words, *overrides], users_conf())
     config = before.copy()
+    for key in OF_ONE_COMMAND:
+        config[key] = asked[key]
+    asked = compose([*words, *overrides], users_conf())
     for key in dict.fromkeys(word.lstrip("+~").split("=", 1)[0] for word in overrides):
         if not key.startswith("hydra"):
             OmegaConf.update(config, key, OmegaConf.select(asked, key), merge=False, force_add=True)
