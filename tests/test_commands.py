@@ -80,7 +80,7 @@ def test_the_command_line_wins_over_the_method(start: Start) -> None:
     ("override", "message"),
     [
         ("methd=ocfusion", "there is no key or group 'methd'; did you mean 'method'? allowed: backbone, "),
-        ("method=ocfusoin", "group 'method' has no choice 'ocfusoin'; did you mean 'ocfusion'? allowed: ocfusion, pan"),
+        ("method=ocfusoin", "group 'method' has no choice 'ocfusoin'; did you mean 'ocfusion'? allowed: banet, oanet, ocfusion, pan"),
         ("sede=3", "there is no key or group 'sede'; did you mean 'seed'?"),
         ("trainer.precison=bf16", "'trainer' has no key 'precison'; did you mean 'precision'? allowed: accelerator, "),
         ("trainer={precison: bf16}", "'trainer' has no key 'precison'; did you mean 'precision'?"),
@@ -185,9 +185,10 @@ def test_own_files_are_composed_and_listed(start: Start, tmp_path: Path, capsys:
     (config,) = start("--config-dir", str(own.parent), "method=mine")
     assert config.choices.occlusion == "random"
     assert compose(["method=mine"], own.parent).choices == config.choices
-    assert "did you mean 'mine'? allowed: mine, ocfusion" in exit_message(start, "-cd", str(own.parent), "method=mnie")
+    answer = exit_message(start, "-cd", str(own.parent), "method=mnie")
+    assert "did you mean 'mine'? allowed: banet, mine, oanet" in answer
     start("--config-dir", str(own.parent), "--help")
-    assert "mine, ocfusion*" in capsys.readouterr().out
+    assert "banet, mine, oanet, ocfusion*" in capsys.readouterr().out
 
 
 def test_every_choice_composes_and_may_stand_in_a_run_folder() -> None:
