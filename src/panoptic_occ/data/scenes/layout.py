@@ -14,8 +14,8 @@ kind           geometry                                                 what giv
 
 As in real photographs the classes settle a part of the pairs (a tie lies on a person), now with the smaller one in
 front, now with the larger.  The classes of the last three kinds are neither badges nor covers and drawn without regard
-to order (a share of the pairs is same-class), colours and directions too, and the file order is shuffled: size, index
-tell little, the picture tells all.
+to order (a share of the pairs is same-class), colours and directions too, and the file order is shuffled: size and
+index tell little, the picture tells all.
 """
 
 from __future__ import annotations
