@@ -44,3 +44,12 @@ def test_bad_values_are_named(bad: dict[str, object]) -> None:
     values = {"lr": 0.1, "steps": 10, **bad}
     with pytest.raises(ConfigError, match=re.escape(str(next(iter(bad.values()))).strip("()"))):
         StageSchedule(torch.optim.SGD, **values)  # type: ignore[arg-type]
+
+
+def test_a_method_has_a_schedule_of_its_own() -> None:
+    """``schedule.methods`` changes the named values of stage 2 for one method only; the command line wins over it."""
+    small, own = compose(["occlusion=ocfusion"]).schedule.occlusion, compose(["occlusion=oanet"]).schedule.occlusion
+    assert (small.lr, small.steps) == (0.001, 180)
+    assert (own.lr, own.steps, list(own.milestones), own.warmup_steps) == (0.02, 250, [200], small.warmup_steps)
+    assert compose(["occlusion=oanet_by_score"]).schedule.occlusion == own
+    assert compose(["occlusion=oanet", "schedule.occlusion.steps=7"]).schedule.occlusion.steps == 7

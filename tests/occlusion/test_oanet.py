@@ -185,6 +185,13 @@ class TestMap:
             assert kernel.std().item() == pytest.approx(fan_out**-0.5, rel=0.05)
 
     @pytest.mark.parametrize("conv", CONVS)
+    def test_identity_maps_t_to_a_multiple_of_itself(self, conv: str) -> None:
+        kernel = RankingConv(conv, 5, init="identity").folded()  # type: ignore[arg-type]
+        tensor = torch.rand(1, 5, 12, 9, generator=torch.Generator().manual_seed(0))
+        branches = 2 if conv == "gcn7" else 1
+        torch.testing.assert_close(F.conv2d(tensor, kernel, padding="same"), branches * tensor)
+
+    @pytest.mark.parametrize("conv", CONVS)
     def test_one_folded_kernel_equals_the_layers(self, conv: str) -> None:
         built = ranking(conv=conv).conv.double()
         x = torch.rand(1, 3, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))  # borders count
@@ -370,6 +377,7 @@ class TestSettings:
         [
             ({"conv": "gcn"}, r"occlusion\.conv='gcn' is unknown; did you mean 'gcn7'"),
             ({"conflict": "instances"}, r"occlusion\.conflict='instances' is unknown; did you mean 'instance'"),
+            ({"init": "dirac"}, r"occlusion\.init='dirac' is unknown; .*allowed: kaiming, identity"),
             ({"stride": 2}, r"occlusion\.stride=2 is unknown; .*allowed: 1, 4"),
         ],
     )

@@ -30,6 +30,7 @@ from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet
 Conv = Literal["1x1", "3x3", "gcn7", "seq7"]
 Conflict = Literal["instance", "class"]
 Ranking = Literal["replace", "multiply"]
+Init = Literal["kaiming", "identity"]
 Box = tuple[int, int, int, int]
 """Top, left, bottom, right; the last two exclusive."""
 
@@ -42,6 +43,7 @@ BRANCHES: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
 }
 CONFLICTS = ("instance", "class")
 RANKINGS = ("replace", "multiply")
+INITS = ("kaiming", "identity")
 STRIDES = (1, 4)
 
 
@@ -69,6 +71,7 @@ class SpatialRanking(OcclusionModel):
         conflict: Conflict = "instance",
         stride: int = 1,
         ranking: Ranking = "replace",
+        init: Init = "kaiming",
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)
         options: tuple[tuple[str, object, Any], ...] = (
@@ -76,6 +79,7 @@ class SpatialRanking(OcclusionModel):
             ("conflict", conflict, CONFLICTS),
             ("stride", stride, STRIDES),
             ("ranking", ranking, RANKINGS),
+            ("init", init, INITS),
         )
         for key, value, allowed in options:
             if value not in allowed:
@@ -83,7 +87,7 @@ class SpatialRanking(OcclusionModel):
         self.conflict: Conflict = conflict
         self.stride = stride
         self.ranking = ranking
-        self.conv = RankingConv(conv, categories.num_things)
+        self.conv = RankingConv(conv, categories.num_things, init)
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Order by falling P, ties by score; margin P_i - P_j, valid for every overlapping pair of different P.
@@ -140,14 +144,17 @@ class RankingConv(nn.Module):
     choice of layers is one convolution.
     """
 
-    def __init__(self, conv: Conv, classes: int) -> None:
+    def __init__(self, conv: Conv, classes: int, init: Init = "kaiming") -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             nn.ParameterList(torch.empty(classes, classes, *size) for size in sizes) for sizes in BRANCHES[conv]
         )
         self.bias = nn.Parameter(torch.zeros(classes))
         for kernel in self.branches.parameters():
-            nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="linear")
+            if init == "kaiming":
+                nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="linear")
+            else:
+                nn.init.dirac_(kernel)
 
     def folded(self) -> Float[Tensor, "c c k k"]:
         """Kernel of the one convolution that equals all layers.
