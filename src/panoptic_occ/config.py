@@ -69,10 +69,10 @@ def finish(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
         config.command = [word for word in overrides if not word.startswith("hydra")]
         own = config.schedule.get("methods", {}).get(config.choices.occlusion)
         if own is not None:
-            config.schedule.occlusion = OmegaConf.merge(config.schedule.occlusion, own)
-            for word in config.command:  # the command line wins over what the schedule says about a method
-                if word.startswith("schedule.occlusion."):
-                    OmegaConf.update(config, *word.split("=", 1))
+            # the command line wins over what the schedule says about a method
+            words = [word for word in config.command if word.startswith("schedule.occlusion.")]
+            typed = OmegaConf.select(OmegaConf.from_dotlist(words), "schedule.occlusion", default={})
+            config.schedule.occlusion = OmegaConf.merge(config.schedule.occlusion, own, typed)
     OmegaConf.resolve(config)
     return config
 
