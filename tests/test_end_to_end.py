@@ -89,6 +89,24 @@ def test_finished_run_is_not_repeated_and_the_base_is_shared(
     assert ours == theirs  # the same base, the same detections, the same order
 
 
+def test_finished_run_is_evaluated_again_for_orders_it_has_not_seen(
+    trained: tuple[Path, dict[str, object]], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, metrics = trained
+
+    def no_training(*args: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("panoptic_occ.pipeline.fit_stage", no_training)
+    before = metrics["relations"]
+    assert isinstance(before, dict) and "larger" not in before
+    after = train(compose(options(cache, runs, "compare=[score,larger]")))["relations"]
+    assert isinstance(after, dict) and list(after) == ["score", "larger", "ocfusion"]
+    assert after["score"] == before["score"] and after["ocfusion"] == before["ocfusion"]
+    again = train(compose(options(cache, runs)))  # as the tests that follow expect it
+    assert again["relations"] == json.loads(json.dumps(before))
+
+
 def test_other_settings_in_the_same_folder_are_refused(trained: tuple[Path, dict[str, object]], cache: Path) -> None:
     runs, _ = trained
     changed = options(cache, runs, "run_name=ocfusion_small_s0", "occlusion.pairs_per_image=7")

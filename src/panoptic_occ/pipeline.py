@@ -36,6 +36,7 @@ from panoptic_occ.runs import (
     RunFolder,
     base_folder,
     check_same_run,
+    compares,
     finished,
     load_run_config,
     occlusion_folder,
@@ -70,7 +71,9 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
         folder.clear()
     check_same_run(folder, cfg)
     done = finished(folder)
-    if done is not None:
+    if done is not None and not compares(folder, cfg):
+        folder.metrics.unlink()  # trained, but evaluated with fewer orders than are asked for now
+    elif done is not None:
         log.info("%s is finished; showing its results (force=true repeats it)", folder.path)
         show(cfg, folder.path, done)
         return done
