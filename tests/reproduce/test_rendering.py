@@ -85,6 +85,15 @@ def test_brief_schedule_and_one_seed_are_said(table: Table, measured: Measured, 
     assert notes[0] == "Measured: scenes, 200 images; brief schedule, one seed; R50 is small."
 
 
+def test_a_note_about_many_rows_is_said_once(table: Table, measured: Measured, lines: list[Line]) -> None:
+    noted = [replace(line, cells=tuple(replace(cell, note="read off") for cell in line.cells)) for line in lines]
+    assert "5 rows: read off." in sheet(table, measured, noted).notes
+    assert (
+        "Base (R50), PQ and order right; up (R50), PQ and order right: read off."
+        in sheet(table, measured, noted[:2]).notes
+    )
+
+
 def test_measurements_survive_the_file(measured: Measured, tmp_path: Path) -> None:
     measured.write(tmp_path / "t.json")
     assert Measured.read(tmp_path / "t.json") == measured

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
 })  # fmt: skip
+
+NAMED_ROWS = 3  # a note about more rows counts them
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,22 @@ def notes(measured: Measured, lines: Sequence[Line]) -> list[str]:
         found.append(f"Paper: {'; '.join(f'{_printed_in(number)}, {dataset}' for number, dataset in sources)}.")
     if any(cell.direction for line in lines for cell in line.cells):
         found.append("Direction: sign of our gain against the published one; within spread: not larger than its own.")
+    said: dict[str, dict[str, list[str]]] = {}  # by note and row: the metrics
     for line in lines:
         for cell in line.cells:
             if cell.note:
-                found.append(
-                    f"{line.row.name} ({line.row.backbone}), {HEADINGS.get(cell.metric, cell.metric)}: {cell.note}."
-                )
+                metrics = said.setdefault(cell.note, {}).setdefault(f"{line.row.name} ({line.row.backbone})", [])
+                metrics.append(HEADINGS.get(cell.metric, cell.metric))
+    found += [f"{_where(rows)}: {note}." for note, rows in said.items()]
     found += [f"{line.row.name} ({line.row.backbone}): {line.problem}." for line in lines if line.problem]
     return found
+
+
+def _where(rows: Mapping[str, Sequence[str]]) -> str:
+    """The rows and metrics that a note is about, as a number when there are many."""
+    if len(rows) > NAMED_ROWS:
+        return f"{len(rows)} rows"
+    return "; ".join(f"{row}, {' and '.join(metrics)}" for row, metrics in rows.items())
 
 
 def _circumstances(measured: Measured, lines: Sequence[Line]) -> str:
