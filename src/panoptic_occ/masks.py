@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 Window = tuple[slice, slice]
+
+PIXELS_AT_ONCE = 1 << 18
+"""Pixels of every mask that are turned into float32 together: 100 MB for 100 masks, and far below the 2^24 up to which
+float32 counts exactly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,26 +84,41 @@ class MaskCrops:
 
     def __iter__(self) -> Iterator[tuple[Window, Bool[Tensor, "h w"]]]:
         """Pairs of (window, crop): ``dense[window] == crop`` for the dense form of the mask."""
-        start = 0
-        for top, left, height, width in self.windows.tolist():
-            crop = self.pixels[start : start + height * width].view(height, width)
+        parts = self.pixels.split(self._lengths())
+        for (top, left, height, width), part in zip(self.windows.tolist(), parts, strict=True):
+            yield (slice(top, top + height), slice(left, left + width)), part.view(height, width)
+
+    def arrays(self) -> list[Bool[np.ndarray, "h w"]]:
+        """The crops as numpy arrays: views of masks on the CPU, copies of others.
+
+        A call of numpy costs a third of torch's, which decides where there are many small crops.
+        """
+        pixels, start, crops = self.pixels.cpu().numpy(), 0, []
+        for _, _, height, width in self.windows.tolist():
+            crops.append(pixels[start : start + height * width].reshape(height, width))
             start += height * width
-            yield (slice(top, top + height), slice(left, left + width)), crop
+        return crops
 
     def __getitem__(self, index: Tensor | Sequence[int]) -> MaskCrops:
-        """The masks at ``index`` (integers, or a bool tensor), in that order."""
+        """The masks at ``index`` (integers, or a bool tensor), in that order; a run of neighbours shares the pixels."""
         index = torch.as_tensor(index, device="cpu")
-        chosen = (index.nonzero().flatten() if index.dtype == torch.bool else index.long()).tolist()
-        crops = [crop for _, crop in self]
+        index = index.nonzero().flatten() if index.dtype == torch.bool else index.long()
+        windows, chosen, lengths = self.windows[index], index.tolist(), self._lengths()
         if not chosen:
             return MaskCrops.empty(self.size, self.pixels.device)
-        return MaskCrops(torch.cat([crops[i].reshape(-1) for i in chosen]), self.windows[chosen], self.size)
+        first = chosen[0]
+        if first >= 0 and chosen == list(range(first, first + len(chosen))):
+            start, length = sum(lengths[:first]), sum(lengths[first : first + len(chosen)])
+            return MaskCrops(self.pixels[start : start + length], windows, self.size)
+        parts = self.pixels.split(lengths)
+        return MaskCrops(torch.cat([parts[i] for i in chosen]), windows, self.size)
 
     @property
     def area(self) -> Int[Tensor, " n"]:
         """Number of pixels of every mask."""
-        sums = [crop.sum() for _, crop in self]
-        return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.int64, device=self.pixels.device)
+        if self.pixels.device.type == "cpu":
+            return torch.tensor([int(np.count_nonzero(crop)) for crop in self.arrays()], dtype=torch.int64)
+        return _sums(self.pixels, self._lengths())
 
     def dense(self) -> Bool[Tensor, "n h w"]:
         """All masks as one dense tensor."""
@@ -110,6 +131,39 @@ class MaskCrops:
         """The same masks with their pixels on ``device``."""
         return MaskCrops(self.pixels.to(device), self.windows, self.size)
 
+    def _lengths(self) -> list[int]:
+        """Pixels of every crop."""
+        lengths: list[int] = (self.windows[:, 2] * self.windows[:, 3]).tolist()
+        return lengths
+
+
+def _sums(pixels: Bool[Tensor, " p"], lengths: Sequence[int]) -> Int[Tensor, " n"]:
+    """Pixels that are set in each of the parts of ``lengths``, as one running sum: what a GPU does at once."""
+    ends = torch.tensor(lengths, dtype=torch.int64).cumsum(dim=0).to(pixels.device)
+    up_to = torch.cat([ends.new_zeros(1), pixels.cumsum(dim=0)])[ends]
+    return up_to.diff(prepend=up_to.new_zeros(1))
+
+
+class Meetings(NamedTuple):
+    """Crops that meet: ``first[p]`` and ``second[p]``, and (top, left, bottom, right) of their common rectangle."""
+
+    first: Int[np.ndarray, " p"]
+    second: Int[np.ndarray, " p"]
+    rectangles: Int[np.ndarray, "p 4"]
+
+
+def meetings(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | None = None) -> Meetings:
+    """All pairs of crops, of two sets of masks of one image, whose windows meet (and for which ``where`` asks, on the
+    CPU), by rising index; rectangles are in pixels of the image."""
+    near, far = first.windows.numpy()[:, None], second.windows.numpy()[None]
+    low = np.maximum(near[..., :2], far[..., :2])
+    high = np.minimum(near[..., :2] + near[..., 2:], far[..., :2] + far[..., 2:])
+    meet = (high > low).all(axis=2)
+    if where is not None:
+        meet &= where.numpy()
+    i, j = np.nonzero(meet)
+    return Meetings(i, j, np.concatenate([low[i, j], high[i, j]], axis=1))
+
 
 def intersections(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | None = None) -> Int[Tensor, "n k"]:
     """Number of pixels that mask i of ``first`` shares with mask j of ``second``, both of one image.
@@ -118,20 +172,29 @@ def intersections(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"
     """
     if first.size != second.size:
         raise ValueError(f"masks of images of {first.size} and {second.size} px have no common pixels to count")
-    corners = [torch.cat([m.windows[:, :2], m.windows[:, :2] + m.windows[:, 2:]], dim=1) for m in (first, second)]
-    low = torch.maximum(corners[0][:, None, :2], corners[1][None, :, :2])  # top, left of the common rectangle
-    high = torch.minimum(corners[0][:, None, 2:], corners[1][None, :, 2:])  # bottom, right
-    meet = (high > low).all(dim=2)
-    if where is not None:
-        meet &= where
-    items = list(first), list(second)
-    common = torch.zeros(meet.shape, dtype=torch.int64, device=first.pixels.device)
-    for i, j in meet.nonzero().tolist():
-        (top, left), (bottom, right) = low[i, j].tolist(), high[i, j].tolist()
-        parts = []
-        for (ys, xs), crop in (items[0][i], items[1][j]):
-            parts.append(crop[top - ys.start : bottom - ys.start, left - xs.start : right - xs.start])
-        common[i, j] = (parts[0] & parts[1]).sum()
+    if first.pixels.device.type != "cpu":
+        product = _product(first, second)
+        return product if where is None else product * where.to(product.device)
+    pairs = meetings(first, second, where)
+    corners = first.windows.numpy()[pairs.first, :2], second.windows.numpy()[pairs.second, :2]
+    inside = [(pairs.rectangles - np.tile(corner, 2)).tolist() for corner in corners]
+    crops = first.arrays(), second.arrays()
+    counts = [
+        int(np.count_nonzero(crops[0][i][a:c, b:d] & crops[1][j][e:g, f:h]))
+        for i, j, (a, b, c, d), (e, f, g, h) in zip(pairs.first.tolist(), pairs.second.tolist(), *inside, strict=True)
+    ]
+    common = np.zeros((len(first), len(second)), dtype=np.int64)
+    common[pairs.first, pairs.second] = counts
+    return torch.from_numpy(common)
+
+
+def _product(first: MaskCrops, second: MaskCrops) -> Int[Tensor, "n k"]:
+    """Intersections as a product of dense masks: on a GPU one such product is faster than a visit to every pair."""
+    dense = [masks.dense().flatten(1).split(PIXELS_AT_ONCE, dim=1) for masks in (first, second)]
+    common = torch.zeros((len(first), len(second)), dtype=torch.int64, device=first.pixels.device)
+    with torch.autocast(common.device.type, enabled=False):  # sums in half precision are not exact
+        for one, other in zip(*dense, strict=True):
+            common += (one.float() @ other.float().T).long()
     return common
 
 

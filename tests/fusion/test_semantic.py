@@ -43,6 +43,23 @@ def test_any_negative_label_is_no_stuff():
     assert [s.label for s in segments] == [0]
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("taken", [torch.uint8, torch.int32, torch.int64])
+def test_integers_of_any_width(dtype, taken):
+    generator = torch.Generator().manual_seed(0)
+    semantic = torch.randint(-2, 5, (19, 21), generator=generator)
+    semantic[semantic == 4] = 127  # the largest label that a byte can hold
+    ids = torch.randint(0, 4, (19, 21), generator=generator)
+    filled, segments = fill_stuff(ids.to(taken), semantic.to(dtype), 3, 250)
+    expected = ids.clone()
+    for k, label in enumerate([0, 1, 2, 3, 127]):
+        region = (semantic == label) & (ids == 0)
+        assert region.sum() >= 3
+        expected[region] = 250 + k
+        assert (segments[k].label, segments[k].area) == (label, int(region.sum()))
+    assert filled.dtype == torch.int32 and torch.equal(filled, expected.int())
+
+
 PIECES = torch.tensor(
     [
         [3, 3, -1, 3, -1, 5],

@@ -34,10 +34,9 @@ class StuffLabels:
         """
         if policy.erase_thr is None:
             return self.semantic.labels
-        erased = self._confident(policy.erase_radius) < policy.erase_thr
-        # one entry more, which the number -1 of pixels without a component reads
-        erased = torch.cat([erased, erased.new_zeros(1)])
-        return self.semantic.labels.masked_fill(erased[self._components.numbers], VOID_LABEL)
+        labels = self.semantic.labels
+        erased = self._components.spread((self._confident(policy.erase_radius) < policy.erase_thr).cpu().numpy())
+        return labels.masked_fill(torch.from_numpy(erased).to(labels.device), VOID_LABEL)
 
     @cached_property
     def _components(self) -> Components:
@@ -46,7 +45,7 @@ class StuffLabels:
     def _confident(self, radius: int) -> Float[Tensor, " r"]:
         if radius not in self._confidence:
             self._confidence[radius] = component_confidence(self.semantic, radius, self._components)
-        return self._confidence[radius].to(self.semantic.labels.device)
+        return self._confidence[radius]
 
 
 def component_confidence(semantic: SemanticMap, radius: int, parts: Components | None = None) -> Float[Tensor, " r"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -30,16 +31,22 @@ def give_away(masks: MaskCrops, turns: Iterable[Pair], ranking: Sequence[int]) -
 
 def atoms(masks: MaskCrops) -> tuple[Int[Tensor, "h w"], Bool[Tensor, "a n"]]:
     """The atom of every pixel and the instances that claim each atom; atom 0 lies outside all masks."""
-    atom_of = torch.zeros(masks.size, dtype=torch.int64, device=masks.pixels.device)
-    claimants = torch.zeros((1, len(masks)), dtype=torch.bool, device=masks.pixels.device)
-    for i, (window, crop) in enumerate(masks):  # each mask splits the atoms that it cuts
+    atom_of = np.zeros(masks.size, dtype=np.int64)
+    claimants, count = np.zeros((1, len(masks)), dtype=bool), 1
+    for i, ((window, _), crop) in enumerate(zip(masks, masks.arrays(), strict=True)):  # each mask splits what it cuts
         view = atom_of[window]
-        cut, inverse = torch.unique(view[crop], return_inverse=True)
-        view[crop] = len(claimants) + inverse
-        parts = claimants[cut]
-        parts[:, i] = True
-        claimants = torch.cat([claimants, parts])
-    return atom_of, claimants
+        inside = view[crop]
+        cut = np.flatnonzero(np.bincount(inside, minlength=count))
+        if count + len(cut) > len(claimants):  # twice as many at a time, so that they are copied rarely
+            claimants = np.concatenate([claimants, np.zeros((count + len(cut), len(masks)), dtype=bool)])
+        part_of = np.zeros(count, dtype=np.int64)
+        part_of[cut] = np.arange(count, count + len(cut))
+        view[crop] = part_of[inside]
+        claimants[count : count + len(cut)] = claimants[cut]
+        claimants[count : count + len(cut), i] = True
+        count += len(cut)
+    device = masks.pixels.device
+    return torch.from_numpy(atom_of).to(device), torch.from_numpy(claimants[:count]).to(device)
 
 
 def shared(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from graphlib import TopologicalSorter
 from heapq import heappop, heappush
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -19,11 +20,11 @@ def acyclic(pairs: Iterable[Pair], count: int) -> list[Pair]:
 
     One that would close a cycle is set aside (BANet 4.3, "interweaving cases").
     """
-    reach = torch.eye(count, dtype=torch.bool)  # [i, j]: a path of kept pairs leads from i down to j
+    reach = np.eye(count, dtype=bool)  # [i, j]: a path of kept pairs leads from i down to j
     kept = []
     for above, below in pairs:
         if not reach[below, above]:
-            reach |= reach[:, above, None] & reach[below]
+            reach[reach[:, above]] |= reach[below]
             kept.append((above, below))
     return kept
 

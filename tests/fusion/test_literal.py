@@ -1,0 +1,228 @@
+"""The whole engine, every policy and every record, against one literal loop over dense masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.structures import InstanceSet, PanopticMap, Relation
+
+SHARES = (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
+shares = st.none() | st.sampled_from(SHARES)
+
+
+@dataclass
+class Scene:
+    """Dense masks and claims, and what the relation says of them; labels, scores and margins with many ties."""
+
+    masks: np.ndarray
+    claims: np.ndarray | None
+    scores: np.ndarray
+    labels: np.ndarray
+    above: np.ndarray
+    order: np.ndarray | None
+    duplicate_of: np.ndarray | None
+    semantic: np.ndarray
+
+
+def scene(rng: np.random.Generator, n: int, size: tuple[int, int], side: int) -> Scene:
+    """``n`` rectangles with holes, empty ones and near copies among them, no longer than ``side``."""
+    masks = np.zeros((n, *size), dtype=bool)
+    for i, mask in enumerate(masks):
+        if i and rng.random() < 0.4:
+            mask[:] = masks[rng.integers(i)] & (rng.random(size) < 0.95)
+            continue
+        (top, bottom), (left, right) = (sorted(rng.integers(0, length + 1, 2)) for length in size)
+        part = mask[top : min(bottom, top + side), left : min(right, left + side)]
+        part[:] = rng.random(part.shape) < rng.choice([0.4, 0.9, 1.0])
+    patches = np.kron(rng.integers(-2, 4, size), np.ones((2, 2), dtype=int))[: size[0], : size[1]]
+    return Scene(
+        masks,
+        masks & (rng.random(masks.shape) < rng.choice([0.3, 0.8, 1.0])) if rng.random() < 0.4 else None,
+        (0.4 + rng.integers(0, 4, n) / 8).astype(np.float32),
+        rng.integers(0, 3, n),
+        rng.random((n, n)) < rng.choice([0.0, 0.3, 0.6]),
+        rng.permutation(n) if rng.random() < 0.4 else None,
+        np.where(rng.random(n) < 0.2, rng.integers(0, max(n, 1), n), -1) if rng.random() < 0.3 else None,
+        patches if rng.random() < 0.6 else rng.integers(-2, 300, size),
+    )
+
+
+def engine(scene: Scene, policy: FusionPolicy, loose: bool) -> PanopticMap:
+    """The suite's map; ``loose`` claims have crops as large as the image."""
+    instances = InstanceSet(
+        MaskCrops.from_dense(torch.from_numpy(scene.masks)),
+        torch.zeros(len(scene.masks), 4),
+        torch.from_numpy(scene.scores),
+        torch.from_numpy(scene.labels),
+    )
+    claims = None
+    if scene.claims is not None:
+        parts, size = torch.from_numpy(scene.claims), instances.masks.size
+        claims = (
+            MaskCrops.from_crops(list(parts), [(0, 0)] * len(parts), size) if loose else MaskCrops.from_dense(parts)
+        )
+        if not len(parts):
+            claims = MaskCrops.empty(size)
+    above = torch.from_numpy(scene.above)
+    relation = Relation(
+        above.float(),
+        torch.ones_like(above),
+        order=None if scene.order is None else torch.from_numpy(scene.order),
+        antisymmetric=False,
+        claims=claims,
+        duplicate_of=None if scene.duplicate_of is None else torch.from_numpy(scene.duplicate_of),
+    )
+    return fuse(instances, PairStats.of(instances.masks), relation, torch.from_numpy(scene.semantic), policy)
+
+
+@dataclass
+class Literal:
+    """The fusion, one dense map at a time."""
+
+    scene: Scene
+    policy: FusionPolicy
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> np.ndarray:
+        """Owners (-1: none), and at -10 - label the stuff."""
+        scene, policy = self.scene, self.policy
+        n, masks = len(scene.masks), scene.masks
+        self.owner = np.full(scene.semantic.shape, -1)
+        self.accepted: list[int] = []
+        self.taken = np.zeros((n, n), dtype=int)
+        self.records = [
+            {"status": "low_score", "area": int(mask.sum()), "free": 0, "reclaimed": 0, "final": 0, "blocker": None}
+            for mask in masks
+        ]
+        order = sorted(range(n), key=lambda i: (-scene.scores[i], i)) if scene.order is None else scene.order.tolist()
+        for i in order:
+            if scene.scores[i] >= np.float32(policy.conf_thr):
+                self.offer(i)
+        for i in self.accepted:
+            share = (self.owner == i).sum() / masks[i].sum()
+            if share == 0 or (policy.post_min_visible is not None and share <= policy.post_min_visible):
+                self.owner[self.owner == i] = -1
+                self.note(i, "erased", largest(self.taken[:, i]))
+            self.records[i]["final"] = int((self.owner == i).sum())
+        self.numbered = [i for i in order if (self.owner == i).any()]
+        return self.with_stuff()
+
+    def note(self, i: int, status: str, blocker: int | None = None) -> None:
+        self.records[i]["status"], self.records[i]["blocker"] = status, blocker
+
+    def offer(self, i: int) -> None:
+        scene, policy, owner = self.scene, self.policy, self.owner
+        mask = scene.masks[i]
+        claim = mask if scene.claims is None else scene.claims[i]
+        area, n = mask.sum(), len(scene.masks)
+        if area == 0:
+            return self.note(i, "empty")
+        if scene.duplicate_of is not None and scene.duplicate_of[i] >= 0:
+            return self.note(i, "duplicate", int(scene.duplicate_of[i]))
+        held = np.array([(mask & (owner == j)).sum() for j in range(n)])
+        won = np.array([(claim & (owner == j)).sum() * scene.above[i, j] for j in range(n)])
+        gain = claim & ((owner == -1) | np.isin(owner, np.flatnonzero(scene.above[i])))
+        self.records[i]["free"] = int((claim & (owner == -1)).sum())
+        same = np.where(scene.labels == scene.labels[i], held, 0)
+        if policy.same_class_thr is not None and same.sum() > 0:
+            share = same.sum() / area
+            if share > policy.same_class_thr or (share == policy.same_class_thr and not policy.same_class_strict):
+                return self.note(i, "same_class", largest(same))
+        twins = np.zeros(n, dtype=int)
+        for j in self.accepted if policy.duplicate_thr is not None else []:
+            other = owner == j if policy.duplicate_areas == "canvas" else scene.masks[j]
+            common = (mask & other).sum()
+            if common and min(common / area, common / other.sum()) >= policy.duplicate_thr:
+                twins[j] = (mask & scene.masks[j]).sum()
+        if twins.any():
+            return self.note(i, "duplicate", largest(twins))
+        hidden = policy.max_occluded is not None and (area - gain.sum()) / area > policy.max_occluded
+        invisible = policy.min_visible is not None and gain.sum() / area <= policy.min_visible
+        if not gain.any() or hidden or invisible:
+            return self.note(i, "occluded", largest(held - won))
+        owner[gain] = i
+        self.accepted.append(i)
+        self.taken[i] = won
+        self.records[i]["reclaimed"] = int(won.sum())
+        return self.note(i, "kept")
+
+    def with_stuff(self) -> np.ndarray:
+        filled = self.owner.copy()
+        for label in sorted(set(self.scene.semantic[self.scene.semantic >= 0].tolist())):
+            region = (self.owner == -1) & (self.scene.semantic == label)
+            if self.policy.stuff_rule == "component":
+                parts, count = ndimage.label(region, np.ones((3, 3)))
+                for k in range(1, count + 1):
+                    if (parts == k).sum() < self.policy.stuff_area:
+                        region &= parts != k
+            if region.sum() >= max(self.policy.stuff_area, 1):
+                filled[region] = -10 - label
+        return filled
+
+
+def largest(counts: np.ndarray) -> int | None:
+    return int(counts.argmax()) if counts.any() else None
+
+
+def check(scene: Scene, policy: FusionPolicy, loose: bool = False) -> PanopticMap:
+    literal = Literal(scene, policy)
+    expected = literal.run()
+    panoptic = engine(scene, policy, loose)
+    assert panoptic.ids.dtype == torch.int32
+    name = np.array([-1, *(s.instance if s.isthing else -10 - s.label for s in panoptic.segments)])
+    assert np.array_equal(name[panoptic.ids.numpy()], expected)
+    assert [s.id for s in panoptic.segments] == list(range(1, len(panoptic.segments) + 1))
+    assert [s.instance for s in panoptic.segments if s.isthing] == literal.numbered
+    assert [s.area for s in panoptic.segments] == [int((expected == v).sum()) for v in name[1:]]
+    assert [vars(record) for record in panoptic.records] == literal.records
+    assert all(type(value) in (int, str, type(None)) for record in panoptic.records for value in vars(record).values())
+    return panoptic
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> FusionPolicy:
+    return FusionPolicy(
+        conf_thr=draw(st.sampled_from(SHARES[:7])),
+        max_occluded=draw(shares),
+        min_visible=draw(shares),
+        same_class_thr=draw(shares),
+        same_class_strict=draw(st.booleans()),
+        duplicate_thr=draw(shares),
+        duplicate_areas=draw(st.sampled_from(["original", "canvas"])),
+        post_min_visible=draw(shares),
+        stuff_area=draw(st.integers(0, 12)),
+        stuff_rule=draw(st.sampled_from(["class", "component"])),
+    )
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.integers(1, 12), policies(), st.booleans())
+def test_every_map_and_record_is_the_literal_one(
+    seed: int, n: int, side: int, policy: FusionPolicy, loose: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 9)), int(rng.integers(1, 10))
+    check(scene(rng, n, size, side), policy, loose)
+
+
+@pytest.mark.parametrize(("n", "erased"), [(340, None), (340, 0.3)])
+def test_more_instances_than_a_byte_can_tell_apart(n: int, erased: float | None) -> None:
+    rng = np.random.default_rng(n)
+    many = scene(rng, n, (20, 20), side=2)
+    many.scores[:] = 0.9
+    many.claims = many.duplicate_of = None
+    many.above[:] = rng.random((n, n)) < 0.3
+    many.masks[np.arange(n), np.arange(n) // 20, np.arange(n) % 20] = True  # a pixel of its own, so that most are kept
+    many.semantic[:] = rng.integers(-1, 200, many.semantic.shape)
+    panoptic = check(many, FusionPolicy(min_visible=0.0, post_min_visible=erased, stuff_area=1))
+    assert sum(record.status in ("kept", "erased") for record in panoptic.records) > 255
