@@ -14,13 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from scipy.optimize import linear_sum_assignment
 
 from panoptic_occ.data import relation_cache
 from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.relation_build import build_relations, ensure_relations
 from panoptic_occ.data.relation_cache import FORMAT, ImageRelation, RelationCache
 from panoptic_occ.data.relation_statistics import relation_statistics
-from panoptic_occ.data.relations import ground_truth_relation, match_segments, unique_ids
+from panoptic_occ.data.relations import MIN_SHARE, TIE_BREAK, ground_truth_relation, match_segments
 from panoptic_occ.errors import DataError
 from panoptic_occ.masks import MaskCrops
 from panoptic_occ.structures import GroundTruthRelation, PanopticMap, Segment
@@ -78,18 +79,6 @@ def test_counts_equal_loops_over_pixels(seed: int, n: int) -> None:
     assert np.array_equal(found.own.numpy(), own)
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 2**24 - 1) | st.integers(0, 2), min_size=3, max_size=3), min_size=1, max_size=4)
-)
-def test_unique_ids_equals_numpy(rows: list[list[int]]) -> None:
-    ids = np.array(rows, dtype=np.int32)
-    values, inverse, counts = unique_ids(ids)
-    expected = np.unique(ids, return_counts=True)
-    assert np.array_equal(values, expected[0])
-    assert np.array_equal(counts, expected[1])
-    assert np.array_equal(values[inverse], ids)
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
 def test_matching_is_the_best_one_to_one_assignment(seed: int, n: int, m: int) -> None:
@@ -134,6 +123,41 @@ STRIP = [[1, 1, 2, 2, 2, 2, 0, 0]]
 def test_matching_at_its_limits(mask: list[int], label: int, crowd: bool, expected: int) -> None:
     panoptic = panoptic_of(STRIP, {2: (0, crowd)})
     assert match_segments(masks_of([mask]), torch.tensor([label]), panoptic).tolist() == [expected]
+
+
+def match_by_masks(masks: np.ndarray, labels: np.ndarray, panoptic: PanopticMap) -> list[int]:
+    """The assignment on dense masks, with a sum over pixels for every pair."""
+    segments = [s for s in panoptic.segments if s.isthing and not s.iscrowd and (panoptic.ids == s.id).any()]
+    gain = np.zeros((len(masks), len(segments)))
+    for (i, mask), (k, segment) in itertools.product(enumerate(masks), enumerate(segments)):
+        pixels = panoptic.ids.numpy() == segment.id
+        inter, union = (mask & pixels).sum(), (mask | pixels).sum()
+        if labels[i] == segment.label and inter >= MIN_SHARE * pixels.sum():
+            gain[i, k] = inter / pixels.sum() + TIE_BREAK * inter / union
+    pairs = zip(*linear_sum_assignment(gain, maximize=True), strict=True)
+    chosen = {i: segments[k].id for i, k in pairs if gain[i, k]}
+    return [chosen.get(i, 0) for i in range(len(masks))]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_matching_equals_dense_masks(seed: int) -> None:
+    """Blocky maps with large ids, crowds, void, stuff, ids without a segment, empty masks and masks of one pixel."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.choice(2**24 - 1, size=12, replace=False) + 1
+    ids = np.append(numbers, 0)[rng.integers(0, 13, (6, 7))].repeat(5, 0).repeat(4, 1).astype(np.int32)
+    full = ids[None] == rng.choice(numbers, int(rng.integers(0, 9)))[:, None, None]
+    masks = (full | (rng.random(full.shape) < 0.1)) & (rng.random(full.shape) < 0.8)
+    labels = rng.integers(0, 3, len(masks))
+    if len(masks) > 2:
+        masks[0] = False
+        masks[1] = np.arange(ids.size).reshape(ids.shape) == 77
+    segments = tuple(
+        Segment(int(n), int(rng.integers(3)), bool(rng.random() < 0.8), 1, bool(rng.random() < 0.2))
+        for n in rng.permutation(numbers)[:10]
+    )
+    panoptic = PanopticMap(torch.from_numpy(ids), segments)
+    found = match_segments(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic)
+    assert found.tolist() == match_by_masks(masks, labels, panoptic)
 
 
 def test_a_tie_goes_to_the_better_iou() -> None:

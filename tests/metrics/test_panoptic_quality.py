@@ -209,6 +209,19 @@ class TestAgainstBruteForce:
         np.testing.assert_array_equal(runs, pixels)
         assert runs.sum() == target.ids.numel()
 
+    @pytest.mark.parametrize("segments", [3, 100, 400])
+    def test_histogram_equals_runs_of_hundreds_of_segments(self, segments):
+        rng = np.random.default_rng(segments)
+        ids = np.append(rng.choice(256**3 - 1, size=segments, replace=False) + 1, 0)
+        target_ids, prediction_ids = (torch.from_numpy(rng.choice(ids, (50, 40)).repeat(2, 1)) for _ in range(2))
+        known = known_ids([SegmentRow(i, 0) for i in ids[::2].tolist()]), known_ids([SegmentRow(i, 0) for i in ids])
+        runs = overlap_table(target_ids.numpy(), prediction_ids.numpy(), *known, "image")
+        np.testing.assert_array_equal(runs, _overlap_table_torch(target_ids, prediction_ids, *known, "image"))
+        for row, number in enumerate(known[0].tolist()):
+            for column, guess in list(enumerate(known[1].tolist()))[::17]:
+                assert runs[row, column] == ((target_ids == number) & (prediction_ids == guess)).sum()
+        assert runs.sum() == target_ids.numel() and (segments < 10 or runs[-1].sum() > 0)
+
     def test_histogram_names_unlisted_ids(self):
         known = known_ids([SegmentRow(3, 0)])
         with pytest.raises(DataError, match="ids 4, 8"):

@@ -13,7 +13,7 @@ from scipy.ndimage import find_objects
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.annotations import ImageRecord
 from panoptic_occ.data.problems import Instances
-from panoptic_occ.data.relations import unique_ids
+from panoptic_occ.data.segment_runs import unique_ids
 from panoptic_occ.masks import MaskCrops
 from panoptic_occ.structures import GroundTruthRelation, PanopticMap
 

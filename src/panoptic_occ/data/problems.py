@@ -23,7 +23,7 @@ from torch import Tensor
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.annotations import Annotation, ImageRecord, Layout, Segmentation
 from panoptic_occ.data.panoptic_io import read_panoptic_png
-from panoptic_occ.data.relations import unique_ids
+from panoptic_occ.data.segment_runs import unique_counts
 from panoptic_occ.errors import DataError
 from panoptic_occ.masks import MaskCrops
 from panoptic_occ.structures import PanopticMap, Segment
@@ -64,11 +64,11 @@ class Instances:
 
 
 def read_image(record: ImageRecord, layout: Layout) -> tuple[Int[Tensor, "3 h w"] | None, list[Problem]]:
-    """The image as uint8 RGB (gray and CMYK are converted); None when it is missing or damaged."""
+    """The image as uint8 RGB (gray and CMYK are converted), not contiguous; None when it is missing or damaged."""
     path = layout.images / record.file_name
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError:
         fix = f"put the images of this split into {layout.images}"
         return None, [_problem("unreadable file", path, record, None, "the image file does not exist", fix)]
@@ -77,7 +77,8 @@ def read_image(record: ImageRecord, layout: Layout) -> tuple[Int[Tensor, "3 h w"
         return None, [_problem("unreadable file", path, record, None, text, "it is damaged, fetch it again")]
     if pixels.shape[:2] != record.size:
         return None, [_size_problem(path, record, pixels.shape[:2], layout)]
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), []
+    # a view: pixel by pixel, as it was decoded, an image is resized three times as fast
+    return torch.from_numpy(pixels).permute(2, 0, 1), []
 
 
 def read_panoptic(
@@ -92,7 +93,7 @@ def read_panoptic(
         return None, [_problem("unreadable file", path, record, None, text, fix)]
     if ids.shape != record.size:
         return None, [_size_problem(path, record, ids.shape, layout)]
-    values, _, counts = unique_ids(ids)
+    values, counts = unique_counts(ids)
     segments, problems = _segments(record, layout, categories, dict(zip(values.tolist(), counts.tolist(), strict=True)))
     return PanopticMap(torch.from_numpy(ids), segments), problems
 

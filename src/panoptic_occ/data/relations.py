@@ -12,6 +12,7 @@ from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from panoptic_occ.data.segment_runs import positions, run_starts, unique_counts
 from panoptic_occ.masks import MaskCrops, PairStats, intersections
 from panoptic_occ.structures import GroundTruthRelation, PanopticMap
 
@@ -24,35 +25,25 @@ TIE_BREAK = 1e-6
 Ids = Int[np.ndarray, "h w"]
 
 
-def unique_ids(ids: Ids) -> tuple[Int[np.ndarray, " u"], Ids, Int[np.ndarray, " u"]]:
-    """``numpy.unique`` with inverse and counts for a map of segments: it sorts runs of equal pixels, not pixels."""
-    flat = ids.ravel()
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    lengths = np.diff(starts, append=flat.size)
-    values, run = np.unique(flat[starts], return_inverse=True)
-    counts = np.bincount(run, weights=lengths).astype(np.int64)
-    return values, np.repeat(run, lengths).reshape(ids.shape), counts
-
-
 def match_segments(masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap) -> Int[Tensor, " k"]:
     """Id of the panoptic segment of every instance, 0 for an instance without one (methods 4.2).
 
     Candidates are non-crowd segments of the same category of which the mask covers at least half; among them the
     one-to-one assignment with the largest sum of covered shares ``|M & S| / |S|``, ties by IoU.
     """
-    values, index, counts = unique_ids(panoptic.ids.numpy())
+    values, counts = unique_counts(panoptic.ids.numpy())
     column = {number: k for k, number in enumerate(values.tolist())}
     segments = [s for s in panoptic.segments if s.isthing and not s.iscrowd and s.id in column]
     matched = torch.zeros(len(masks), dtype=torch.int64)
     if not segments or not len(masks):
         return matched
     columns = [column[s.id] for s in segments]
-    inside = [np.bincount(index[window][crop.numpy()], minlength=len(values)) for window, crop in masks]
-    inter, size = np.stack(inside)[:, columns], counts[columns]
+    inside = _pixels_inside(masks, panoptic.ids.numpy(), values)
+    inter, size = inside[:, columns], counts[columns]
     same = labels.numpy()[:, None] == np.array([s.label for s in segments])
     # below the threshold there is nothing to win: a sum of two such shares must not displace a good match
     candidate = same & (inter >= MIN_SHARE * size)
-    union = masks.area.numpy()[:, None] + size - inter
+    union = inside.sum(axis=1)[:, None] + size - inter
     rows, chosen = linear_sum_assignment(
         np.where(candidate, inter / size + TIE_BREAK * inter / union, 0), maximize=True
     )
@@ -60,6 +51,18 @@ def match_segments(masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: Panopt
         if candidate[i, k]:
             matched[i] = segments[k].id
     return matched
+
+
+def _pixels_inside(masks: MaskCrops, ids: Ids, values: Int[np.ndarray, " u"]) -> Int[np.ndarray, "k u"]:
+    """Pixels of every id of the map (``values``, all of them) under every mask."""
+    under = [ids[window][crop.numpy()] for window, crop in masks]
+    mask = np.repeat(np.arange(len(under)), [len(pixels) for pixels in under])
+    pixels = np.concatenate(under)
+    starts = run_starts(pixels, mask)
+    place, _ = positions(pixels[starts], values)
+    pair = mask[starts] * len(values) + place
+    counts = np.bincount(pair, weights=np.diff(starts, append=pixels.size), minlength=len(masks) * len(values))
+    return counts.astype(np.int64).reshape(len(masks), len(values))
 
 
 def ground_truth_relation(
@@ -71,13 +74,12 @@ def ground_truth_relation(
     """
     stats = PairStats.of(masks)
     ids = panoptic_ids.numpy()
-    values, _, counts = unique_ids(ids)
+    values, counts = unique_counts(ids)
     size = dict(zip(values.tolist(), counts.tolist(), strict=True))
     segments: list[int] = segment_ids.tolist()
     pan_area = torch.tensor([size.get(s, 0) if s else 0 for s in segments], dtype=torch.int64)
-    owned = [
-        torch.from_numpy(ids[window] == s).flatten() & bool(s) for (window, _), s in zip(masks, segments, strict=True)
-    ]
-    pixels = masks.pixels & torch.cat([masks.pixels[:0], *owned])
+    # no pixel has the id -1: an instance without a segment owns none
+    owned = [(ids[window] == (s or -1)) & crop.numpy() for (window, crop), s in zip(masks, segments, strict=True)]
+    pixels = torch.from_numpy(np.concatenate([np.zeros(0, dtype=bool), *(crop.reshape(-1) for crop in owned)]))
     own = intersections(MaskCrops(pixels, masks.windows, masks.size), masks, where=stats.inter > 0)
     return GroundTruthRelation(stats.area, pan_area, stats.inter, own)

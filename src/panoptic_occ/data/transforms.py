@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from panoptic_occ.data.relations import unique_ids
+from panoptic_occ.data.segment_runs import unique_counts
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.structures import GroundTruthRelation, PanopticMap, Sample, Target
@@ -82,8 +82,8 @@ class EvalTransform:
     def __call__(self, sample: Sample, seed: int = 0) -> Sample:
         """The sample with its image resized; ``seed`` is accepted like in training and changes nothing."""
         resized = _resize(sample.image, resized_size(_image_size(sample), self.short_edge, self.max_edge))
-        original = None if resized.shape == sample.image.shape else sample.image
-        return replace(sample, image=resized, original=original)
+        original = None if resized.shape == sample.image.shape else sample.image.contiguous()
+        return replace(sample, image=resized.contiguous(), original=original)
 
 
 def resized_size(size: Size, short_edge: int, max_edge: int) -> Size:
@@ -124,7 +124,7 @@ class Grid:
             here_y = np.flatnonzero((self.rows >= ys.start) & (self.rows < ys.stop))
             here_x = np.flatnonzero((self.columns >= xs.start) & (self.columns < xs.stop))
             # numpy, because its calls cost a third of torch's, and there are many small crops
-            seen = crop.numpy().take(self.rows[here_y] - ys.start, axis=0).take(self.columns[here_x] - xs.start, axis=1)
+            seen = _shown(crop.numpy(), self.rows[here_y] - ys.start, self.columns[here_x] - xs.start)
             rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
             if len(rows) == 0:
                 crops.append(crop[:0, :0])
@@ -137,7 +137,14 @@ class Grid:
 
     def ids(self, ids: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
         """Panoptic ids in the new frame."""
-        return torch.from_numpy(ids.numpy().take(self.rows, axis=0).take(self.columns, axis=1))
+        return torch.from_numpy(_shown(ids.numpy(), self.rows, self.columns))
+
+
+def _shown(pixels: np.ndarray, rows: Int[np.ndarray, " h"], columns: Int[np.ndarray, " w"]) -> np.ndarray:
+    """``pixels[rows][:, columns]``; rows are copied whole, columns number by number, so from the fewer rows."""
+    if len(rows) > len(pixels):
+        return pixels.take(columns, axis=1).take(rows, axis=0)
+    return pixels.take(rows, axis=0).take(columns, axis=1)
 
 
 def transform_target(target: Target, grid: Grid, cropped: bool) -> Target:
@@ -171,7 +178,7 @@ def tight_boxes(masks: MaskCrops) -> Float[Tensor, "n 4"]:
 
 def _transform_panoptic(panoptic: PanopticMap, grid: Grid, keep: Tensor) -> PanopticMap:
     ids = grid.ids(panoptic.ids)
-    present, _, counts = unique_ids(ids.numpy())
+    present, counts = unique_counts(ids.numpy())
     area = dict(zip(present.tolist(), counts.tolist(), strict=True))
     new_index = {old: new for new, old in enumerate(keep.nonzero().flatten().tolist())}
     segments = tuple(

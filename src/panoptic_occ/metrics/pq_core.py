@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
+from panoptic_occ.data.segment_runs import positions, run_starts
 from panoptic_occ.errors import DataError
 
 VOID_ID = 0
@@ -63,7 +64,7 @@ class PQCounts:
 
 def known_ids(rows: Iterable[SegmentRow]) -> Int64[np.ndarray, " k"]:
     """The ids of the segments and VOID, ascending: rows and columns of the overlap table."""
-    return np.unique(np.array([VOID_ID, *(row.id for row in rows)], dtype=np.int64))
+    return np.array(sorted({VOID_ID, *(row.id for row in rows)}), dtype=np.int64)
 
 
 def overlap_table(
@@ -79,13 +80,11 @@ def overlap_table(
     per cent of the pixels) are looked up.  An unknown predicted id raises DataError.
     """
     target, prediction = target_ids.reshape(-1), prediction_ids.reshape(-1)
-    change = target[1:] != target[:-1]
-    change |= prediction[1:] != prediction[:-1]
-    starts = np.concatenate(([0], np.flatnonzero(change) + 1)) if target.size else np.zeros(0, dtype=np.int64)
+    starts = run_starts(target, prediction)
     lengths = np.diff(starts, append=target.size)
-    row, row_known = _find(target[starts].astype(np.int64), target_known)
-    found = prediction[starts].astype(np.int64)
-    column, column_known = _find(found, prediction_known)
+    found = prediction[starts]
+    row, row_known = positions(target[starts], target_known)
+    column, column_known = positions(found, prediction_known)
     if not column_known.all():
         raise unlisted_error(found[~column_known], prediction_known, source)
     row[~row_known] = len(target_known)
@@ -168,10 +167,11 @@ def match_segments(
     target, prediction = Columns.of(target_rows), Columns.of(prediction_rows)
     _check_labels("ground-truth", target, num_categories, source)
     _check_labels("predicted", prediction, num_categories, source)
-    rows = np.searchsorted(known_ids(target_rows), target.ids)
+    target_known = known_ids(target_rows)
+    rows = np.searchsorted(target_known, target.ids)
     columns = np.searchsorted(known_ids(prediction_rows), prediction.ids)
-    inter = table[np.ix_(rows, columns)]
-    void = table[np.searchsorted(known_ids(target_rows), VOID_ID), columns]
+    inter = table[rows[:, None], columns]
+    void = table[np.searchsorted(target_known, VOID_ID), columns]
     area = table.sum(axis=0)[columns]
     if not area.all():
         raise DataError(
@@ -192,12 +192,6 @@ def match_segments(
     )
 
 
-def _find(values: Int64[np.ndarray, " n"], known: Int64[np.ndarray, " k"]) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each value in ``known`` (ascending), and whether it is there."""
-    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return place, known[place] == values
-
-
 def _iou(
     inter: np.ndarray, area: np.ndarray, target: Columns, prediction: Columns, void: np.ndarray, source: str
 ) -> Float64[np.ndarray, "g p"]:
@@ -216,7 +210,8 @@ def _iou(
 
 def _crowd(inter: np.ndarray, target: Columns, prediction: Columns) -> Int64[np.ndarray, " p"]:
     """Pixels of each prediction on the crowd segment of its category (the last listed one)."""
-    crowd_of = {int(target.labels[k]): int(k) for k in target.iscrowd.nonzero()[0]}
+    crowds = target.iscrowd.nonzero()[0]
+    crowd_of = dict(zip(target.labels[crowds].tolist(), crowds.tolist(), strict=True))
     rows = [crowd_of.get(label) for label in prediction.labels.tolist()]
     counts = [0 if row is None else int(inter[row, column]) for column, row in enumerate(rows)]
     return np.array(counts, dtype=np.int64)
