@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from panoptic_occ import evaluation
 from panoptic_occ.evaluation import Entry, Evaluation
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.masks import PairStats
+from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.area import AreaOrder
 from panoptic_occ.occlusion.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.score import ScoreOrder
-from panoptic_occ.structures import VOID_LABEL, Sample, SemanticMap
+from panoptic_occ.structures import VOID_LABEL, Relation, Sample, SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
 
 PARTS = {"in_channels": 4, "categories": toy_categories()}
@@ -94,3 +97,74 @@ def test_resident_memory_does_not_grow_with_the_images() -> None:
     before = resident()
     evaluate(60)
     assert resident() - before < 6  # keeping the images would take about 18
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Calls of a function of ``evaluation`` from here on."""
+    calls: list[object] = []
+    function = getattr(evaluation, name)
+    monkeypatch.setattr(evaluation, name, lambda *args: calls.append(args) or function(*args))
+    return calls
+
+
+def test_what_entries_share_is_made_once_and_every_row_is_that_of_the_entry_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policies = [FusionPolicy(conf_thr=thr, min_visible=tau, stuff_area=1) for thr in (0.5, 0.7) for tau in (0.1, 0.6)]
+    models = {
+        "area": AreaOrder(**PARTS, sig_ratio=0.2),
+        "same": AreaOrder(**PARTS, sig_ratio=0.2),  # another module that says the same
+        "other": AreaOrder(**PARTS, sig_ratio=0.0, smaller_on_top=False),
+    }
+    entries = [Entry(f"{name} {k}", name, m, p) for k, p in enumerate(policies) for name, m in models.items()]
+    samples = [toy_sample(7, seed) for seed in range(5)]
+    alone = {}
+    for entry in entries:
+        single = Evaluation([entry], toy_categories(), details=Binning((4, 9)))
+        for sample in samples:
+            single.update(sample, perfect(sample))
+        alone |= {entry.name: (single.rows()[entry.name], single.breakdowns()[entry.name])}
+    together = Evaluation(entries, toy_categories(), details=Binning((4, 9)))
+    calls = {name: counted(monkeypatch, name) for name in ("fuse", "relate", "panoptic_counts", "match_instances")}
+    for sample in samples:
+        together.update(sample, perfect(sample))
+    rows, breakdowns = together.rows(), together.breakdowns()
+    assert {name: (rows[name], breakdowns[name]) for name in rows} == alone
+    assert list(rows) == [entry.name for entry in entries] and len({str(row) for row in rows.values()}) > 4
+    made = {name: len(found) / len(samples) for name, found in calls.items()}
+    assert made["relate"] == 3 * 2 and made["match_instances"] == 2  # relations x conf_thr, conf_thr
+    assert made["fuse"] == made["panoptic_counts"] <= 2 * 4  # "same" gives the maps of "area"
+
+
+def test_a_timed_fusion_is_done_for_every_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = FusionPolicy(stuff_area=1)
+    entries = [Entry(name, name, AreaOrder(**PARTS), policy) for name in ("one", "two")]
+    timed = Evaluation(entries, toy_categories(), timing=True)
+    calls = counted(monkeypatch, "fuse")
+    timed.update(toy_sample(3), perfect(toy_sample(3)))
+    assert len(calls) == 2
+
+
+def test_relations_with_claims_are_told_apart() -> None:
+    relation = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
+    claims = [toy_sample(2, seed).annotations.masks for seed in (0, 1)]
+    one, two = (evaluation._decisions(replace(relation, claims=masks)) for masks in claims)
+    assert one != two and one != evaluation._decisions(relation)
+    silent = replace(relation, margin=torch.ones(2, 2))  # not valid
+    assert evaluation._decisions(silent) == evaluation._decisions(relation)
+    for other in (
+        replace(relation, order=torch.tensor([1, 0])),
+        replace(relation, duplicate_of=torch.tensor([-1, 0])),
+        replace(silent, valid=torch.ones(2, 2, dtype=torch.bool)),
+    ):
+        assert evaluation._decisions(other) != evaluation._decisions(relation)
+
+
+def test_detections_are_matched_only_where_an_order_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, "match_instances")
+    scored = make_evaluation()
+    alone, crowded = toy_sample(1), toy_sample(6)
+    scored.update(alone, perfect(alone))
+    assert not calls
+    scored.update(crowded, perfect(crowded))
+    assert len(calls) == 1

@@ -18,9 +18,11 @@ from panoptic_occ.store import (
     PredictionFiles,
     PredictionWriter,
     StoredPredictions,
+    pack_map,
     pack_masks,
     pack_output,
     pack_target,
+    unpack_map,
     unpack_masks,
     unpack_output,
     unpack_target,
@@ -95,6 +97,30 @@ def test_labels_of_any_range(largest: int) -> None:
     after = unpack_output(pack_output(before), {}).semantic
     assert_same(labels, after.labels)
     assert after.first_label == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_maps_of_any_kind(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    fine = torch.randperm(20 * 30, generator=generator).view(20, 30).to(dtype)  # more values than a byte holds
+    coarse = fine[:4, :5].repeat_interleave(5, dim=0).repeat_interleave(6, dim=1)
+    for values in (fine, coarse, coarse[:, :1], coarse[:1, :1], torch.zeros((0, 5), dtype=dtype), coarse.T):
+        tensors = pack_map("map", values) | {"mask_size": torch.tensor(values.shape)}
+        assert_same(values.contiguous(), unpack_map(tensors, "map"))
+    assert len(pack_map("map", coarse)["map_runs"]) <= 20 * 5
+
+
+def test_files_of_format_1_are_still_read() -> None:
+    sample = toy_sample(4, 1)
+    output, target = output_of(sample), sample.annotations
+    packed, annotated = pack_output(output), pack_target(target)
+    for part in ("values", "runs", "lengths"):
+        del packed[f"semantic_{part}"], annotated[f"ids_{part}"]
+    packed["semantic"] = (output.semantic.labels + 1).to(torch.uint8)
+    annotated["ids"], places = torch.unique(target.panoptic.ids, return_inverse=True)
+    annotated["places"] = places.to(torch.uint8)
+    assert_same(output.semantic.labels, unpack_output(packed, {}).semantic.labels)
+    assert_same(target, unpack_target(annotated))
 
 
 def write(files: PredictionFiles, samples: list[Sample], methods: dict[str, str], shift: float = 0) -> None:

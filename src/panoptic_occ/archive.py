@@ -23,7 +23,7 @@ from torch import Tensor
 from panoptic_occ.errors import CheckpointError, DataError
 from panoptic_occ.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of an archive; a newer one is refused, not guessed at."""
 
 HEADER = "header.json"

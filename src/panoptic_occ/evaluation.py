@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,7 +15,8 @@ from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels
 from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
 from panoptic_occ.metrics.order_profile import OrderProfile
-from panoptic_occ.metrics.panoptic_quality import PanopticQuality, PQResult
+from panoptic_occ.metrics.panoptic_quality import PanopticQuality, PQResult, panoptic_counts
+from panoptic_occ.metrics.pq_core import PQCounts
 from panoptic_occ.metrics.relation_accuracy import RelationAccuracy
 from panoptic_occ.metrics.step_time import StepTime, timed
 from panoptic_occ.model import BaseOutput
@@ -41,6 +44,14 @@ class Entry:
     policy: FusionPolicy
     policy_name: str = ""
     values: Mapping[str, object] = field(default_factory=dict)
+
+
+class Fused(NamedTuple):
+    """The map of one image and policy, its counts for the panoptic quality, and how long the fusion took."""
+
+    panoptic: PanopticMap
+    counts: PQCounts
+    nanoseconds: int
 
 
 class Evaluation(nn.Module):
@@ -74,15 +85,25 @@ class Evaluation(nn.Module):
         self.details = details
         self.oracle = oracle
         self.num_things = categories.num_things
+        self.num_categories = len(categories)
         self.quality = {entry.name: PanopticQuality(categories) for entry in entries}
-        self.accuracy = {entry.name: RelationAccuracy(sig_ratio) for entry in entries}
-        self.profile = {entry.name: OrderProfile(sig_ratio) for entry in entries}
+        # a relation is a function of the instances that take part; no other threshold changes what is said of it
+        orders: dict[Hashable, list[Entry]] = {}
+        for entry in self.entries:
+            orders.setdefault((id(entry.model), entry.policy.conf_thr), []).append(entry)
+        self.orders = tuple(orders.values())
+        self.accuracy: dict[str, RelationAccuracy] = {}
+        self.profile: dict[str, OrderProfile] = {}
+        for group in self.orders:
+            names = [entry.name for entry in group]
+            self.accuracy |= dict.fromkeys(names, RelationAccuracy(sig_ratio))
+            self.profile |= dict.fromkeys(names, OrderProfile(sig_ratio))
         self.breakdown = {entry.name: Breakdown(categories, details) for entry in entries if details}
         self.relation_time = {entry.name: StepTime() for entry in entries if timing}
         self.fusion_time = {entry.name: StepTime() for entry in entries if timing}
         # as a list, so that the metrics move with the module to its device
         groups = self.quality, self.accuracy, self.profile, self.breakdown, self.relation_time, self.fusion_time
-        self.metrics = nn.ModuleList(metric for group in groups for metric in group.values())
+        self.metrics = nn.ModuleList({id(metric): metric for group in groups for metric in group.values()}.values())
         self.models = nn.ModuleList({id(entry.model): entry.model for entry in entries}.values())
 
     @property
@@ -107,37 +128,37 @@ class Evaluation(nn.Module):
         """Scores one image and returns its maps by entry."""
         if self.recording:
             output = self.recording.complete(output, self.networks)
-        target = sample.annotations
-        matches = match_instances(output.instances, target.masks)
-        things = AnnotatedThings.of(target, output.instances.masks, self.details) if self.details else None
+        target, maps = sample.annotations, {}
         if "stuff" in self.oracle:
             labels = annotated_stuff(target, self.num_things).labels
             output = replace(output, semantic=replace(output.semantic, labels=labels, confidence={}))
         stuff = StuffLabels(output.semantic)
-        seen: dict[float, BaseOutput] = {}
-        relations: dict[tuple[int, float], tuple[Relation, int]] = {}
-        maps = {}
-        for entry in self.entries:
-            conf_thr = entry.policy.conf_thr
-            if conf_thr not in seen:
-                seen[conf_thr] = output.above(conf_thr)
-            found = seen[conf_thr]
-            key = (id(entry.model), conf_thr)
-            if key not in relations:  # which instances take part can change a relation, the other thresholds cannot
-                relations[key] = timed(self._relate, entry, found, sample)
-            relation, relation_time = relations[key]
-            labels = stuff.under(entry.policy)
-            panoptic, fusion_time = timed(fuse, found.instances, found.stats, relation, labels, entry.policy)
-            maps[entry.name] = panoptic
-            self.quality[entry.name].update(panoptic, target.panoptic)
-            here = matches[: len(found.instances)]
-            self.accuracy[entry.name].update(found.instances, found.stats, relation, here, target.relation)
-            self.profile[entry.name].update(found.instances, found.stats, relation)
-            if things is not None:
-                self.breakdown[entry.name].update(panoptic, found.instances, found.stats, things)
-            if self.relation_time:
-                self.relation_time[entry.name].update(relation_time)
-                self.fusion_time[entry.name].update(fusion_time)
+        things = AnnotatedThings.of(target, output.instances.masks, self.details) if self.details else None
+        above = cache(output.above)
+        matches = cache(lambda conf_thr: match_instances(above(conf_thr).instances, target.masks))
+        fused: dict[Hashable, Fused] = {}
+        for entries in self.orders:
+            first, conf_thr = entries[0], entries[0].policy.conf_thr
+            found = above(conf_thr)
+            relation, relation_time = timed(self._relate, first, found, sample)
+            seen = found.instances, found.stats, relation
+            self.accuracy[first.name].update(*seen, partial(matches, conf_thr), target.relation)
+            self.profile[first.name].update(*seen)
+            decisions = _decisions(relation)
+            for entry in entries:
+                key = entry.name if self.fusion_time else (entry.policy, decisions)
+                if key not in fused:
+                    panoptic, time = timed(fuse, *seen, stuff.under(entry.policy), entry.policy)
+                    source = f"image {sample.image_id} ({sample.file_name})"
+                    counts = panoptic_counts(panoptic, target.panoptic, self.num_categories, source)
+                    fused[key] = Fused(panoptic, counts, time)
+                panoptic = maps[entry.name] = fused[key].panoptic
+                self.quality[entry.name].update(fused[key].counts)
+                if things is not None:
+                    self.breakdown[entry.name].update(panoptic, found.instances, found.stats, things)
+                if self.relation_time:
+                    self.relation_time[entry.name].update(relation_time)
+                    self.fusion_time[entry.name].update(fused[key].nanoseconds)
         for listener in self.listeners:
             listener(sample, output, maps)
         return maps
@@ -194,6 +215,14 @@ def relate(entry: Entry, output: BaseOutput, sample: Sample) -> Relation:
         return model.relate(output.instances, output.stats, output.answers[entry.relation])
     relation: Relation = model(output.instances, output.stats, context_of(sample, output, model.requires))
     return relation
+
+
+def _decisions(relation: Relation) -> Hashable:
+    """All that the fusion reads of a relation: where two agree in it, one policy makes one map of both."""
+    if relation.claims is not None:
+        return relation  # equal to itself only
+    read = relation.above(), relation.order, relation.duplicate_of
+    return tuple(None if part is None else part.cpu().numpy().tobytes() for part in read)
 
 
 def context_of(sample: Sample, output: BaseOutput, requires: frozenset[str]) -> Context:

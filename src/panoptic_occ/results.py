@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
+import torch
 from rich.table import Table
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.panoptic_io import PanopticResultWriter
-from panoptic_occ.evaluation import Evaluation
+from panoptic_occ.evaluation import Evaluation, Listener
 from panoptic_occ.files import write_json, write_text
-from panoptic_occ.metrics.panoptic_quality import PanopticQuality
+from panoptic_occ.metrics.panoptic_quality import panoptic_quality
 from panoptic_occ.metrics.table import SEPARATOR, breakdown_tables, comparison_table, pq_table, to_text
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.structures import PanopticMap, Sample
@@ -44,6 +49,8 @@ CROSS_COLUMNS = {
     "by_score": "by score",
     **TIMES,
 }
+
+IMAGES_BEHIND = 8
 
 
 def summary(rows: Rows, title: str) -> Table:
@@ -121,6 +128,43 @@ class MapWriter(PanopticResultWriter):
         self.write(sample.image_id, sample.file_name, maps[self.entry])
 
 
+class InBackground:
+    """Listeners that work in a thread of their own, so that the network does not wait for codecs and disks.
+
+    They see the images one after the other, and are at most IMAGES_BEHIND behind, which bounds the memory.  A context
+    manager: at its end everything has been seen.  What a listener raises is raised by a later call, or at the end.
+    """
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self.listeners = tuple(listeners)
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> InBackground:
+        self._pool = ThreadPoolExecutor(1)
+        return self
+
+    def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
+        """Hands one image over."""
+        while self._pending and (len(self._pending) >= IMAGES_BEHIND or self._pending[0].done()):
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(self._tell, sample, output, maps))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._pool:
+            try:
+                while kind is None and self._pending:
+                    self._pending.popleft().result()
+            finally:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @torch.inference_mode()  # which every thread enters for itself
+    def _tell(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
+        for listener in self.listeners:
+            listener(sample, output, maps)
+
+
 class Pictures:
     """Collects the images on which score order and the method differ most, for the sheet; bounded memory."""
 
@@ -137,15 +181,16 @@ class Pictures:
         image, target = sample.original_image.cpu(), sample.target.panoptic
         shown = {self.baseline: maps[self.baseline], self.method: maps[self.method]}
         notes = {"ground truth": f"{len(sample.target.labels)} things"}
-        for name, found in shown.items():
-            metric = PanopticQuality(self.categories)
-            metric.update(found, target)
-            notes[name] = f"PQ {100 * metric.compute().all.pq:.1f}"
         self._most.add(SheetRow(image, target, shown, f"image {sample.image_id}", notes))
 
     def save(self, path: Path) -> bool:
         """Writes the sheet; False when no image could be shown."""
-        rows = self._most.rows()
+        rows = [self._with_quality(row) for row in self._most.rows()]
         if rows:
             save_sheet(path, rows, self.categories, baseline=self.baseline, method=self.method)
         return bool(rows)
+
+    def _with_quality(self, row: SheetRow) -> SheetRow:
+        """``row`` with the quality of its maps in its notes."""
+        quality = {name: panoptic_quality([found], [row.target], self.categories) for name, found in row.panels.items()}
+        return replace(row, notes={**row.notes, **{n: f"PQ {100 * q.all.pq:.1f}" for n, q in quality.items()}})

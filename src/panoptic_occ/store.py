@@ -5,7 +5,8 @@
         truth.zip                         the annotations of the same images, many times faster to read than their files
         <occlusion>_<stage key>.zip       what a trained occlusion module says of these detections
 
-Masks are bits of their crops, label maps are bytes, everything else is as it was: reading gives back equal tensors.
+Masks are bits of their crops, maps are runs of equal pixels, everything else is as it was: reading gives back equal
+tensors.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from panoptic_occ.archive import Archive, ArchiveWriter
+from panoptic_occ.data.segment_runs import run_starts
 from panoptic_occ.errors import CheckpointError
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.model import BaseOutput
@@ -135,7 +137,6 @@ class StoredPredictions:
 def pack_output(output: BaseOutput) -> Tensors:
     """The tensors that are stored of a base's output; soft masks, features and logits are left out."""
     instances, semantic = output.instances, output.semantic
-    labels = semantic.labels.cpu() + 1  # no stuff is 0
     return {
         **pack_masks(instances.masks),
         "boxes": instances.boxes,
@@ -143,7 +144,7 @@ def pack_output(output: BaseOutput) -> Tensors:
         "labels": instances.labels,
         "area": output.stats.area,
         "inter": output.stats.inter,
-        "semantic": labels.to(_dtype_for(int(labels.max()) if labels.numel() else 0)),
+        **pack_map("semantic", semantic.labels),
         "first_label": torch.tensor(semantic.first_label),
         **{f"{CONFIDENCE}{radius}": values for radius, values in semantic.confidence.items()},
     }
@@ -155,14 +156,14 @@ def unpack_output(tensors: Tensors, answers: Mapping[str, Mapping[str, Tensor]])
     confidence = {
         int(name.removeprefix(CONFIDENCE)): values for name, values in tensors.items() if name.startswith(CONFIDENCE)
     }
-    labels = torch.from_numpy(np.subtract(tensors["semantic"].numpy(), 1, dtype=np.int64))
+    # format 1 kept whole maps
+    labels = tensors["semantic"].long() - 1 if "semantic" in tensors else unpack_map(tensors, "semantic")
     semantic = SemanticMap(labels, first_label=int(tensors["first_label"]), confidence=confidence)
     return BaseOutput(instances, PairStats(tensors["area"], tensors["inter"]), semantic, answers)
 
 
 def pack_target(target: Target) -> Tensors:
     """The tensors that are stored of an image's annotations."""
-    ids, places = np.unique(target.panoptic.ids.cpu().numpy(), return_inverse=True)
     segments = [
         (s.id, s.label, s.isthing, s.area, s.iscrowd, -1 if s.instance is None else s.instance)
         for s in target.panoptic.segments
@@ -173,8 +174,7 @@ def pack_target(target: Target) -> Tensors:
         "boxes": target.boxes,
         "labels": target.labels,
         "instance_ids": target.instance_ids,
-        "ids": torch.from_numpy(ids),
-        "places": torch.from_numpy(places).view(target.panoptic.ids.shape).to(_dtype_for(len(ids))),
+        **pack_map("ids", target.panoptic.ids),
         "segments": torch.tensor(segments, dtype=torch.int64).view(-1, 6),
         "area": relation.area,
         "pan_area": relation.pan_area,
@@ -185,8 +185,7 @@ def pack_target(target: Target) -> Tensors:
 
 def unpack_target(tensors: Tensors) -> Target:
     """The annotations again."""
-    places = tensors["places"]
-    ids = tensors["ids"].index_select(0, places.int().flatten()).view(places.shape)  # 7 times faster than ids[places]
+    ids = tensors["ids"][tensors["places"].long()] if "ids" in tensors else unpack_map(tensors, "ids")  # format 1
     segments = tuple(
         Segment(id_, label, bool(isthing), area, bool(iscrowd), instance=None if instance < 0 else instance)
         for id_, label, isthing, area, iscrowd, instance in tensors["segments"].tolist()
@@ -220,5 +219,19 @@ def unpack_masks(tensors: Tensors) -> MaskCrops:
     return MaskCrops(torch.from_numpy(pixels), windows, (height, width))
 
 
-def _dtype_for(largest: int) -> torch.dtype:
-    return torch.uint8 if largest <= 255 else torch.int32
+def pack_map(name: str, values: Int[Tensor, "h w"]) -> Tensors:
+    """The runs of equal pixels, row by row: which of the map's few values they hold, and how long they are."""
+    flat = values.cpu().numpy().reshape(-1)
+    starts = run_starts(flat)
+    held, runs = np.unique(flat[starts], return_inverse=True)
+    return {
+        f"{name}_values": torch.from_numpy(held),
+        f"{name}_runs": torch.from_numpy(runs.astype(np.uint8 if len(held) <= 256 else np.int32)),
+        f"{name}_lengths": torch.from_numpy(np.diff(starts, append=flat.size).astype(np.int32)),
+    }
+
+
+def unpack_map(tensors: Tensors, name: str) -> Int[Tensor, "h w"]:
+    """The map again."""
+    values, runs, lengths = (tensors[f"{name}_{part}"].numpy() for part in ("values", "runs", "lengths"))
+    return torch.from_numpy(np.repeat(values[runs], lengths).reshape(tensors["mask_size"].tolist()))

@@ -175,3 +175,13 @@ def test_metric_adds_images_up_and_merges():
     rest.update(*images[1])
     part.merge_state(rest)
     assert whole.compute() == part.compute() == (2 / 3, 1.0, 3, 3, 0.0, 1.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(scene=scenes())
+def test_matches_may_come_late_and_only_when_an_order_is_known(scene):
+    instances, stats_, found, matches, target = scene
+    asked = []
+    counts = relation_counts(instances, stats_, found, lambda: asked.append(1) or matches, target, 0.2)
+    assert counts == relation_counts(instances, stats_, found, matches, target, 0.2)
+    assert len(asked) == (counts.known > 0)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoptic_occ.masks import MaskCrops, PairStats, intersections
-from panoptic_occ.occlusion.matching import match_instances
+from panoptic_occ.occlusion.matching import mask_iou, match_instances
 from panoptic_occ.structures import InstanceSet
 
 SIZE = (4, 5)
@@ -56,3 +56,32 @@ def test_iou_of_exactly_the_threshold_matches_and_the_better_score_comes_first()
     annotated = MaskCrops.from_dense(torch.ones((1, 1, 4), dtype=torch.bool))
     assert match_instances(detections(dense, [0.6, 0.8]), annotated).tolist() == [-1, 0]
     assert match_instances(detections(dense, [0.6, 0.8]), annotated, 0.51).tolist() == [-1, -1]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1), st.sampled_from((0.1, 1 / 3, 0.5, 0.75, 1.0)))
+def test_pairs_that_reach_the_threshold_are_exact_and_others_never_seem_to(seed, iou_thr):
+    rng = np.random.default_rng(seed)
+
+    def loose(n):
+        """Boxes with a few holes; the windows may be larger, touch the edge, or be empty."""
+        dense = np.zeros((n, 9, 11), dtype=bool)
+        for mask in dense:
+            top, left = rng.integers(0, 9), rng.integers(0, 11)
+            mask[top : top + rng.integers(0, 9), left : left + rng.integers(0, 11)] = True
+            mask &= rng.random((9, 11)) > rng.choice((0, 0.3))
+        tight = MaskCrops.from_dense(torch.from_numpy(dense))
+        if rng.random() < 0.5:
+            return dense, tight
+        crops = [torch.from_numpy(mask) for mask in dense]
+        return dense, MaskCrops.from_crops(crops, [(0, 0)] * n, (9, 11))
+
+    (one, first), (other, second) = loose(rng.integers(0, 6)), loose(rng.integers(0, 6))
+    common = (one[:, None] & other[None]).sum(axis=(2, 3))
+    union = (one[:, None] | other[None]).sum(axis=(2, 3))
+    exact = common / np.maximum(union, 1)
+    found = mask_iou(first, second, iou_thr).numpy()
+    assert found.shape == exact.shape
+    assert np.array_equal(found >= iou_thr, exact >= iou_thr)
+    assert np.array_equal(found[exact >= iou_thr], exact[exact >= iou_thr])
+    assert np.array_equal(mask_iou(first, second).numpy(), exact)

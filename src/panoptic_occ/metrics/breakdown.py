@@ -88,7 +88,7 @@ class AnnotatedThings:
         thing_of = {number: k for k, number in enumerate([*segments, *alone]) if number}
         stands = np.full(len(detections), -1)
         if len(masks):
-            iou = mask_iou(detections.to("cpu"), masks).numpy()
+            iou = mask_iou(detections.to("cpu"), masks, MATCH_IOU).numpy()
             stands = np.where(iou.max(axis=1) >= MATCH_IOU, iou.argmax(axis=1), -1)
         return AnnotatedThings(target.panoptic, thing_of, binning(PairStats.of(masks)), stands)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -49,32 +49,36 @@ def order_counts(instances: InstanceSet, stats: PairStats, relation: Relation, s
     the order of the scores, and those in ``relation.score_decides``.  Cycles are counted among pairs on which the
     method is not silent; of random answers a quarter of the triples are cycles, of a transitive order none.
     """
-    own_order = relation.order is not None
-    by_rank = torch.argsort(instances.scores, descending=True, stable=True)
-    rank = torch.argsort((by_rank if relation.order is None else relation.order).cpu())
-    pairs = stats.significant(sig_ratio).cpu() & (rank[:, None] > rank[None, :])  # [later, earlier]
-    above = relation.above().cpu()
-    spoken = relation.valid.cpu() & (relation.margin.cpu().abs() > 0) | own_order
-    by_score = ~spoken
+    offered = relation.order
+    if offered is None:
+        offered = torch.argsort(instances.scores, descending=True, stable=True)
+    later = torch.argsort(offered).cpu().numpy()
+    pairs = stats.significant(sig_ratio).cpu().numpy() & (later[:, None] > later[None, :])  # [later, earlier]
+    above = relation.above().cpu().numpy()
+    spoken = pairs if relation.order is not None else pairs & _speaks(relation)
+    by_score = pairs & ~spoken
     if relation.score_decides is not None:
-        by_score |= relation.score_decides.cpu()
-    front = (pairs & above) | (pairs & spoken & ~above).T
+        by_score |= pairs & relation.score_decides.cpu().numpy()
+    front = (pairs & above) | (spoken & ~above).T
     linked = front | front.T
     return OrderCounts(
-        pairs=int(pairs.sum()),
-        by_score=int((pairs & by_score).sum()),
+        pairs=int(np.count_nonzero(pairs)),
+        by_score=int(np.count_nonzero(by_score)),
         triples=_closed_walks(linked) // 6,  # each from three instances in two directions
         cycles=_closed_walks(front) // 3,
         cyclic_images=int(has_cycle(front)),
     )
 
 
-def has_cycle(front: Bool[Tensor, "n n"]) -> bool:
+def has_cycle(front: Bool[Tensor, "n n"] | Bool[np.ndarray, "n n"]) -> bool:
     """Whether following ``front[i, j]`` (i in front of j) can lead back to where it began."""
-    if not front.any():
-        return False
-    components, _ = connected_components(front.numpy(), connection="strong")
-    return bool(components < len(front))
+    left = np.asarray(front)
+    while len(left):
+        inner = left.any(axis=0) & left.any(axis=1)  # a cycle both enters and leaves everyone on it
+        if inner.all():
+            return True
+        left = left[inner][:, inner]
+    return False
 
 
 class OrderProfile(Metric):
@@ -112,7 +116,13 @@ class OrderProfile(Metric):
         )
 
 
-def _closed_walks(edges: Bool[Tensor, "n n"]) -> int:
+def _speaks(relation: Relation) -> Bool[np.ndarray, "n n"]:
+    """Where the method says anything."""
+    speaks: np.ndarray = (relation.valid & (relation.margin.abs() > 0)).cpu().numpy()
+    return speaks
+
+
+def _closed_walks(edges: Bool[np.ndarray, "n n"]) -> int:
     """Walks along three edges that end where they began, counted from each of their instances."""
-    step = edges.long()
+    step = edges.astype(np.float64)  # exact up to 2^53, and many times faster than integers
     return int(((step @ step) * step.T).sum())

@@ -92,11 +92,17 @@ class PanopticQuality(Metric):
 
     def update(
         self,
-        predictions: PanopticMap | Sequence[PanopticMap],
-        targets: PanopticMap | Sequence[PanopticMap],
+        predictions: PanopticMap | Sequence[PanopticMap] | PQCounts,
+        targets: PanopticMap | Sequence[PanopticMap] = (),
         sources: str | Sequence[str] | None = None,
     ) -> None:
-        """Adds one image or several; ``sources`` names them in errors.  Raises as ``panoptic_counts`` does."""
+        """Adds one image or several, or the counts of some, which need no targets.
+
+        ``sources`` names the images in errors.  Raises as ``panoptic_counts`` does.
+        """
+        if isinstance(predictions, PQCounts):
+            self._add(predictions)
+            return
         predictions = [predictions] if isinstance(predictions, PanopticMap) else predictions
         targets = [targets] if isinstance(targets, PanopticMap) else targets
         if sources is None:
@@ -106,9 +112,12 @@ class PanopticQuality(Metric):
         total = PQCounts.zeros(len(self.categories))
         for prediction, target, source in zip(predictions, targets, sources, strict=True):
             total += panoptic_counts(prediction, target, len(self.categories), source)
+        self._add(total)
+
+    def _add(self, counts: PQCounts) -> None:
         for name in _STATES:
             state: Tensor = getattr(self, name)
-            state += torch.from_numpy(getattr(total, name)).to(state.device)
+            state += torch.from_numpy(getattr(counts, name)).to(state.device)
 
     def compute(self) -> PQResult:
         """The scores so far, as fractions; groups without any category that occurs have n = 0 and scores 0."""

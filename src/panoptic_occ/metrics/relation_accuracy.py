@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
@@ -12,7 +14,7 @@ from torchmetrics import Metric
 from panoptic_occ.masks import PairStats
 from panoptic_occ.structures import GroundTruthRelation, InstanceSet, Relation
 
-_STATES = ("known", "pairs", "correct", "score_correct", "area_correct")
+Matches = Int[Tensor, " n"]
 
 
 class RelationCounts(NamedTuple):
@@ -45,37 +47,40 @@ def relation_counts(
     instances: InstanceSet,
     stats: PairStats,
     relation: Relation,
-    matches: Int[Tensor, " n"],
+    matches: Matches | Callable[[], Matches],
     target: GroundTruthRelation,
     sig_ratio: float,
 ) -> RelationCounts:
     """Compares a relation with the annotated order of one image.
 
-    ``matches[n]``: index of the annotation that detection n stands for, -1 without one, one to one.  Annotated pairs
-    count when their order is known at ``sig_ratio`` (majority rule, OCFusion 3.2) and both instances are detected.  The
-    front instance is the one that the fusion would put there: of the two, the one it is offered later lies in front if
-    the relation says so, else the earlier one.  Score: the higher one (earlier) is in front; area: the smaller
-    mask of ``stats``, on a tie the higher score.  Raises ValueError when ``matches`` contradicts the other inputs.
+    ``matches[n]``: index of the annotation that detection n stands for, -1 without one, one to one; or a function that
+    finds them, which is called only if the order of any pair is known.  Annotated pairs count when their order is known
+    at ``sig_ratio`` (majority rule, OCFusion 3.2) and both instances are detected.  The front instance is the one that
+    the fusion would put there: of the two, the one it is offered later lies in front if the relation says so, else the
+    earlier one.  Score: the higher one (earlier) is in front; area: the smaller mask of ``stats``, on a tie the higher
+    score.  Raises ValueError when ``matches`` contradicts the other inputs.
     """
-    matches = matches.cpu()
-    detection = _detection_of(matches, len(instances), len(target))
-    order = target.to("cpu").matrix(sig_ratio, "majority")
-    first, second = (order >= 0).triu(diagonal=1).nonzero().unbind(dim=1)
-    known = len(first)
-    a, b = detection[first], detection[second]
-    detected = (a >= 0) & (b >= 0)
-    a, b = a[detected], b[detected]
-    truth = torch.where(order[first, second][detected] == 1, a, b)
+    order = target.matrix(sig_ratio, "majority").cpu().numpy()
+    front, behind = (order == 1).nonzero()  # 0 in the other direction
+    known = len(front)
+    if callable(matches):
+        if not known:
+            return RelationCounts(0, 0, 0, 0, 0)
+        matches = matches()
+    detection = _detection_of(matches.cpu().numpy(), len(instances), len(target))
+    front, behind = detection[front], detection[behind]
+    detected = (front >= 0) & (behind >= 0)
+    front, behind = front[detected], behind[detected]
 
-    by_score = torch.argsort(instances.scores.cpu(), descending=True, stable=True)
-    offered = by_score if relation.order is None else relation.order.cpu()
-    earlier, later = _sorted_pair(a, b, offered)
-    front = torch.where(relation.above().cpu()[later, earlier], later, earlier)
-    higher, lower = _sorted_pair(a, b, by_score)
-    area = stats.area.cpu()
-    smaller = torch.where(area[lower] < area[higher], lower, higher)
-    hits = (int((guess == truth).sum()) for guess in (front, higher, smaller))
-    return RelationCounts(known, len(truth), *hits)
+    by_score = torch.argsort(instances.scores, descending=True, stable=True).cpu().numpy()
+    offered = by_score if relation.order is None else relation.order.cpu().numpy()
+    turn, rank = _ranks(offered), _ranks(by_score)
+    above = relation.above().cpu().numpy()
+    correct = np.where(turn[front] > turn[behind], above[front, behind], ~above[behind, front])
+    higher = rank[front] < rank[behind]
+    area = stats.area.cpu().numpy()
+    smaller = (area[front] < area[behind]) | (area[front] == area[behind]) & higher
+    return RelationCounts(known, len(front), *(int(np.count_nonzero(hits)) for hits in (correct, higher, smaller)))
 
 
 class RelationAccuracy(Metric):
@@ -88,35 +93,28 @@ class RelationAccuracy(Metric):
     higher_is_better = True
     full_state_update = False
 
-    known: Int64[Tensor, ""]
-    pairs: Int64[Tensor, ""]
-    correct: Int64[Tensor, ""]
-    score_correct: Int64[Tensor, ""]
-    area_correct: Int64[Tensor, ""]
+    counts: Int64[Tensor, " k"]
 
     def __init__(self, sig_ratio: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.sig_ratio = sig_ratio
-        for name in _STATES:
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(len(RelationCounts._fields), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
         self,
         instances: InstanceSet,
         stats: PairStats,
         relation: Relation,
-        matches: Int[Tensor, " n"],
+        matches: Matches | Callable[[], Matches],
         target: GroundTruthRelation,
     ) -> None:
         """Adds one image; see ``relation_counts``."""
         counts = relation_counts(instances, stats, relation, matches, target, self.sig_ratio)
-        for name in _STATES:
-            state: Tensor = getattr(self, name)
-            state += getattr(counts, name)
+        self.counts += torch.tensor(counts, device=self.counts.device)
 
     def compute(self) -> RelationScores:
         """The scores so far, as fractions."""
-        counts = RelationCounts(*(int(getattr(self, name)) for name in _STATES))
+        counts = RelationCounts(*self.counts.tolist())
         return RelationScores(
             accuracy=_share(counts.correct, counts.pairs),
             coverage=_share(counts.pairs, counts.known),
@@ -127,26 +125,25 @@ class RelationAccuracy(Metric):
         )
 
 
-def _detection_of(matches: Int[Tensor, " n"], detections: int, annotations: int) -> Int64[Tensor, " k"]:
+def _detection_of(matches: Int64[np.ndarray, " n"], detections: int, annotations: int) -> Int64[np.ndarray, " k"]:
     """The detection of each annotation, -1 without one."""
-    matched = (matches >= 0).nonzero().flatten()
+    matched = (matches >= 0).nonzero()[0]
     found = matches[matched]
     if len(matches) != detections or len(set(found.tolist())) != len(found) or (found >= annotations).any():
         raise ValueError(
             f"matches {matches.tolist()} must give each of the {detections} detections its own annotation "
             f"(0 .. {annotations - 1}) or -1"
         )
-    detection = torch.full((annotations,), -1, dtype=torch.int64)
+    detection = np.full(annotations, -1)
     detection[found] = matched
     return detection
 
 
-def _sorted_pair(a: Tensor, b: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each pair, the one that comes earlier in ``order`` and the one that comes later."""
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
-    swap = rank[a] > rank[b]
-    return torch.where(swap, b, a), torch.where(swap, a, b)
+def _ranks(order: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The place of everyone in ``order``."""
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return ranks
 
 
 def _share(part: int, whole: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
@@ -12,11 +13,16 @@ from panoptic_occ.structures import InstanceSet
 UNMATCHED = -1
 
 
-def mask_iou(first: MaskCrops, second: MaskCrops) -> Float64[Tensor, "n k"]:
-    """Intersection over union of every mask of ``first`` with every mask of ``second``, on the CPU."""
-    common = intersections(first, second)
-    union = first.area[:, None] + second.area[None, :] - common
-    return (common.double() / union.clamp(min=1)).cpu()
+def mask_iou(first: MaskCrops, second: MaskCrops, iou_thr: float = 0.0) -> Float64[Tensor, "n k"]:
+    """Intersection over union of every mask of ``first`` with every mask of ``second``, on the CPU.
+
+    Pairs below ``iou_thr`` may be given as 0: most cannot reach it, as their areas and windows tell without a look at
+    the pixels.
+    """
+    areas = first.area.cpu().numpy()[:, None], second.area.cpu().numpy()[None, :]
+    most = np.minimum(np.minimum(*areas), _common_windows(first, second))
+    possible = torch.from_numpy(_iou(most, *areas) >= iou_thr) if iou_thr > 0 else None
+    return torch.from_numpy(_iou(intersections(first, second, possible).cpu().numpy(), *areas))
 
 
 def match_instances(instances: InstanceSet, masks: MaskCrops, iou_thr: float = 0.5) -> Int[Tensor, " n"]:
@@ -25,12 +31,31 @@ def match_instances(instances: InstanceSet, masks: MaskCrops, iou_thr: float = 0
     One to one and without regard to class: by falling score (stable) each detection takes the free annotation of
     highest mask IoU, if that is ``iou_thr`` or more.
     """
-    matches = torch.full((len(instances),), UNMATCHED, dtype=torch.int64)
+    matches = np.full(len(instances), UNMATCHED, dtype=np.int64)
     if len(instances) and len(masks):
-        iou = mask_iou(instances.masks, masks)
-        for i in torch.argsort(instances.scores, descending=True, stable=True).tolist():
+        iou = mask_iou(instances.masks, masks, iou_thr).numpy()
+        able = (iou >= iou_thr) & (iou > 0)
+        order = torch.argsort(instances.scores, descending=True, stable=True).cpu().numpy()
+        for i in order[able[order].any(axis=1)].tolist():
             best = int(iou[i].argmax())
-            if iou[i, best] >= iou_thr and iou[i, best] > 0:
+            if able[i, best]:
                 matches[i] = best
-                iou[:, best] = -1  # taken
-    return matches.to(instances.scores.device)
+                iou[:, best], able[:, best] = -1, False  # taken
+    return torch.from_numpy(matches).to(instances.scores.device)
+
+
+def _common_windows(first: MaskCrops, second: MaskCrops) -> Int[np.ndarray, "n k"]:
+    """Pixels that the windows of two masks share."""
+    near, far = first.windows.numpy()[:, None], second.windows.numpy()[None]
+    low = np.maximum(near[..., :2], far[..., :2])
+    high = np.minimum(near[..., :2] + near[..., 2:], far[..., :2] + far[..., 2:])
+    pixels: np.ndarray = np.maximum(high - low, 0).prod(axis=2)
+    return pixels
+
+
+def _iou(
+    common: Int[np.ndarray, "n k"], first: Int[np.ndarray, "n 1"], second: Int[np.ndarray, "1 k"]
+) -> Float64[np.ndarray, "n k"]:
+    """Quotients of integers, so that more common pixels never give a smaller one."""
+    iou: np.ndarray = common / np.maximum(first + second - common, 1)
+    return iou

@@ -39,11 +39,10 @@ def difference(prediction_a: PanopticMap, prediction_b: PanopticMap, target: Pan
     # Objects as small integers: 0 is VOID, so that two VOID pixels are the same and a VOID target has no owner.
     numbers = {key: n for n, key in enumerate(dict.fromkeys(key for keys in linked for key in keys), start=1)}
     owner, a, b = (
-        np.array([0, *(numbers[key] for key in keys)])[segment_index(panoptic)]
+        np.array([0, *(numbers[key] for key in keys)]).take(segment_index(panoptic))
         for keys, panoptic in zip(linked, maps, strict=True)
     )
-    crowds = [number for key, number in numbers.items() if key[1] == CROWD]
-    judged = (owner != 0) & ~np.isin(owner, crowds)
+    judged = np.array([False, *(key[1] != CROWD for key in numbers)]).take(owner)
     differ = a != b
     kind = np.where(differ, NEITHER, SAME).astype(np.uint8)
     kind[differ & judged & (b == owner)] = FIXED

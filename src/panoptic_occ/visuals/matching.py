@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from panoptic_occ.data.segment_runs import positions, run_starts
 from panoptic_occ.structures import PanopticMap
 
 ObjectKey = tuple[int, int]
@@ -19,12 +20,12 @@ CROWD = -1
 def segment_index(panoptic: PanopticMap) -> Int[np.ndarray, "h w"]:
     """Per pixel 1 + the position of its segment in ``panoptic.segments``; 0 for VOID and for ids without a segment."""
     ids = panoptic.ids.cpu().numpy()
-    known = np.array([segment.id for segment in panoptic.segments], dtype=np.int64)
-    if not len(known):
-        return np.zeros(ids.shape, dtype=np.int64)
-    order = np.argsort(known, kind="stable")
-    place = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
-    return np.where((known[place] == ids) & (ids != 0), place + 1, 0)
+    number = {segment.id: k for k, segment in reversed(list(enumerate(panoptic.segments, start=1)))} | {0: 0}
+    starts = run_starts(ids.reshape(-1))  # a few per cent of the pixels
+    known = sorted(number)
+    place, listed = positions(ids.reshape(-1)[starts], np.array(known))
+    of_run = np.array([number[value] for value in known])[place] * listed
+    return np.repeat(of_run, np.diff(starts, append=ids.size)).reshape(ids.shape)
 
 
 def link(maps: Sequence[PanopticMap]) -> list[list[ObjectKey]]:
