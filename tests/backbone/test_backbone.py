@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from panoptic_occ.backbone.resnet import resnet_fpn
+from panoptic_occ.backbone.resnet import FrozenNorm, resnet_fpn
 from panoptic_occ.backbone.small import SmallFPN
 from panoptic_occ.errors import ConfigError
 
@@ -23,8 +23,23 @@ def test_pyramid(make) -> None:  # type: ignore[no-untyped-def]
 
 def test_norms() -> None:
     kinds = {norm: {type(m) for m in resnet_fpn("resnet18", norm=norm).modules()} for norm in ("frozen", "batch")}  # type: ignore[arg-type]
-    assert FrozenBatchNorm2d in kinds["frozen"] and nn.BatchNorm2d not in kinds["frozen"]
-    assert nn.BatchNorm2d in kinds["batch"] and FrozenBatchNorm2d not in kinds["batch"]
+    assert FrozenNorm in kinds["frozen"] and nn.BatchNorm2d not in kinds["frozen"]
+    assert nn.BatchNorm2d in kinds["batch"] and FrozenNorm not in kinds["batch"]
+
+
+def test_frozen_norm_is_torchvisions_with_and_without_a_gradient() -> None:
+    torch.manual_seed(0)
+    reference, own = FrozenBatchNorm2d(6, eps=0.1), FrozenNorm(6, eps=0.1)
+    for name, buffer in reference.named_buffers():
+        buffer.uniform_(0.2, 3) if name == "running_var" else buffer.normal_()
+    own.load_state_dict(reference.state_dict())
+    x = torch.randn(2, 6, 5, 4, requires_grad=True)
+    expected = reference(x)
+    assert torch.equal(own(x), expected) and own(x).requires_grad
+    with torch.no_grad():
+        for layout in (torch.contiguous_format, torch.channels_last):
+            torch.testing.assert_close(own(x.contiguous(memory_format=layout)), expected)
+        assert torch.equal(own(x.bfloat16()), reference(x.bfloat16()))
 
 
 @pytest.mark.parametrize(

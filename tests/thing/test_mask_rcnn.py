@@ -125,12 +125,38 @@ def test_detections_are_ranked_cut_and_placed_in_the_original_frame() -> None:
     assert set(same.labels.tolist()) <= {0, 1}
 
 
+def test_the_mask_head_sees_only_what_enters_the_map() -> None:
+    branch = make_branch(score_thr=0.0).eval()
+    batch, features = make_batch([make_target([[8, 8, 40, 40]], [0])] * 2), make_features(2)
+    every = branch.find(features, batch, 0.0)
+    thr = float(torch.cat([r.scores for r in every]).sort(descending=True).values[4])
+    seen: list[int] = []
+    for layer in (branch.roi_heads.mask_roi_pool, branch.roi_heads.mask_head, branch.roi_heads.mask_predictor):
+        layer.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
+    found = branch.detect(features, batch, thr, frozenset())
+    assert sum(map(len, every)) > 10 and [sum(map(len, found))] * 3 == [5] * 3 == seen
+
+
 def test_positives_match_annotations_and_contain_them() -> None:
     branch = make_branch().eval()
     target = make_target([[8, 8, 40, 40], [24, 24, 60, 60]], [0, 1])
     ((instances, matches),) = branch.positives(make_features(1), make_batch([target]), frozenset())
     assert set(matches.tolist()) == {0, 1}  # the annotated boxes themselves are among the proposals
     assert torch.equal(instances.labels, target.labels[matches])
+
+
+def test_only_the_wanted_proposals_get_masks_and_sampling_stays_the_same() -> None:
+    branch = make_branch().eval()
+    batch = make_batch([make_target([[8, 8, 40, 40], [24, 24, 60, 60]], [0, 1]), make_target([], [])])
+    wanted = [torch.tensor([False, True]), torch.zeros(0, dtype=torch.bool)]
+    torch.manual_seed(3)
+    (every, matches), nothing = branch.positives(make_features(2), batch, frozenset())
+    torch.manual_seed(3)
+    (some, chosen), still_nothing = branch.positives(make_features(2), batch, frozenset(), wanted)
+    assert 0 < len(some) < len(every) and (chosen == 1).all()
+    assert torch.equal(some.boxes, every.boxes[matches == 1]) and torch.equal(some.labels, every.labels[matches == 1])
+    torch.testing.assert_close(some.soft, every.soft[matches == 1])
+    assert len(nothing[0]) == len(still_nothing[0]) == 0
 
 
 def test_masks_per_image_caps_the_mask_loss_only() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from panoptic_occ.thing.pooling import PyramidRoIAlign, sample_rois
+from panoptic_occ.thing.pooling import PyramidRoIAlign, align_rois, bag_rois, sample_rois
 
 
 def pyramid(channels: int = 3, size: int = 256) -> dict[str, torch.Tensor]:
@@ -56,3 +56,80 @@ def test_sampling_equals_roi_align_and_its_gradient(aligned: bool, ratio: int) -
 def test_no_boxes() -> None:
     pooled = PyramidRoIAlign(7)(pyramid(), [torch.zeros(0, 4), torch.zeros(0, 4)])
     assert pooled.shape == (0, 3, 7, 7)
+
+
+def any_boxes(count: int, size: float) -> torch.Tensor:
+    """Boxes of every kind, sorted by the image they lie in: usual, tiny, on the border, beyond the edge, turned."""
+    corners = torch.rand(count, 4) * 1.6 * size - 0.3 * size
+    boxes = torch.cat([torch.minimum(corners[:, :2], corners[:, 2:]), torch.maximum(corners[:, :2], corners[:, 2:])], 1)
+    boxes[::5, 2:] = boxes[::5, :2] + torch.rand(len(boxes[::5]), 2)  # less than a cell, some less than a bin
+    boxes[1::5] = boxes[1::5].clamp(0, size)  # up to the border
+    boxes[2::5] = boxes[2::5].round()
+    boxes[3] = torch.tensor([0, 0, size, size])
+    boxes[4] = torch.tensor([size, size, size, size])
+    boxes[6] = boxes[6, [2, 3, 0, 1]]  # no network of ours gives it; it must not read other memory
+    return torch.cat([torch.randint(0, 3, (count, 1)).sort(dim=0).values.float(), boxes], dim=1)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("ratio", [1, 2, 3])
+@pytest.mark.parametrize("bins", [1, 7, 14])
+def test_bags_equal_roi_align(aligned: bool, ratio: int, bins: int) -> None:
+    torch.manual_seed(bins + ratio)
+    for height, width, scale in ((32, 32, 0.25), (11, 23, 0.125), (1, 5, 0.25)):
+        rois = any_boxes(60, max(height, width) / scale)
+        feature = torch.randn(3, 5, height, width)
+        expected = roi_align(feature, rois, bins, scale, ratio, aligned)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            found = bag_rois(feature.contiguous(memory_format=layout), rois, bins, scale, ratio, aligned)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bags_of_no_boxes() -> None:
+    assert bag_rois(torch.randn(1, 4, 8, 8), torch.zeros(0, 5), 7, 0.25, 2, True).shape == (0, 4, 7, 7)
+
+
+def test_gradients_are_sampled_and_all_else_is_read_in_bags(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for function in (sample_rois, bag_rois):
+        name = function.__name__
+        monkeypatch.setattr(
+            f"panoptic_occ.thing.pooling.{name}",
+            lambda *args, _name=name, _function=function, **kwargs: taken.append(_name) or _function(*args, **kwargs),
+        )
+    rois, feature = torch.tensor([[0.0, 4.0, 4.0, 20.0, 20.0]]), torch.randn(1, 2, 8, 8)
+    settings = (7, 0.25, 2, True)
+    plain = align_rois(feature, rois, *settings)
+    assert taken.pop() == "bag_rois" and not plain.requires_grad
+    feature.requires_grad_()
+    sampled = align_rois(feature, rois, *settings)
+    assert taken.pop() == "sample_rois" and sampled.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(align_rois(feature, rois, *settings), sampled.detach(), atol=1e-5, rtol=0)
+    assert taken.pop() == "bag_rois"
+
+
+def test_gradient_of_a_pyramid_equals_torchvision() -> None:
+    boxes = [
+        torch.tensor([[3.0, 4.0, 40.0, 60.0], [8.0, 0.0, 250.0, 250.0]]),
+        torch.tensor([[10.0, 10.0, 130.0, 125.0]]),
+    ]
+    weight = torch.randn(3, 3, 7, 7, generator=torch.Generator().manual_seed(4))
+    gradients = []
+    for pool in (PyramidRoIAlign(7, 2, aligned=False), MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)):
+        features = {name: level.requires_grad_() for name, level in pyramid().items()}
+        (pool(features, boxes, [(256, 256)] * 2) * weight).sum().backward()
+        gradients.append([features[name].grad for name in "0123"])
+    for own, reference in zip(*gradients, strict=True):
+        assert (own is None) == (reference is None or not reference.any())
+        if own is not None:
+            torch.testing.assert_close(own, reference, atol=1e-4, rtol=1e-4)
+
+
+def test_half_precision_keeps_its_type_and_the_boxes_theirs() -> None:
+    ramp = (torch.arange(300) - 256.0).expand(1, 1, 4, 300)  # column x holds x - 256
+    box = torch.tensor([[0.0, 1021.0, 4.0, 1027.0, 12.0]])  # bfloat16 would make 1020 and 1024 of its sides
+    found = align_rois(ramp.bfloat16(), box, 1, 0.25, 2, True)
+    assert found.dtype == torch.bfloat16
+    assert found.item() == pytest.approx(1024 / 4 - 0.5 - 256, abs=0.05)

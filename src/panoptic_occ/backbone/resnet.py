@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
+
+class FrozenNorm(FrozenBatchNorm2d):
+    """torchvision's BatchNorm of fixed statistics, which without a gradient runs as one kernel instead of two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(x - mean) / sqrt(var + eps) * weight + bias``, channel by channel."""
+        if torch.is_grad_enabled() or x.dtype != self.weight.dtype:  # half precision comes out in full precision here
+            normed: Tensor = super().forward(x)
+            return normed
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenNorm, "batch": nn.BatchNorm2d}
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 

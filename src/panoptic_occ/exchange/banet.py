@@ -25,7 +25,7 @@ from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
 from panoptic_occ.exchange.roi_inlay import roi_inlay
 from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
-from panoptic_occ.thing.base import Rois, ThingBranch
+from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 from panoptic_occ.thing.pooling import SEMANTIC
 
@@ -123,13 +123,19 @@ class FeatureAggregation(Exchange):
 
     @torch.no_grad()
     def positives(
-        self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch, requires: frozenset[str]
+        self,
+        thing: ThingBranch,
+        stuff: StuffBranch,
+        features: Pyramids,
+        batch: Batch,
+        requires: frozenset[str],
+        wanted: Wanted = None,
     ) -> list[tuple[InstanceSet, Tensor]]:
         """Positive proposals, seen with S2I as at test."""
         if self.phi is None:
-            return super().positives(thing, stuff, features, batch, requires)
+            return super().positives(thing, stuff, features, batch, requires, wanted)
         semantic = _semantic_head(stuff).trunk(features.stuff)
-        return _mask_rcnn(thing).positives(self.seen_by_things(features.thing, semantic), batch, requires)
+        return _mask_rcnn(thing).positives(self.seen_by_things(features.thing, semantic), batch, requires, wanted)
 
     def seen_by_things(self, features: dict[str, Tensor], semantic: Float[Tensor, "b s h4 w4"]) -> dict[str, Tensor]:
         """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box.

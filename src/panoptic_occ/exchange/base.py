@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
 from panoptic_occ.stuff.base import StuffBranch
-from panoptic_occ.thing.base import ThingBranch
+from panoptic_occ.thing.base import ThingBranch, Wanted
 
 STUFF = "stuff/"
 
@@ -64,7 +64,13 @@ class Exchange(nn.Module):
         )
 
     def positives(
-        self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch, requires: frozenset[str]
+        self,
+        thing: ThingBranch,
+        stuff: StuffBranch,
+        features: Pyramids,
+        batch: Batch,
+        requires: frozenset[str],
+        wanted: Wanted = None,
     ) -> list[tuple[InstanceSet, Tensor]]:
         """Positive proposals with their annotations, which train the occlusion module in stage 2."""
-        return thing.positives(features.thing, batch, requires)
+        return thing.positives(features.thing, batch, requires, wanted)

@@ -32,7 +32,7 @@ from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
 from panoptic_occ.structures import Batch, InstanceSet, SemanticMap, Target
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
-from panoptic_occ.thing.base import Rois, ThingBranch
+from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
 from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
 from panoptic_occ.thing.pooling import sample_rois
 
@@ -150,13 +150,19 @@ class IterativeProjection(Exchange):
 
     @torch.no_grad()
     def positives(
-        self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch, requires: frozenset[str]
+        self,
+        thing: ThingBranch,
+        stuff: StuffBranch,
+        features: Pyramids,
+        batch: Batch,
+        requires: frozenset[str],
+        wanted: Wanted = None,
     ) -> list[tuple[InstanceSet, Tensor]]:
         """Positive proposals with the masks m_T; the canvas shows the detections, as it will at test time."""
         if self.iterations == 0:
-            return super().positives(thing, stuff, features, batch, requires)
+            return super().positives(thing, stuff, features, batch, requires, wanted)
         detector = box_branch(thing)
-        rois = detector.positive_rois(features.thing, batch)
+        rois = detector.positive_rois(features.thing, batch, wanted)
         found = detector.find(features.thing, batch, conf_thr=0.0)
         refined = self.refine(detector, dense_head(stuff), features, rois, found)
         return detector.matched(rois, detector.soft_masks(refined.masks[-1], rois), refined.pooled, batch, requires)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from panoptic_occ.categories import Categories
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.structures import VOID_LABEL, Batch, SemanticMap
+from panoptic_occ.stuff.label_map import full_logits, most_likely, upsample
 
 Things = Literal["collapsed", "dense", "none"]
 LossNorm = Literal["valid", "all"]
@@ -95,23 +95,25 @@ class StuffHead(StuffBranch):
         """Maps at the original sizes from logits at stride 4; the padding is cut off before anything is resized."""
         maps = []
         for own, sample, inside in zip(logits, batch.samples, batch.sizes, strict=True):
-            full = upsample(own[None])[..., : inside[0], : inside[1]]
-            if tuple(inside) != tuple(sample.original_size):
-                full = F.interpolate(full, size=sample.original_size, mode="bilinear", align_corners=False)
-            seen = semantic_map(full[0], self.first_label, self.num_things)
-            maps.append(seen if "semantic_logits" in requires else replace(seen, logits=None))
+            if "semantic_logits" in requires:
+                full = full_logits(own, inside, sample.original_size)
+                maps.append(semantic_map(full, self.first_label, self.num_things))
+            else:
+                channels = most_likely(own, inside, sample.original_size)
+                labels = stuff_labels(channels, self.first_label, self.num_things)
+                maps.append(SemanticMap(labels, first_label=self.first_label))
         return maps
 
 
 def semantic_map(logits: Float[Tensor, "c h w"], first_label: int, num_things: int) -> SemanticMap:
     """The most likely class of every pixel where that is stuff, with the logits."""
-    label = logits.argmax(dim=0) + first_label
-    return SemanticMap(torch.where(label < num_things, VOID_LABEL, label), logits, first_label)
+    return SemanticMap(stuff_labels(logits.argmax(dim=0), first_label, num_things), logits, first_label)
 
 
-def upsample(logits: Float[Tensor, "b c h4 w4"]) -> Float[Tensor, "b c h w"]:
-    """From stride 4 to pixels (float32)."""
-    return F.interpolate(logits.float(), scale_factor=4, mode="bilinear", align_corners=False)
+def stuff_labels(channels: Int[Tensor, "h w"], first_label: int, num_things: int) -> Int[Tensor, "h w"]:
+    """Contiguous labels of winning channels, ``VOID_LABEL`` where a thing wins."""
+    labels = channels + first_label
+    return labels.masked_fill(labels < num_things, VOID_LABEL)
 
 
 def semantic_target(batch: Batch) -> Int[Tensor, "b h w"]:

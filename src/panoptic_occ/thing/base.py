@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.errors import ConfigError
@@ -35,6 +35,8 @@ class Rois:
 
 Classify = Callable[[dict[str, Tensor], Batch, Sequence[Tensor]], list[Rois]]
 """A branch's own classes and scores for given boxes of every image (network frame)."""
+Wanted = Sequence[Bool[Tensor, " k"]] | None
+"""Of every image the annotations whose proposals are asked for; None: of all."""
 RoiChange = Callable[[Sequence[Rois], dict[str, Tensor], Batch, Classify], list[Rois]]
 """Regions in place of those that a branch has found, before masks are made in them."""
 
@@ -55,7 +57,7 @@ class ThingBranch(nn.Module):
         raise NotImplementedError
 
     def positives(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str]
+        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str], wanted: Wanted = None
     ) -> list[tuple[InstanceSet, Tensor]]:
         """Positive proposals of a training batch with the index of their annotation, masks in the network's frame."""
         raise NotImplementedError

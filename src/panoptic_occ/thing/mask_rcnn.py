@@ -19,7 +19,7 @@ from torchvision.ops import roi_align
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.structures import Batch, InstanceSet, Target
-from panoptic_occ.thing.base import RoiChange, Rois, ThingBranch
+from panoptic_occ.thing.base import RoiChange, Rois, ThingBranch, Wanted
 from panoptic_occ.thing.paste import paste_masks
 from panoptic_occ.thing.pooling import PyramidRoIAlign
 
@@ -162,22 +162,26 @@ class MaskRCNN(ThingBranch):
 
     @torch.no_grad()
     def positives(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str]
+        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str], wanted: Wanted = None
     ) -> list[tuple[InstanceSet, Int[Tensor, " n"]]]:
         """Sampled proposals with IoU >= 0.5 to an annotation (annotated boxes included), with the mask of its class."""
-        rois = self.positive_rois(features, batch)
+        rois = self.positive_rois(features, batch, wanted)
         pooled = self.pool(features, rois)
         logits = self.mask_logits(self.mask_features(pooled))
         return self.matched(rois, self.soft_masks(logits, rois), pooled, batch, requires)
 
     @torch.no_grad()
-    def positive_rois(self, features: dict[str, Tensor], batch: Batch) -> list[Rois]:
-        """All sampled positive proposals of every image, with their annotations."""
+    def positive_rois(self, features: dict[str, Tensor], batch: Batch, wanted: Wanted = None) -> list[Rois]:
+        """The sampled positive proposals of every image with their annotations; sampling ignores ``wanted``."""
         proposals, _ = self.rpn(_image_list(batch), _pyramid(features))
         targets = self._torchvision_targets(batch)
         proposals, matches, labels, _ = self.roi_heads.select_training_samples(proposals, targets)
+        positive = [label > 0 for label in labels]
+        for keep, want, match in zip(positive, wanted or (), matches, strict=wanted is not None):
+            keep &= F.pad(want.to(keep.device), (0, 1))[match]  # an image without annotations matches its first one
         return [
-            _rois(*parts, (parts[1] > 0).nonzero().flatten()) for parts in zip(proposals, labels, matches, strict=True)
+            _rois(boxes, label, match, keep.nonzero().flatten())
+            for boxes, label, match, keep in zip(proposals, labels, matches, positive, strict=True)
         ]
 
     def pool(self, features: dict[str, Tensor], rois: Sequence[Rois]) -> Float[Tensor, "n c 14 14"]:
