@@ -9,9 +9,9 @@ from torchvision.ops import nms
 
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.masks import MaskCrops, PairStats, meetings
 from panoptic_occ.metrics.relation_accuracy import relation_counts
-from panoptic_occ.occlusion.banet import AppearanceOrder, answers, duplicates, mean_colors
+from panoptic_occ.occlusion.banet import AppearanceOrder, answers, common_colors, duplicates, mean_colors
 from panoptic_occ.structures import Context, GroundTruthRelation, InstanceSet
 from panoptic_occ.testing import toy_categories
 
@@ -468,3 +468,28 @@ def test_choices_that_do_not_exist_or_do_not_go_together(options, message):
 def test_the_image_must_have_the_size_of_the_masks(image):
     with pytest.raises(ValueError, match=r"needs context.image of shape \(3, 1, 4\), got"):
         ask(image, two_colors()[1])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_common_colors_against_a_visit_to_every_pixel(seed):
+    """Random masks with holes, of one pixel and of whole rows, at the border of the picture and inside."""
+    rng = np.random.default_rng(seed)
+    n, height, width = int(rng.integers(0, 7)), int(rng.integers(1, 12)), int(rng.integers(1, 12))
+    dense = np.zeros((n, height, width), dtype=bool)
+    for mask in dense:
+        top, left = rng.integers(height), rng.integers(width)
+        part = mask[top : top + rng.integers(1, height + 1), left : left + rng.integers(1, width + 1)]
+        part[:] = rng.random(part.shape) < rng.choice([0.3, 0.8, 1.0])
+    image = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
+    image[:, rng.random((height, width)) < 0.2] = 0
+    masks = MaskCrops.from_dense(torch.from_numpy(dense))
+    common = torch.from_numpy((dense[:, None] & dense[None]).any(axis=(2, 3))).triu(diagonal=1)
+    found = meetings(masks, masks, common)
+    colors = common_colors(torch.from_numpy(image), masks, found)
+    assert colors.shape == (int(common.sum()), 3)
+    for color, i, j in zip(colors.numpy(), found.first, found.second, strict=True):
+        units = []
+        for y, x in np.argwhere(dense[i] & dense[j]):
+            rgb = image[:, y, x].astype(np.float64)
+            units.append(rgb / np.linalg.norm(rgb) if rgb.any() else rgb)
+        assert np.abs(color - np.mean(units, axis=0)).max() < 1e-12

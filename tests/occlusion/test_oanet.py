@@ -377,7 +377,7 @@ class TestSettings:
         [
             ({"conv": "gcn"}, r"occlusion\.conv='gcn' is unknown; did you mean 'gcn7'"),
             ({"conflict": "instances"}, r"occlusion\.conflict='instances' is unknown; did you mean 'instance'"),
-            ({"init": "dirac"}, r"occlusion\.init='dirac' is unknown; .*allowed: kaiming, identity"),
+            ({"init": "dirac"}, r"occlusion\.init='dirac' is unknown; .*allowed: identity, kaiming"),
             ({"stride": 2}, r"occlusion\.stride=2 is unknown; .*allowed: 1, 4"),
         ],
     )

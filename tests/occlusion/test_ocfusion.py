@@ -72,7 +72,7 @@ class TestHead:
         head = model.head.double()
         x = torch.randn(6, 5, 14, 14, dtype=torch.float64, generator=generator())
         pairs = torch.cartesian_prod(torch.arange(6), torch.arange(6))
-        above, below = head.first_halves(x)
+        above, below = head.first_halves(x, x)
         joined = head.conv1(torch.cat([x[pairs[:, 0]], x[pairs[:, 1]]], dim=1))
         assert (above[pairs[:, 0]] + below[pairs[:, 1]] - joined).abs().max() < 1e-13
         gradients = []
@@ -88,19 +88,23 @@ class TestHead:
     def test_the_split_is_taken_only_for_many_pairs(self, model, monkeypatch):
         calls = []
         halves = model.head.first_halves
-        monkeypatch.setattr(model.head, "first_halves", lambda x: calls.append(len(x)) or halves(x))
+
+        def counted(firsts, seconds):
+            calls.append((len(firsts), len(seconds)))
+            return halves(firsts, seconds)
+
+        monkeypatch.setattr(model.head, "first_halves", counted)
         x = torch.randn(10, 5, 14, 14)
-        pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-        model.head(x, pairs[:10])  # among 4 instances: 10 is not more than 2.5 * 4
+        model.head(x, torch.tensor([[1, 2], [2, 1], [3, 2]]))  # 3 of 3 and 2 instances: not over 1.25 * 2.5
         assert calls == []
-        model.head(x, pairs[:11])
-        assert calls == [4]
+        model.head(x, torch.tensor([[1, 2], [1, 4], [3, 2], [3, 4]]))  # 4 of 2 and 2
+        assert calls == [(2, 2)]
 
     def test_chunks_change_nothing(self, model, monkeypatch):
         x = torch.randn(5, 5, 14, 14)
         pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
         whole = model.head(x, pairs)
-        monkeypatch.setattr(ocfusion, "PAIRS_AT_ONCE", 4)
+        monkeypatch.setitem(ocfusion.PAIRS_AT_ONCE, "cpu", 4)
         torch.testing.assert_close(model.head(x, pairs), whole, rtol=1e-4, atol=1e-6)
 
     def test_unused_instances_change_nothing(self, model):

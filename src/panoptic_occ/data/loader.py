@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +23,7 @@ from panoptic_occ.data.sampling import Item
 from panoptic_occ.errors import DataError
 from panoptic_occ.structures import Sample
 
+_GRACE = 20  # seconds that a worker goes on after SIGTERM
 _ALIGNMENT = 64
 
 
@@ -86,6 +88,7 @@ def sample_loader(
         **order,
         num_workers=num_workers,
         collate_fn=_collate,
+        worker_init_fn=_outlive_signals,
         persistent_workers=persistent_workers and num_workers > 0,
         pin_memory=num_workers > 0 and torch.cuda.is_available(),
         # A private generator: by default every new iterator draws from torch's global one, which would make the random
@@ -137,6 +140,14 @@ def _collate(results: list[Sample | DataError]) -> list[Sample] | Packed | DataE
             return result
         samples.append(result)
     return samples if get_worker_info() is None else pack(samples)
+
+
+def _outlive_signals(worker: int) -> None:
+    """SLURM signals all processes of a job; the workers go on until the one that they work for has stopped in peace."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    # not ignored: it is also how a worker that hangs is ended
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 def _received(batch: list[Sample] | Packed | DataError) -> list[Sample]:

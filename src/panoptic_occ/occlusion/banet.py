@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -22,9 +23,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from panoptic_occ.errors import ConfigError, did_you_mean
-from panoptic_occ.masks import MaskCrops, PairStats, intersections
+from panoptic_occ.masks import MaskCrops, Meetings, PairStats, intersections, meetings
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.occlusion.claims import atoms, give_away, shared
+from panoptic_occ.occlusion.claims import atoms, give_away
 from panoptic_occ.occlusion.order import Pair, acyclic, ranked_pairs, topological_order
 from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
 
@@ -194,33 +195,56 @@ def margins(
 ) -> Float[Tensor, "n n"]:
     """f(i, M_i & M_j) - f(j, M_i & M_j) of the asked pairs in float64, 0 for ties and elsewhere."""
     margin = colors.new_zeros(asked.shape)
-    pairs = asked.triu(diagonal=1).nonzero()
-    if len(pairs) == 0:
-        return margin
-    items, means = list(masks), []
-    for i, j in pairs.tolist():
-        window, mine, other = shared(items[i], items[j])
-        means.append(unit_colors(image[:, *window][:, mine & other]).mean(dim=1))
-    first, second = pairs.unbind(dim=1)
-    ahead = (torch.stack(means) * (colors[first] - colors[second])).sum(dim=1)
+    met = meetings(masks, masks, asked.triu(diagonal=1).cpu())
+    first, second = (torch.from_numpy(index).to(asked.device) for index in (met.first, met.second))
+    ahead = (common_colors(image, masks, met).to(colors.device) * (colors[first] - colors[second])).sum(dim=1)
     ahead = torch.where(ahead.abs() < EPS, 0, ahead)
     margin[first, second], margin[second, first] = ahead, -ahead
     return margin
 
 
-def unit_colors(pixels: Int[Tensor, "3 x"]) -> Float[Tensor, "3 x"]:
+def common_colors(image: Int[Tensor, "3 h w"], masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
+    """Mean unit colour of the pixels that both masks of a pair cover, of which there are some; on the CPU.
+
+    A row of common pixels is a few runs, and the sum over a run is a difference of two sums from the start of the row:
+    a pixel's colour is read once for all pairs, and a pair reads the ends of its runs.
+    """
+    if not len(pairs.first):
+        return torch.zeros((0, 3), dtype=torch.float64)
+    (top, left), (bottom, right) = pairs.rectangles[:, :2].min(axis=0), pairs.rectangles[:, 2:].max(axis=0)
+    colors = unit_colors(image[:, top:bottom, left:right].cpu())
+    sums = F.pad(colors, (1, 0)).cumsum(dim=2).flatten(1).numpy()
+    stride = right - left + 1
+    crops, corners = masks.arrays(), masks.windows.tolist()
+    means = []
+    for i, j, (y0, x0, y1, x1) in zip(
+        pairs.first.tolist(), pairs.second.tolist(), pairs.rectangles.tolist(), strict=True
+    ):
+        one, other = (
+            crops[k][y0 - y : y1 - y, x0 - x : x1 - x] for k, (y, x, _, _) in ((i, corners[i]), (j, corners[j]))
+        )
+        common = np.zeros((y1 - y0, x1 - x0 + 2), dtype=bool)
+        np.logical_and(one, other, out=common[:, 1:-1])
+        y, x = np.divmod(np.flatnonzero(common[:, 1:] != common[:, :-1]), x1 - x0 + 1)  # starts and ends in turn
+        ends = (y + y0 - top) * stride + x + x0 - left
+        start, stop = ends[::2], ends[1::2]
+        means.append((sums[:, stop] - sums[:, start]).sum(axis=1) / (stop - start).sum())
+    return torch.from_numpy(np.stack(means))
+
+
+def unit_colors(pixels: Int[Tensor, "3 ..."]) -> Float[Tensor, "3 ..."]:
     """u: the RGB of every pixel divided by its length (float64); black stays 0."""
     rgb = pixels.double()
-    return rgb / rgb.square().sum(dim=0).sqrt().clamp(min=1)  # any colour but black is at least 1 long
+    return rgb * rgb.square().sum(dim=0).clamp(min=1).rsqrt()  # any colour but black is at least 1 long
 
 
 def answers(
     margin: Float[Tensor, "n n"], asked: Bool[Tensor, "n n"], scores: Sequence[float], ranking: Sequence[int]
 ) -> list[Pair]:
     """(above, below) of every asked pair, by the pair's higher score, then its lower one, then the ranking."""
-    lead = margin.cpu()
+    ahead = (margin >= 0).tolist()
     pairs = sorted(ranked_pairs(asked, ranking), key=lambda pair: (-scores[pair[0]], -scores[pair[1]]))
-    return [(i, j) if lead[i, j] >= 0 else (j, i) for i, j in pairs]
+    return [(i, j) if ahead[i][j] else (j, i) for i, j in pairs]
 
 
 def assign_atoms(
@@ -260,8 +284,8 @@ def _by_atoms(
 def _matrix(pairs: Iterable[Pair], like: Bool[Tensor, "n n"]) -> Bool[Tensor, "n n"]:
     """True for the pairs, in both directions."""
     matrix = torch.zeros_like(like)
-    for i, j in pairs:
-        matrix[i, j] = matrix[j, i] = True
+    index = torch.tensor(list(pairs), dtype=torch.int64, device=like.device).view(-1, 2)
+    matrix[index[:, 0], index[:, 1]] = matrix[index[:, 1], index[:, 0]] = True
     return matrix
 
 

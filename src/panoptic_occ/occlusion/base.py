@@ -95,6 +95,10 @@ class OcclusionModel(nn.Module):
         """Receives, if ``requires`` asks for it, how often class a lies in front of class b in the training set."""
         raise NotImplementedError(f"{type(self).__name__} requires a class table and does not take one")
 
+    def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
+        """Annotations whose proposals can have a part in the loss; of the others not even masks are made."""
+        return torch.ones(len(target.labels), dtype=torch.bool, device=target.labels.device)
+
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses over a batch, each a scalar with a graph to every parameter, also when no image has a pair.
 

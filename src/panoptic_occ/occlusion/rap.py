@@ -14,14 +14,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.occlusion.ocfusion import ROI_SIZE, RULES, initialise, pair_inputs
-from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.structures import InstanceSet, Relation, Target
 
 
 class RAP(OcclusionModel):
@@ -73,6 +73,10 @@ class RAP(OcclusionModel):
         closeness = -answers["values"]  # the paper's value grows with depth, Relation.value with closeness
         margin = closeness[:, None] - closeness[None, :]
         return Relation(margin, self.pairs(instances, stats), value=closeness, transitive=True)
+
+    def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
+        """Annotations of which the order to another one is known."""
+        return (target.relation.matrix(self.gt_sig_ratio, self.gt_rule) >= 0).any(dim=1)
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Ranking loss, mean over all pairs of the batch; 0 with a graph when there is none."""

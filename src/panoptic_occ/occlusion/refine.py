@@ -34,7 +34,7 @@ from panoptic_occ.occlusion.ocfusion import (
     pair_inputs,
     pair_matrix,
 )
-from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.structures import InstanceSet, Relation, Target
 
 INPUTS = ("mask", "feature", "label")
 LABEL_PRIORS = ("embedding", "table")
@@ -109,6 +109,10 @@ class SoftOcclusion(OcclusionModel):
     def later_only(self) -> bool:
         """Whether the answer of the later instance alone decides, as in OCFusion."""
         return self.sigma is None and self.sym == "raw"
+
+    def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
+        """Annotations of which the order to another one is known."""
+        return (target.relation.matrix(self.sig_ratio) >= 0).any(dim=1)
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Binary cross-entropy on the logits, as OCFusion: the confidence prior has no part in training."""

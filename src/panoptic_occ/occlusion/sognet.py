@@ -73,9 +73,10 @@ class RelationalEmbedding(OcclusionModel):
         """R of all pairs."""
         classes = F.one_hot(labels, self.categories.num_things).to(boxes.dtype)
         first, second = F.relu(self.first_class(classes)), F.relu(self.second_class(classes))
-        joined = torch.cat([first[:, None] * second[None, :], F.relu(self.box(box_offsets(boxes)))], dim=2)
-        found: Tensor = self.project(joined).squeeze(2).sigmoid()
-        return found
+        by_class, by_box = self.project.weight[0].split([first.shape[1], self.box.out_features])
+        # P of the joined embeddings is a sum of two, and that of the classes a product of matrices
+        found: Tensor = (first * by_class) @ second.T + F.relu(self.box(box_offsets(boxes))) @ by_box
+        return found.sigmoid()
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """``loss_overlap``: mean squared error over the pairs; ``loss_order``: cross-entropy over contested pixels."""
