@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from panoptic_occ.config import compose
 from panoptic_occ.data.order_baselines import class_table, rule_accuracies
 from panoptic_occ.environment import environment
 from panoptic_occ.files import atomic_path, write_json, write_text
+from panoptic_occ.markers import fill
 from panoptic_occ.runs import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,10 +191,7 @@ def fill_readme() -> None:
         "rules": rules_table(scenes),
     }
     for name, table in tables.items():
-        pattern = rf"(<!-- {name}: [^>]*-->\n).*?(<!-- end {name} -->)"
-        text, count = re.subn(pattern, lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
-        if count != 1:
-            sys.exit(f"README.md: expected one pair of markers for '{name}', found {count}")
+        text = fill(text, name, table)
     write_text(ROOT / "README.md", text)
     write_text(RESULTS / "cross_scenes.md", cross_report(scenes))
 

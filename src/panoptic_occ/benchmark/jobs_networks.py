@@ -1,0 +1,207 @@
+"""Jobs with networks: the pair head, a whole inference, the relation step's share of it, and a step of each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from panoptic_occ.benchmark import reference
+from panoptic_occ.benchmark.checks import close, equal, expect, same_map
+from panoptic_occ.benchmark.inputs import detections, pair_inputs
+from panoptic_occ.benchmark.measure import Contest, Job, StandIn
+from panoptic_occ.benchmark.networks import CONF_THR, SIZE, networks
+from panoptic_occ.build import build_data, build_model, build_schedule
+from panoptic_occ.config import compose
+from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.masks import PairStats
+from panoptic_occ.model import BaseOutput, PanopticFPN
+from panoptic_occ.occlusion.ocfusion import OCFusion, PairHead
+from panoptic_occ.structures import InstanceSet, PanopticMap, Relation
+
+NO_SLOWER = 0.95
+"""Where nothing can be shared, ours and the plain head do the same; 5 % are noise."""
+POLICY = FusionPolicy(CONF_THR, min_visible=0.5)
+SIG_RATIO = 0.2
+PARTNER_IOU, PARTNERS = 0.9, 0.8
+TRAINING_IMAGES = 8
+
+
+def jobs() -> list[Job]:
+    """The networks come last: they take longest."""
+    heads = ((64, 12, False), (1, 2, False), (16, 6, False), (64, 64, True))
+    size, text = f"{SIZE[0]}x{SIZE[1]}", "inference, ResNet-50, stuff, order and fusion included"
+    found = [
+        Job(
+            "pair_head",
+            "OCFusion pair head",
+            f"{pairs} pair{'s' * (pairs > 1)} of {n}",
+            partial(pair_head, n, pairs, ring),
+            turns=2,
+        )
+        for pairs, n, ring in heads
+    ]
+    return [
+        *found,
+        Job("stages", "a step of stage 2", "8 scenes of 128x128", training_steps),
+        Job("relation", "OCFusion's relation step", f"{size}, N = 20", relation_step, turns=2),
+        Job("inference", text, size, inference, turns=2),
+    ]
+
+
+def pair_head(n: int, pairs: int, ring: bool) -> Contest:
+    """The head of the paper (512 channels, 257 inputs an instance); only all pairs of 12 have to be faster."""
+    torch.manual_seed(0)
+    head = PairHead(257, 512, 1024).eval()
+    x, chosen = pair_inputs(n, pairs, ring)
+    target = 1.2 if (pairs, n) == (64, 12) else NO_SLOWER
+    plain = torch.no_grad()(partial(reference.pair_logits, head, x, chosen))
+    check: Callable[[Tensor, Tensor], None] = lambda a, b: close(a, b, "logits")  # noqa: E731
+    return Contest(torch.no_grad()(partial(head, x, chosen)), [StandIn("plain head", plain, check, target)])
+
+
+def inference() -> Contest:
+    """Image in, panoptic map out; torchvision's ends with boxes and masks.
+
+    As released it makes masks for everything that scores 0.05 or more (at most 100); ours needs those of 0.5 or more.
+    With ``box_score_thresh=0.5`` it makes the same ones as ours.
+    """
+    ours, theirs, sample = networks()
+    pixels = sample.image / 255
+
+    @torch.no_grad()
+    def panoptic() -> tuple[BaseOutput, PanopticMap]:
+        (output,) = ours.base_outputs([sample], CONF_THR, ours.occlusion.requires)
+        relation = ours.occlusion(output.instances, output.stats)
+        return output, fuse(output.instances, output.stats, relation, output.semantic.labels, POLICY)
+
+    @torch.no_grad()
+    def detect(score_thr: float) -> dict[str, Tensor]:
+        theirs.roi_heads.score_thresh = score_thr
+        found: dict[str, Tensor] = theirs([pixels])[0]
+        return found
+
+    def check(result: tuple[BaseOutput, PanopticMap], found: dict[str, Tensor]) -> None:
+        same_detections(result[0].instances, found)
+        literally_fused(ours, *result)
+
+    name = "torchvision maskrcnn_resnet50_fpn"
+    return Contest(
+        panoptic,
+        [
+            StandIn(f"{name}, up to 100 masks", partial(detect, 0.05), check, 1.0),
+            StandIn(f"{name}, same masks as ours", partial(detect, CONF_THR), check, 1.0),
+        ],
+    )
+
+
+def same_detections(ours: InstanceSet, theirs: dict[str, Tensor]) -> None:
+    """Nearly all confident boxes of either have a partner of the same class; where two nearly tie, the suppression of
+    one by the other follows the last bit."""
+    chosen = theirs["scores"] >= CONF_THR
+    overlap = box_iou(ours.boxes, theirs["boxes"][chosen])
+    partner = (overlap >= PARTNER_IOU) & (ours.labels[:, None] + 1 == theirs["labels"][chosen][None, :])
+    for side, matched in (("ours", partner.any(dim=1)), ("torchvision's", partner.any(dim=0))):
+        count, total = int(matched.sum()), len(matched)
+        expect(total > 0 and count / total >= PARTNERS, f"{count} of {total} detections of {side} have a partner")
+
+
+@torch.no_grad()
+def literally_fused(model: PanopticFPN, output: BaseOutput, result: PanopticMap) -> None:
+    """The map is what the plain head and Algorithm 1 make of the same detections."""
+    instances, dense = output.instances, output.instances.masks.dense()
+    equal(output.stats.inter, reference.pair_counts(dense).long(), "pairs")
+    above = _plain_relation(model, instances, output.stats).above()
+    wanted = reference.fuse_by_occlusion(
+        dense, instances.labels, above, output.semantic.labels, SIG_RATIO, 0.5, POLICY.stuff_area
+    )
+    same_map(result, wanted)
+
+
+def _plain_relation(model: PanopticFPN, instances: InstanceSet, stats: PairStats) -> Relation:
+    occlusion = model.occlusion
+    assert isinstance(occlusion, OCFusion)
+    assert instances.soft is not None and instances.roi_features is not None
+    masks = torch.nn.functional.max_pool2d(instances.soft[:, None], 2)
+    pairs = torch.ones(stats.inter.shape, dtype=torch.bool).tril(-1) & stats.significant(SIG_RATIO)
+    logits = torch.zeros(stats.inter.shape)
+    if pairs.any():
+        joined = torch.cat([masks, instances.roi_features], dim=1)
+        logits[pairs] = reference.pair_logits(occlusion.head, joined, pairs.nonzero())
+    return Relation(logits, pairs, antisymmetric=False)
+
+
+def relation_step() -> Contest:
+    """On 20 detections, beside the whole network.
+
+    OCFusion counts 132,165 significant pairs in COCO's 118,000 training images of about 7 things; by the square of the
+    number that is 9 for 20 things, and these 20 boxes are drawn to have as many.
+    """
+    model, _, sample = networks()
+    found = detections(20, SIZE, seed=9, scale=0.5).instances()
+    torch.manual_seed(0)
+    instances = replace(found, roi_features=torch.randn(len(found), 256, 14, 14))
+    stats = PairStats.of(instances.masks)
+    occlusion = torch.no_grad()(partial(model.occlusion, instances, stats))
+    network = torch.no_grad()(partial(model.base_outputs, [sample], CONF_THR, model.occlusion.requires))
+
+    @torch.no_grad()
+    def check(ours: Relation, theirs: Sequence[BaseOutput]) -> None:
+        plain = _plain_relation(model, instances, stats)
+        equal(ours.valid, plain.valid, "pairs that are asked")
+        close(ours.margin[plain.valid], plain.margin[plain.valid], "margins")
+
+    pairs = int(stats.significant(SIG_RATIO).sum()) // 2
+    return Contest(occlusion, [StandIn(f"the whole network (the step: {pairs} pairs)", network, check, 10.0)])
+
+
+def training_steps() -> Contest:
+    """Losses, gradients and the optimiser's step with the base of ``make train``; nothing is compared but that stage 2
+    leaves the base alone."""
+    folder = TemporaryDirectory(prefix="panoptic_occ_bench_")
+    source = [
+        f"data.source.{key}" for key in (f"train_images={TRAINING_IMAGES}", "val_images=1", f"cache_dir={folder.name}")
+    ]
+    cfg = compose([*source, "processes=1"])
+    data, schedule = build_data(cfg), build_schedule(cfg)
+    samples = [data.train_transform(data.train_data.load(k), 0) for k in range(TRAINING_IMAGES)]
+    base, head = (build_model(cfg, data.categories) for _ in range(2))
+    base.train().occlusion.requires_grad_(False)
+    for part in head.base_modules().values():
+        part.eval().requires_grad_(False)
+    head.occlusion.train()
+    frozen = _sum(head.base_modules()["backbone"].parameters())
+
+    def first() -> None:
+        _step(base, optimizers[0], base.base_losses(samples))
+
+    def second() -> Float[Tensor, ""]:
+        _step(head, optimizers[1], head.occlusion_losses(samples, torch.Generator().manual_seed(0)))
+        return _sum(head.base_modules()["backbone"].parameters())
+
+    optimizers = [
+        schedule.stage(stage, TRAINING_IMAGES).optimize([p for p in model.parameters() if p.requires_grad])[0]
+        for stage, model in (("base", base), ("occlusion", head))
+    ]
+
+    def check(ours: Tensor, theirs: Any) -> None:
+        equal(ours, frozen, "weights of the frozen base")
+
+    return Contest(second, [StandIn("a step of stage 1", first, check, 2.0)], close=folder.cleanup)
+
+
+def _step(model: PanopticFPN, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+
+
+def _sum(parameters: Any) -> Float[Tensor, ""]:
+    return torch.stack([p.detach().double().sum() for p in parameters]).sum()

@@ -1,0 +1,230 @@
+"""Times several ways to the same result against each other, after checking that it is the same.
+
+All on one core, in one process, in turns.  Time is the processor's time of that process, which on one core of an idle
+machine is the time on the clock, and which neighbours on a busy one do not lengthen much; jobs that use more cores or
+processes go by the clock.  Memory is the kernel's own high-water mark of the process, which sees every allocator
+(torch's included); it is reset before the call, and there is none where the kernel offers no reset.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from panoptic_occ.errors import PanopticOccError
+
+PROCESS = Path("/proc/self")
+SHORT = 0.02
+"""Seconds that a contender runs in each turn at least: quick ones are called several times."""
+MOST_CALLS = 8
+QUICK = 0.5
+
+
+class MismatchError(PanopticOccError, AssertionError):
+    """A result that should be timed differs from its reference."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Another way to the result.
+
+    ``check(ours, theirs)`` raises MismatchError when the results differ.  ``target``: how many times faster ours must
+    """
+
+    name: str
+    run: Callable[[], Any]
+    check: Callable[[Any, Any], None]
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Our way and the others, on inputs that are ready; ``absent``: (name, target) of packages that are not there.
+
+    ``close`` is called in the end.
+    """
+
+    ours: Callable[[], Any]
+    stand_ins: Sequence[StandIn]
+    absent: Sequence[tuple[str, float | None]] = ()
+    close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of the benchmark; ``prepare`` makes its inputs.
+
+    ``cores``: None for as many as there are.  ``turns``: repetitions at least, for jobs that take long.
+    """
+
+    name: str
+    about: str
+    size: str
+    prepare: Callable[[], Contest]
+    cores: int | None = 1
+    turns: int | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one contender, and the memory in MB that a call takes beyond what was there before."""
+
+    median: float
+    least: float
+    calls: int
+    memory: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A stand-in beside ours; times are None when it is not installed."""
+
+    stand_in: str
+    theirs: Timing | None
+    target: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job gave; ``problem``: why nothing was timed."""
+
+    job: str
+    about: str
+    size: str
+    ours: Timing | None = None
+    lines: tuple[Line, ...] = field(default=())
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a job is repeated: ``turns`` at least, and more until ``seconds`` are over or ``most`` are done."""
+
+    seconds: float = 2.0
+    turns: int = 3
+    most: int = 25
+
+
+def race(job: Job, patience: Patience) -> Outcome:
+    """Prepares, checks, then times a job; a result that differs from its reference is never timed."""
+    if job.turns is not None:
+        patience = replace(patience, turns=min(job.turns, patience.turns))
+    with cores(job.cores):
+        contest = job.prepare()
+        try:
+            memory = checked(contest)
+            runs = [contest.ours, *(stand_in.run for stand_in in contest.stand_ins)]
+            samples = in_turns(runs, patience, time.process_time if job.cores == 1 else time.perf_counter)
+        except MismatchError as error:
+            return Outcome(job.name, job.about, job.size, problem=str(error))
+        finally:
+            contest.close()
+    timings = [
+        Timing(1e3 * statistics.median(times), 1e3 * min(times), len(times), peak)
+        for times, peak in zip(samples, memory, strict=True)
+    ]
+    lines = [Line(s.name, timing, s.target) for s, timing in zip(contest.stand_ins, timings[1:], strict=True)]
+    lines += [Line(name, None, target) for name, target in contest.absent]
+    return Outcome(job.name, job.about, job.size, timings[0], tuple(lines))
+
+
+def checked(contest: Contest) -> list[float | None]:
+    """Runs everybody and compares the results; the memory that each took.  MismatchError when a result differs."""
+    ours, peak = first_look(contest.ours)
+    memory = [peak]
+    for stand_in in contest.stand_ins:
+        theirs, peak = first_look(stand_in.run)
+        stand_in.check(ours, theirs)
+        memory.append(peak)
+    return memory
+
+
+def first_look(run: Callable[[], Any]) -> tuple[Any, float | None]:
+    """A result, and the memory that it took; quick ones are called again for that, without what is set up once."""
+    start = time.perf_counter()
+    result, peak = high_water(run)
+    if time.perf_counter() - start < QUICK:
+        peak = high_water(run)[1]
+    return result, peak
+
+
+def in_turns(
+    runs: Sequence[Callable[[], Any]], patience: Patience, clock: Callable[[], float] = time.process_time
+) -> list[list[float]]:
+    """Seconds of every call, contender by contender; each is called in every turn."""
+    samples: list[list[float]] = [[] for _ in runs]
+    started = time.perf_counter()
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(patience.most):
+            if turn >= patience.turns and time.perf_counter() - started > patience.seconds:
+                break
+            for times, run in zip(samples, runs, strict=True):
+                times += _calls(run, clock)
+    finally:
+        gc.enable()
+    return samples
+
+
+def _calls(run: Callable[[], Any], clock: Callable[[], float]) -> list[float]:
+    times: list[float] = []
+    while not times or (sum(times) < SHORT and len(times) < MOST_CALLS):
+        start = clock()
+        run()
+        times.append(clock() - start)
+    return times
+
+
+@contextmanager
+def cores(count: int | None) -> Iterator[None]:
+    """Keeps all threads of the process on one core (``count`` 1), or leaves them alone (None)."""
+    before = torch.get_num_threads()
+    threads = _threads() if count == 1 and hasattr(os, "sched_setaffinity") else []
+    allowed = {thread: os.sched_getaffinity(thread) for thread in threads}
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        for thread, mask in allowed.items():
+            with suppress(OSError):  # a thread that has just ended
+                os.sched_setaffinity(thread, {max(mask)})
+        yield
+    finally:
+        for thread, mask in allowed.items():
+            with suppress(OSError):
+                os.sched_setaffinity(thread, mask)
+        torch.set_num_threads(before)
+
+
+def _threads() -> list[int]:
+    tasks = PROCESS / "task"
+    return [int(entry.name) for entry in tasks.iterdir()] if tasks.is_dir() else [0]
+
+
+def high_water(run: Callable[[], Any]) -> tuple[Any, float | None]:
+    """What ``run`` returns, and MB by which the memory of the process grew at most meanwhile (None: unknown here)."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # give freed memory back, or ``run`` would use it unseen
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    try:
+        (PROCESS / "clear_refs").write_text("5")
+        before = _status("VmRSS")
+    except (OSError, KeyError):
+        return run(), None
+    result = run()
+    return result, max(0.0, _status("VmHWM") - before)
+
+
+def _status(key: str) -> float:
+    lines = (PROCESS / "status").read_text().splitlines()
+    return int(dict(line.split(":", 1) for line in lines)[key].split()[0]) / 1024
