@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help train test lint venv clean
+.PHONY: help train test test-slurm bench lint venv clean
 
 # With it set, nothing would be compiled at installation and every start would take seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
@@ -12,13 +12,22 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 train: $(STAMP)  ## train and compare: make train ARGS="method=ocfusion seed=1"
 	$(BIN)/python -m panoptic_occ.train $(ARGS)
 
 test: $(STAMP)  ## run the tests on all cores: make test ARGS="-k fusion" (ARGS="-n0 --pdb" to debug)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-slurm: $(STAMP)  ## run the tests of sweeps and preemption on a private SLURM (INSTALL=1 fetches it, as root)
+	@environment="$$(scripts/slurm/start.sh $(if $(INSTALL),--install))"; \
+	source "$$environment"; \
+	trap scripts/slurm/stop.sh EXIT; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -n0 tests/cluster $(ARGS)
+
+bench: $(STAMP)  ## measure the suite beside public ways, about four minutes: make bench ARGS="--job paste"
+	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 lint: $(STAMP)  ## check style and types, changing nothing
 	$(BIN)/ruff check .
@@ -46,9 +55,9 @@ $(STAMP): pyproject.toml constraints.txt
 	set -x; \
 	if command -v uv >/dev/null; then \
 	  $(BIN)/python -c '' 2>/dev/null || uv venv --quiet --clear --python "$$("$$python" -c 'import sys; print(sys.executable)')" .venv; \
-	  uv pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'; \
+	  uv pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[cluster,dev]'; \
 	else \
 	  $(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv; \
-	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'; \
+	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[cluster,dev]'; \
 	fi
 	@touch $@

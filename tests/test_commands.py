@@ -86,7 +86,7 @@ def test_the_command_line_wins_over_the_method(start: Start) -> None:
         ("trainer={precison: bf16}", "'trainer' has no key 'precison'; did you mean 'precision'?"),
         ("fusion.sig_ratio=0.1", "'fusion' has no key 'sig_ratio'; did you mean 'occlusion.sig_ratio'? allowed: conf_"),
         ("~fusion.conf", "'fusion' has no key 'conf'; did you mean 'conf_thr'?"),
-        ("hydra/launcher=slurm", "group 'hydra/launcher' has no choice 'slurm'; allowed: basic"),
+        ("hydra/launcher=slurm", "'slurm'; did you mean 'slurm_cpu'? allowed: basic, joblib, local, slurm_1gpu, "),
         ("hydra.sweep.dri=x", "there is no key 'hydra.sweep.dri'; --cfg hydra prints"),
         ("ocfusion", "cannot read 'ocfusion'"),
         ("runs_dir=${rnus}", "a value refers to something that does not exist: Interpolation key 'rnus'"),
@@ -136,7 +136,8 @@ def test_our_errors_end_a_sweep_after_its_last_job(start: Start) -> None:
         if config.seed == 1:
             raise DataError("a.png: truncated")
 
-    assert exit_message(start, "-m", "seed=1,2", then=then) == "error: a.png: truncated"
+    answer = exit_message(start, "-m", "seed=1,2", then=then)
+    assert answer.startswith("error: 1 of 2 jobs have no result, the first: a.png: truncated (log: ")
     assert seeds == [1, 2]
 
 
@@ -203,7 +204,8 @@ def test_every_group_has_a_place_in_the_defaults() -> None:
     entries = OmegaConf.load(conf_dir() / "config.yaml").defaults
     groups = [key for entry in entries[1:] for key in entry if not key.startswith("override ")]
     assert entries[0] == "_self_"
-    assert groups[-2:] == ["method", "experiment"]  # a method chooses for the groups before it, an experiment for all
+    # a method chooses for the groups before it, an experiment for all, and a sweep goes over any of them
+    assert groups[-3:] == ["method", "experiment", "sweep"]
     assert set(group_choices()) <= set(groups)
 
 

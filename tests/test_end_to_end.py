@@ -169,14 +169,14 @@ def start(cache: Path, runs: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def kill_when(process: subprocess.Popen[bytes], runs: Path, pattern: str) -> None:
-    """SIGKILL to the whole process group as soon as a file that fits ``pattern`` exists."""
+def kill_when(process: subprocess.Popen[bytes], runs: Path, pattern: str, number: int = signal.SIGKILL) -> None:
+    """A signal to the whole process group as soon as a file that fits ``pattern`` exists."""
     deadline = time.monotonic() + 180
     while not list(runs.rglob(pattern)):
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"no {pattern}: {process.communicate()[1].decode()[-2000:]}")
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, number)
     process.wait()
 
 
@@ -194,6 +194,36 @@ def test_killed_in_both_stages_ends_as_the_undisturbed_run(
     for name in ("base.safetensors", "occlusion.safetensors"):
         ours, theirs = (load_file(next(r.rglob(name))) for r in (tmp_path, trained[0]))
         assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_told_to_stop_in_both_stages_ends_as_the_undisturbed_run(
+    trained: tuple[Path, dict[str, object]], cache: Path, tmp_path: Path
+) -> None:
+    """Unlike after SIGKILL the run goes on with the very next step, also in the middle of an epoch."""
+    stops = [("base_*/checkpoints/*2.ckpt", signal.SIGTERM), ("ocfusion_*/checkpoints/*2.ckpt", signal.SIGUSR1)]
+    for pattern, number in stops:
+        process = start(cache, tmp_path)
+        kill_when(process, tmp_path, pattern, number)
+        assert process.returncode == 128 + number
+    process = start(cache, tmp_path)
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log.decode()[-2000:]
+    assert json.loads(next(tmp_path.rglob("metrics.json")).read_text()) == json.loads(json.dumps(trained[1]))
+    for name in ("base.safetensors", "occlusion.safetensors"):
+        ours, theirs = (load_file(next(r.rglob(name))) for r in (tmp_path, trained[0]))
+        assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_a_second_run_for_the_same_folder_is_refused(cache: Path, tmp_path: Path) -> None:
+    from panoptic_occ.locking import work_lock
+    from panoptic_occ.runs import run_folder
+
+    words = options(cache, tmp_path)
+    with work_lock(run_folder(compose(words), words).path, "the run", busy="wait"):
+        process = start(cache, tmp_path)
+        _, log = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert b"error: " in log and b"another run is at work here (process " in log and b"Traceback" not in log
 
 
 def test_evaluate_a_run_with_other_thresholds(trained: tuple[Path, dict[str, object]], cache: Path) -> None:

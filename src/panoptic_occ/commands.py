@@ -21,11 +21,14 @@ from panoptic_occ.errors import ConfigError, PanopticOccError
 from panoptic_occ.instantiate import check_targets, safe_instantiate
 
 if TYPE_CHECKING:
+    from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
 __all__ = ["check_targets", "command", "conf_dir", "log_handler", "print_help", "safe_instantiate"]
 
-Run = Callable[["DictConfig"], None]
+Run = Callable[["DictConfig"], float | None]
+"""Runs a command; the number that a sweep compares and a sweeper maximises, if the command has one."""
+
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -79,43 +82,63 @@ def _run_hydra(name: str, run: Run) -> None:
     """Composes the configuration and runs the job, or every job of a sweep; errors come out as exceptions."""
     import hydra
 
+    from panoptic_occ.sweeps import sweep_table
+
     failures: list[Exception] = []
     users_choice = os.environ.get(FULL_ERROR)
 
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         settings = HydraConfig.get()
-        sweep = settings.mode == RunMode.MULTIRUN
         with _environment(FULL_ERROR, users_choice):
+            if settings.mode == RunMode.MULTIRUN:
+                return _run_in_sweep(run, config, settings, debug=users_choice == "1" or bool(config.debug))
             try:
                 finish(config, settings.runtime.choices, settings.overrides.task)
-                if sweep and settings.launcher._target_.endswith(".BasicLauncher"):
-                    _refuse_processes(config)
-                run(config)
+                return run(config)
             except Exception as error:
-                if sweep:  # the launcher needs the exception itself
-                    raise
                 failures.append(error)
+                return None
 
     job.__module__ = f"panoptic_occ.{name}"  # Hydra names the job after it
     # Otherwise Hydra would print the error in its own words and exit.
-    with _environment(FULL_ERROR, "1"):
+    with _environment(FULL_ERROR, "1"), sweep_table():
         hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base="1.3")(job)()
     if failures:
         raise failures[0]
 
 
-def _refuse_processes(config: DictConfig) -> None:
-    """Hydra's basic launcher runs a sweep in this process, and every process that Lightning starts would repeat it."""
+def _run_in_sweep(run: Run, config: DictConfig, settings: HydraConf, debug: bool) -> float | None:
+    """Runs one job of a sweep; its error is in its record, and the other jobs go on."""
+    from panoptic_occ.sweeps import note, recorded_job
+
+    score = None
+    words = list(settings.overrides.task)
+    with recorded_job(Path(settings.runtime.output_dir), settings.job.num, words, raises=debug):
+        finish(config, settings.runtime.choices, words)
+        _check_processes(config, settings.launcher)
+        score = run(config)
+        note(score=score)
+    return score
+
+
+def _check_processes(config: DictConfig, launcher: DictConfig) -> None:
+    """Several processes a run need a launcher that starts them: by itself, Lightning would repeat the whole sweep."""
     devices, strategy = config.trainer.devices, str(config.trainer.strategy)
-    several = not isinstance(devices, str) and (len(devices) if hasattr(devices, "__len__") else devices) not in (0, 1)
-    if several or strategy.startswith(("ddp", "fsdp", "deepspeed")):
+    count = len(devices) if hasattr(devices, "__len__") and not isinstance(devices, str) else devices
+    if launcher._target_.endswith(".SlurmLauncher"):
+        if launcher.tasks_per_node != count:
+            raise ConfigError(
+                f"hydra.launcher.tasks_per_node={launcher.tasks_per_node} with trainer.devices={devices}: SLURM must "
+                f"start one process for each device; set both to the same number"
+            )
+    elif count not in (0, 1, "auto", "1") or strategy.startswith(("ddp", "fsdp", "deepspeed")):
         raise ConfigError(
             f"trainer.devices={devices}, trainer.strategy={strategy} with --multirun: every process would run the "
-            "whole sweep; use trainer.devices=1 trainer.strategy=auto, a launcher that starts one job per run, or a "
-            "loop in the shell"
+            "whole sweep; use trainer.devices=1 trainer.strategy=auto, a launcher that starts the processes "
+            "(hydra/launcher=slurm_4gpu), or a loop in the shell"
         )
 
 

@@ -24,6 +24,10 @@ class NonFiniteLossError(PanopticOccError, FloatingPointError):
     """A loss became NaN or infinite."""
 
 
+class SweepError(PanopticOccError, RuntimeError):
+    """Jobs of a sweep have no result; the others do."""
+
+
 def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     """The end of an error message: the closest allowed value, if any, then all of them."""
     names = sorted(str(name) for name in allowed)

@@ -22,16 +22,18 @@ if TYPE_CHECKING:
         "run=runs/scenes/ocfusion_small_s0 save_predictions=true": "store detections and answers for saved=true",
         "run=runs/scenes/ocfusion_small_s0 saved=true 'grid={fusion.min_visible: [0.4, 0.5, 0.6], "
         "occlusion.sig_ratio: [0.05, 0.1, 0.2]}'": "nine settings in one pass, without the network",
+        "-m run=runs/scenes/ocfusion_small_s0 sweep=thresholds_optuna": "search the thresholds of the highest PQ",
         "experiment=oracle_base data=coco data.root=/data/coco": "annotations as detections: what each order can reach",
     },
 )
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float:
     """The command."""
     from hydra.core.hydra_config import HydraConfig
 
     from panoptic_occ.pipeline import evaluate
+    from panoptic_occ.sweeps import score_of
 
-    evaluate(config, list(HydraConfig.get().overrides.task))
+    return score_of(evaluate(config, list(HydraConfig.get().overrides.task)))
 
 
 if __name__ == "__main__":

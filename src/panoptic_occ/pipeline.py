@@ -20,6 +20,7 @@ from panoptic_occ.build import (
     build_schedule,
     grid_variants,
 )
+from panoptic_occ.callbacks.preemption import Preemption
 from panoptic_occ.categories import Categories
 from panoptic_occ.config import sibling
 from panoptic_occ.data.datamodule import PanopticDataModule
@@ -27,11 +28,13 @@ from panoptic_occ.data.order_baselines import class_table
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.files import read_json
+from panoptic_occ.locking import work_lock
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.results import MapWriter, Pictures, read_rows, summary, write_results
+from panoptic_occ.processes import agreed, join, leads, started_together
+from panoptic_occ.results import InBackground, MapWriter, Pictures, read_rows, summary, write_results
 from panoptic_occ.runs import (
     RunFolder,
     base_folder,
@@ -52,6 +55,7 @@ from panoptic_occ.saved import (
     stored_channels,
 )
 from panoptic_occ.stages import fit_stage, make_trainer
+from panoptic_occ.sweeps import note
 from panoptic_occ.thing.oracle import RoiOracle
 from panoptic_occ.weights import load_weights
 
@@ -66,35 +70,61 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
 
     ``overrides``: the words of the command line, which name the run folder where they differ from the presets.
     """
-    folder, base = run_folder(cfg, overrides), base_folder(cfg)
+    folder = run_folder(cfg, overrides)
+    if started_together():
+        join(make_trainer(cfg, logger=False))
+    if (done := results_of(folder, cfg)) is None:
+        with work_lock(folder.path, "the run", busy="refuse"):
+            if cfg.force and leads():
+                folder.clear()
+            if (done := results_of(folder, cfg)) is None:  # else another run has just made them
+                return _train(cfg, folder)
+    log.info("%s is finished; showing its results (force=true repeats it)", folder.path)
+    note(run=str(folder.path), state="skipped")
+    show(cfg, folder.path, done)
+    return done
+
+
+def results_of(folder: RunFolder, cfg: DictConfig) -> dict[str, object] | None:
+    """The results in ``folder`` if they are what ``cfg`` asks for; ConfigError when it holds another run."""
     if cfg.force:
-        folder.clear()
-    check_same_run(folder, cfg)
-    done = finished(folder)
-    if done is not None and not compares(folder, cfg):
-        folder.metrics.unlink()  # trained, but evaluated with fewer orders than are asked for now
-    elif done is not None:
-        log.info("%s is finished; showing its results (force=true repeats it)", folder.path)
-        show(cfg, folder.path, done)
-        return done
+        return None
+    agreed(lambda: check_same_run(folder, cfg))
+    done = agreed(lambda: finished(folder))
+    return done if done is not None and compares(folder, cfg) else None  # else: evaluated with fewer orders
+
+
+def _train(cfg: DictConfig, folder: RunFolder) -> dict[str, object]:
+    """Trains what is missing and evaluates; the folder of the run is ours."""
+    note(run=str(folder.path))
+    folder.metrics.unlink(missing_ok=True)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = build_data(cfg)
     model = build_model(cfg, data.categories)
-    schedule = build_schedule(cfg)
-    if not base.weights("base").exists():
-        if cfg.joint and model.occlusion.learns_from != "annotations":
-            raise ConfigError(
-                f"joint=true: occlusion={cfg.choices.occlusion} learns from the proposals of a finished base, so it "
-                "cannot train together with it; use joint=false, or a method that learns from annotations (oanet)"
-            )
-        base.describe(cfg, data.categories)
-        fit_stage("joint" if cfg.joint else "base", model, data, schedule, base, cfg)
+    train_base(cfg, model, data)
     folder.describe(cfg, data.categories)
     for name in compared(cfg):
         train_occlusion(own_config(cfg, name), model, data)
     metrics = evaluate_model(cfg, model, data, folder.path)
     show(cfg, folder.path, metrics)
     return metrics
+
+
+def train_base(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) -> None:
+    """Trains the base of ``cfg``, unless that has been done; while another run trains it, this one waits."""
+    base, schedule = base_folder(cfg), build_schedule(cfg)
+    if agreed(base.weights("base").exists):
+        return
+    if cfg.joint and model.occlusion.learns_from != "annotations":
+        raise ConfigError(
+            f"joint=true: occlusion={cfg.choices.occlusion} learns from the proposals of a finished base, so it "
+            "cannot train together with it; use joint=false, or a method that learns from annotations (oanet)"
+        )
+    with work_lock(base.path, "the training of the base", busy="wait", progress=base.progress):
+        if agreed(base.weights("base").exists):  # by the run that we waited for
+            return
+        base.describe(cfg, data.categories)
+        fit_stage("joint" if cfg.joint else "base", model, data, schedule, base, cfg)
 
 
 def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
@@ -107,6 +137,7 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object
     cfg, folder = find_run(cfg, overrides)
     data = build_data(cfg)
     target = folder.path / "evaluations" / (overrides_name(overrides) or "default")
+    note(run=str(target))
     if cfg.saved:
         metrics = evaluate_saved(cfg, data, target, save_command(overrides))
     else:
@@ -130,14 +161,17 @@ def find_run(cfg: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Run
 def train_occlusion(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) -> None:
     """Trains the occlusion module of ``cfg`` on the finished base, unless that has been done or there is no need."""
     folder = occlusion_folder(cfg)
-    if folder.weights("occlusion").exists():
+    if agreed(folder.weights("occlusion").exists):
         return
     model.occlusion = build_occlusion(cfg, model.occlusion.in_channels, data.categories)
     if not model.occlusion.trainable:
         return
-    load_base(model, cfg)
-    folder.describe(cfg, data.categories)
-    fit_stage("occlusion", model, data, build_schedule(cfg), folder, cfg)
+    with work_lock(folder.path, "the training of the occlusion module", busy="wait", progress=folder.progress):
+        if agreed(folder.weights("occlusion").exists):  # by the run that we waited for
+            return
+        load_base(model, cfg)
+        folder.describe(cfg, data.categories)
+        fit_stage("occlusion", model, data, build_schedule(cfg), folder, cfg)
 
 
 def load_base(model: PanopticFPN, cfg: DictConfig) -> None:
@@ -190,7 +224,7 @@ def evaluate_model(
         model.thing.use_oracle(RoiOracle("box" in cfg.oracle, "class" in cfg.oracle))
     pictures = Pictures(data.categories, method, PICTURES)
     evaluation.listeners = (pictures,)
-    trainer = make_trainer(cfg, logger=False)
+    trainer = make_trainer(cfg, [Preemption()], logger=False)
     with ExitStack() as stack:
         if save_maps:
             evaluation.listeners += (stack.enter_context(map_writer(evaluation, method, target, data.categories)),)
@@ -203,6 +237,7 @@ def evaluate_model(
             if trainer.world_size > 1:
                 raise ConfigError("save_predictions=true: one process writes the files; add trainer.devices=1")
             evaluation.listeners += (stack.enter_context(prediction_writer(cfg, methods, evaluation, data, channels)),)
+        evaluation.listeners = (stack.enter_context(InBackground(evaluation.listeners)),)
         module = PanopticModule(model, "occlusion", cfg.seed, evaluation=evaluation)
         trainer.test(module, datamodule=data, verbose=False)
     pictures.save(target / "pictures.png")

@@ -59,7 +59,10 @@ BASE_KEYS = (
     "trainer.gradient_clip_val",
     "channels_last",
     "joint",
+    "compile",
 )
+# Settings younger than the oldest bases: they count where they are not at their default, so that old keys stay valid.
+YOUNGER_KEYS = {"compile": False}
 TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test", "exchange.inlay_thr")
 PLACES = ("data.source.root", "data.source.cache_dir", "data.source.processes")
 # What stored predictions depend on, beside their base.
@@ -73,7 +76,7 @@ OF_ONE_COMMAND = ("force", "save_maps", "save_predictions", "saved", "grid", "ch
 # Overrides that never change what is computed, or that the folder's name holds already.
 NOT_IN_NAME = re.compile(
     r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_maps|save_predictions|save_conf_thr|saved"
-    r"|compare|debug|trusted|run|input|output"
+    r"|compare|sweep|debug|trusted|run|input|output"
     r"|data\.(num_workers|eval_batch_size|source\.(root|cache_dir|processes)|root)|trainer|trainer\..*|logger|logger\..*|hydra.*)$"
 )
 
@@ -102,6 +105,11 @@ class RunFolder:
     def weights(self, stage: str) -> Path:
         """Final weights of a stage: ``base`` or ``occlusion``."""
         return self.path / f"{stage}.safetensors"
+
+    def progress(self) -> str:
+        """How far the stage in progress has come."""
+        names = sorted(path.stem for path in self.checkpoints.glob("[0-9]*.ckpt"))
+        return f"which has come to step {int(names[-1])}" if names else ""
 
     def describe(self, cfg: DictConfig, categories: Categories) -> None:
         """Writes the configuration and the environment that made the run, and the categories it knows."""
@@ -187,6 +195,9 @@ def _subset(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
         OmegaConf.update(chosen, key, value, force_add=True)
     plain = OmegaConf.to_container(chosen, resolve=True)
     assert isinstance(plain, dict)
+    for key, default in YOUNGER_KEYS.items():
+        if plain.get(key) in (None, default):
+            plain.pop(key, None)
     for key in left_out:
         node: Any = plain
         *parents, last = key.split(".")

@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 
 from panoptic_occ.callbacks.checkpoint_io import AtomicCheckpointIO
+from panoptic_occ.callbacks.compiled import CompiledBackbone
+from panoptic_occ.callbacks.preemption import Preemption
+from panoptic_occ.callbacks.throughput import Throughput
 from panoptic_occ.callbacks.two_stage import TwoStage
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule, Stage
+from panoptic_occ.processes import agreed
 from panoptic_occ.runs import RunFolder, latest_checkpoint
 from panoptic_occ.schedule import Schedule
 from panoptic_occ.weights import save_weights
@@ -42,11 +47,13 @@ def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **setti
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+    in_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()  # as Lightning chooses
+    slurm = [SLURMEnvironment(auto_requeue=False)] if in_slurm else []  # our callback has jobs queued again
     fixed: dict[str, Any] = {
         "use_distributed_sampler": False,  # ours never repeats an image
         "enable_model_summary": False,
         "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        "plugins": [AtomicCheckpointIO()],
+        "plugins": [AtomicCheckpointIO(), *slurm],
     }
     bars = [RichProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []
     trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
@@ -78,12 +85,13 @@ def fit_stage(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    resume = latest_checkpoint(folder)
+    resume = agreed(lambda: latest_checkpoint(folder))
     if resume is not None:
         log.info("continuing stage '%s' from %s", stage, resume)
+    compiling = [CompiledBackbone()] if cfg.compile else []
     trainer = make_trainer(
         cfg,
-        [TwoStage(), saver],
+        [TwoStage(), saver, Preemption(folder.checkpoints), Throughput(), *compiling],
         max_steps=plan.steps,
         max_epochs=-1,
         limit_val_batches=0,

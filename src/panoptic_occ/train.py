@@ -19,15 +19,17 @@ if TYPE_CHECKING:
         "method=ocfusion": "OCFusion on the embedded scenes, minutes on a CPU",
         "method=ocfusion experiment=coco data.root=/data/coco": "OCFusion on COCO 2017 with a pretrained ResNet-50",
         "-m method=panoptic_fpn,ocfusion seed=0,1,2": "a sweep; methods of one seed share their base",
+        "-m sweep=methods hydra/launcher=slurm_1gpu": "the same for all methods on a cluster, a job for each run",
     },
 )
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float:
     """The command."""
     from hydra.core.hydra_config import HydraConfig
 
     from panoptic_occ.pipeline import train
+    from panoptic_occ.sweeps import score_of
 
-    train(config, list(HydraConfig.get().overrides.task))
+    return score_of(train(config, list(HydraConfig.get().overrides.task)))
 
 
 if __name__ == "__main__":

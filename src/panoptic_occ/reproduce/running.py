@@ -5,7 +5,6 @@ A row that fails leaves the others alone; its log stays beside the runs, and the
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from panoptic_occ.reproduce.plan import PlannedRow, Run, waves
 from panoptic_occ.runs import predictions_folder
 from panoptic_occ.store import PredictionFiles
+from panoptic_occ.sweeps import last_error
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,6 @@ def command(planned: PlannedRow, runs: Sequence[Run], folder: Path, launcher: Se
 def has_predictions(run: Run) -> bool:
     """Whether the predictions of the run's base are stored."""
     return PredictionFiles(predictions_folder(run.config)).base.exists()
-
-
-def last_error(log: str) -> str | None:
-    """The last line of a log that names an error, else its last line; None when it is empty."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(error:|[\w.]*(Error|Exception|Interrupt)\b)", line)]
-    found = (errors or lines)[-1:]
-    return found[0].removeprefix("error: ") if found else None
 
 
 def quoted(path: Path) -> str:

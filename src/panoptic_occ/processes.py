@@ -1,0 +1,67 @@
+"""The processes of one run (DDP): which of them leads, and how all of them act on what it finds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:  # a process that only waits for a lock need not load them
+    import pytorch_lightning as pl
+
+T = TypeVar("T")
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Where torchrun, Lightning and SLURM tell a process its place, the first that is set."""
+
+
+def leads() -> bool:
+    """Whether this is the first process of the run, or the only one."""
+    return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) == 0
+
+
+def joined() -> bool:
+    """Whether the processes of the run can talk to each other."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and bool(torch.distributed.is_initialized())
+
+
+def started_together() -> bool:
+    """Whether something else (SLURM, torchrun) started this process as one of several."""
+    return any(int(os.environ.get(name, 1)) > 1 for name in ("SLURM_NTASKS", "WORLD_SIZE"))
+
+
+def join(trainer: pl.Trainer) -> None:
+    """Connects the processes that something else started (SLURM, torchrun), before Lightning would do it.
+
+    They run the whole command side by side, so that they must agree before they train.  Processes that Lightning
+    starts come into being when the first of them has begun to train, and have nothing to agree about before that.
+    """
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and environment is not None and not isinstance(environment, LightningEnvironment):
+        trainer.strategy.setup_environment()
+
+
+def agreed(find: Callable[[], T]) -> T:
+    """What ``find`` returns or raises in the first process, in every process; without others just ``find()``.
+
+    Files must be asked about in this way: on a shared file system two machines may see different things.
+    """
+    if not joined():
+        return find()
+    import torch.distributed
+
+    answer: list[tuple[T | None, Exception | None]] = [(None, None)]
+    if leads():
+        try:
+            answer[0] = (find(), None)
+        except Exception as problem:
+            answer[0] = (None, problem)
+    torch.distributed.broadcast_object_list(answer, src=0)
+    value, error = answer[0]
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]

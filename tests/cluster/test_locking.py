@@ -1,0 +1,207 @@
+"""One worker a folder, with real processes that are killed, stopped and suspended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from panoptic_occ.errors import CheckpointError, DataError
+from panoptic_occ.locking import lock_path, work_lock
+
+STALE = 1.2
+
+OWNER = """
+import signal, sys, time
+from pathlib import Path
+from panoptic_occ.locking import work_lock
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+with work_lock(Path(sys.argv[1]), "training", busy="wait", stale_after=float(sys.argv[2])):
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+
+# Counts in a file, without any protection of its own, so that two at once lose a step.
+COUNTER = """
+import sys, time
+from pathlib import Path
+from panoptic_occ.locking import work_lock
+folder = Path(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    with work_lock(folder, "counting", busy="wait", stale_after=30.0):
+        file = folder.with_name("count")
+        value = int(file.read_text())
+        time.sleep(0.002)
+        file.write_text(str(value + 1))
+"""
+
+
+@contextmanager
+def owner(folder: Path, *, host: str | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of ``folder``, as if on the machine ``host``."""
+    program = OWNER if host is None else f"import socket\nsocket.gethostname = lambda: {host!r}\n{OWNER}"
+    command = [sys.executable, "-c", program, str(folder), str(STALE)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "mine\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def seconds(work: Callable[[], None]) -> float:
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
+
+
+def enter(folder: Path, busy: str = "wait") -> None:
+    with work_lock(folder, "training", busy=busy, stale_after=STALE):  # type: ignore[arg-type]
+        pass
+
+
+def test_lock_lies_beside_the_folder_and_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "base_1"
+    with work_lock(folder, "training", busy="refuse"):
+        assert lock_path(folder).exists() and lock_path(folder).parent == folder.parent
+        assert not folder.exists()  # so that it can be removed and made again under the lock
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_an_exception_gives_the_lock_back(tmp_path: Path) -> None:
+    for error in (ValueError, SystemExit, KeyboardInterrupt):
+        with pytest.raises(error), work_lock(tmp_path / "a", "training", busy="refuse"):
+            raise error
+    enter(tmp_path / "a", "refuse")
+
+
+def test_two_folders_do_not_mind_each_other(tmp_path: Path) -> None:
+    with owner(tmp_path / "a"):
+        assert seconds(lambda: enter(tmp_path / "b", "refuse")) < STALE
+
+
+def test_a_second_run_refuses_and_names_the_first(tmp_path: Path) -> None:
+    with owner(tmp_path / "a") as process, pytest.raises(CheckpointError) as refused:
+        enter(tmp_path / "a", "refuse")
+    message = str(refused.value)
+    assert f"process {process.pid} on {os.uname().nodename} since " in message
+    assert "wait for it, stop it, or give this run another run_name" in message
+
+
+def test_waiting_says_for_whom_and_how_far_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with owner(tmp_path / "a") as process:
+        Timer(2 * STALE, process.terminate).start()
+        with work_lock(tmp_path / "a", "training", busy="wait", progress=lambda: "step 7 of 9", stale_after=STALE):
+            assert process.wait(5) == 0
+    waiting, going_on = caplog.messages
+    assert f"/a: waiting for training by process {process.pid} on " in waiting and waiting.endswith(", step 7 of 9")
+    assert going_on.endswith("/a: going on")
+
+
+def test_the_job_of_the_owner_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with owner(tmp_path / "a"), pytest.raises(CheckpointError, match=r"\(SLURM job 4711, process \d+"):
+        enter(tmp_path / "a", "refuse")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4710")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with owner(tmp_path / "a"), pytest.raises(CheckpointError, match=r"\(SLURM job 4710_3, process \d+"):
+        enter(tmp_path / "a", "refuse")
+
+
+def test_a_killed_owner_on_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
+    with owner(tmp_path / "a") as process:
+        process.kill()
+        process.wait()
+        assert lock_path(tmp_path / "a").exists()
+        assert seconds(lambda: enter(tmp_path / "a", "refuse")) < STALE
+
+
+def test_a_killed_owner_on_another_machine_is_replaced_when_stale(tmp_path: Path) -> None:
+    """A job that was requeued to another node must get its own folder back, so this holds for "refuse" too."""
+    for busy in ("wait", "refuse"):
+        with owner(tmp_path / "a", host="elsewhere") as process:
+            process.kill()
+            process.wait()
+            assert STALE * 0.9 < seconds(lambda busy=busy: enter(tmp_path / "a", busy)) < STALE + 5  # type: ignore[misc]
+
+
+def test_a_living_owner_on_another_machine_is_never_replaced(tmp_path: Path) -> None:
+    with owner(tmp_path / "a", host="elsewhere") as process:
+        with pytest.raises(CheckpointError, match="another run is at work here"):
+            enter(tmp_path / "a", "refuse")
+        waiter = subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(tmp_path / "a"), str(STALE)], stdout=subprocess.PIPE, text=True
+        )
+        time.sleep(2 * STALE)
+        assert process.poll() is None and waiter.poll() is None
+        process.terminate()
+        assert waiter.stdout is not None and waiter.stdout.readline() == "mine\n"
+        waiter.kill()
+        waiter.communicate()
+
+
+def test_a_suspended_owner_hears_that_it_lost(tmp_path: Path) -> None:
+    """SLURM can suspend a job for hours: somebody else takes over, and the first says so when it wakes up."""
+    program = f"import logging; logging.basicConfig(); import socket; socket.gethostname = lambda: 'elsewhere'\n{OWNER}"
+    command = [sys.executable, "-c", program, str(tmp_path / "a"), str(STALE)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "mine\n"
+        process.send_signal(signal.SIGSTOP)
+        with work_lock(tmp_path / "a", "training", busy="wait", stale_after=STALE):
+            process.send_signal(signal.SIGCONT)
+            time.sleep(STALE / 2)
+            process.terminate()
+            _, errors = process.communicate(timeout=10)
+            assert "lost the lock (owner-changed)" in errors
+            assert lock_path(tmp_path / "a").exists()  # what it leaves behind is ours
+
+
+def test_counting_together_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    command = [sys.executable, "-c", COUNTER, str(tmp_path / "a"), "4"]
+    for process in [subprocess.Popen(command) for _ in range(3)]:
+        assert process.wait(120) == 0
+    assert (tmp_path / "count").read_text() == "12"
+
+
+def test_one_of_many_gets_the_lock_of_a_dead_owner(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    with owner(tmp_path / "a") as process:
+        process.kill()
+        process.wait()
+        command = [sys.executable, "-c", COUNTER, str(tmp_path / "a"), "2"]
+        for counter in [subprocess.Popen(command) for _ in range(3)]:
+            assert counter.wait(120) == 0
+    assert (tmp_path / "count").read_text() == "6"
+
+
+def test_a_file_of_nobody_is_replaced(tmp_path: Path) -> None:
+    """A full disk can leave an owner's file without its words."""
+    lock_path(tmp_path / "a").write_text("half a rec")
+    assert seconds(lambda: enter(tmp_path / "a")) < 10
+
+
+def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/\.a\.lock: cannot write here .*choose another runs_dir"):
+        enter(tmp_path / "file" / "a")
+
+
+def test_processes_of_one_run_share_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that the first one started finds its lock, and goes on."""
+    with owner(tmp_path / "a"):
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        enter(tmp_path / "a", "refuse")
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        with pytest.raises(CheckpointError):
+            enter(tmp_path / "a", "refuse")

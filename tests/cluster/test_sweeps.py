@@ -1,0 +1,209 @@
+"""The table at the end of a sweep, with Hydra's launchers that need no cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from panoptic_occ.commands import command
+from panoptic_occ.config import compose
+from panoptic_occ.errors import ConfigError, DataError
+from panoptic_occ.runs import overrides_name
+from panoptic_occ.sweeps import Job, collect, details, note, recorded_job, score_of, to_table
+
+Sweep = Callable[..., str | None]
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
+    """Runs a command with these words and returns the message of its end, None for success."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
+
+    def run(then: Callable[[DictConfig], float | None], *arguments: str) -> str | None:
+        @command("train", "Trains.", {})
+        def main(config: DictConfig) -> float | None:
+            return then(config)
+
+        monkeypatch.setattr(sys, "argv", ["train", "-m", f"hydra.sweep.dir={tmp_path}/sweep", *arguments])
+        try:
+            main()
+        except SystemExit as stopped:
+            return str(stopped.code)
+        return None
+
+    return run
+
+
+def record(number: int) -> dict[str, object]:
+    found: dict[str, object] = json.loads(Path(f"sweep/{number}/job.json").read_text())
+    return found
+
+
+def seed_two_fails(config: DictConfig) -> float:
+    if config.seed == 2:
+        raise DataError("a.png: truncated")
+    if config.seed == 3:
+        note(state="skipped")
+    note(run=f"runs/{config.seed}")
+    return config.seed / 10
+
+
+def test_a_failed_job_does_not_stop_the_others(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    message = sweep(seed_two_fails, "seed=1,2,3,4", "method=rap")
+    text = Path("sweep/1/error.txt").resolve()
+    assert message == (
+        f"error: 1 of 4 jobs have no result, the first: a.png: truncated (log: {text}); the same command runs what is "
+        "missing"
+    )
+    assert [record(k)["state"] for k in range(4)] == ["finished", "failed", "skipped", "finished"]
+    assert record(3) | {"minutes": 0} == {
+        "number": 3, "words": ["seed=4", "method=rap"], "state": "finished", "minutes": 0, "run": "runs/4",
+        "score": 0.4, "error": None, "log": None,
+    }  # fmt: skip
+    out = capsys.readouterr().out
+    assert "sweep: 2 finished, 1 skipped, 1 failed" in out
+    assert f"job 1 failed: a.png: truncated (log: {text})" in out
+    assert "method=rap" not in out.partition("sweep: ")[2]  # all jobs have it
+    assert "DataError: a.png: truncated" in text.read_text()
+
+
+def test_later_batches_start_after_a_failure(sweep: Sweep) -> None:
+    assert sweep(seed_two_fails, "seed=1,2,3", "hydra.sweeper.max_batch_size=1") is not None
+    assert record(2)["state"] == "skipped"
+
+
+def test_a_sweep_without_failures_ends_well(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(seed_two_fails, "seed=1,4") is None
+    assert "sweep: 2 finished, 0 skipped, 0 failed" in capsys.readouterr().out
+
+
+def test_what_an_earlier_sweep_left_does_not_count(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(seed_two_fails, "seed=1,2") is not None
+    assert sweep(seed_two_fails, "seed=1") is None
+
+
+def test_debugging_shows_the_error_itself(sweep: Sweep) -> None:
+    with pytest.raises(DataError, match="truncated"):
+        sweep(seed_two_fails, "seed=1,2", "debug=true")
+    assert record(1)["state"] == "failed"
+
+
+def test_faults_of_ours_are_named_by_their_kind(sweep: Sweep) -> None:
+    def fault(config: DictConfig) -> float:
+        return 1 / 0
+
+    message = sweep(fault, "seed=1,2")
+    assert message is not None and "the first: ZeroDivisionError: division by zero" in message
+
+
+def test_a_signal_ends_a_sweep_and_leaves_its_mark(sweep: Sweep) -> None:
+    def stop(config: DictConfig) -> float:
+        raise SystemExit(143)
+
+    assert sweep(stop, "seed=1,2") == "143"
+    assert record(0)["state"] == "stopped"
+    assert not Path("sweep/1").exists()
+
+
+def test_only_the_first_process_of_a_run_keeps_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    with recorded_job(tmp_path, 0, ["seed=0"], raises=False):
+        raise DataError("seen by all")
+    assert not list(tmp_path.iterdir())
+
+
+def test_jobs_side_by_side(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    message = sweep(seed_two_fails, "seed=1,2,4", "hydra/launcher=local", "hydra.launcher.n_jobs=2")
+    assert message is not None and message.startswith("error: 1 of 3 jobs have no result")
+    assert "sweep: 2 finished, 0 skipped, 1 failed" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("launcher", ["basic", "local"])
+@pytest.mark.parametrize("several", ["trainer.devices=2", "trainer.devices=[0,1]", "trainer.strategy=ddp"])
+def test_processes_need_a_launcher_that_starts_them(sweep: Sweep, several: str, launcher: str) -> None:
+    if launcher == "local" and several != "trainer.devices=2":
+        return  # one start of other processes is enough
+    message = sweep(lambda config: 0.0, "seed=0,1", several, f"hydra/launcher={launcher}")
+    assert message is not None and "every process would run the whole sweep" in message
+    assert "hydra/launcher=slurm_4gpu" in message
+
+
+def test_optuna_gets_the_score_and_a_failed_trial_costs_only_itself(sweep: Sweep) -> None:
+    def parabola(config: DictConfig) -> float:
+        if config.fusion.conf_thr < 0.4:
+            raise DataError("no detections")
+        return -((config.fusion.conf_thr - 0.6) ** 2)
+
+    options = ["sweep=thresholds_optuna", "hydra.sweeper.n_trials=14", "hydra.sweeper.max_failure_rate=1"]
+    sweep(parabola, *options)
+    best = Path("sweep/optimization_results.yaml").read_text()
+    assert "name: optuna" in best
+    value = float(best.split("fusion.conf_thr:")[1].split()[0])
+    assert abs(value - 0.6) < 0.1
+    assert "failed" in {record(k)["state"] for k in range(14)}
+
+
+@pytest.mark.parametrize("name", ["tau_rho", "sigma", "methods", "thresholds_optuna"])
+def test_a_sweep_is_no_part_of_a_runs_name(name: str) -> None:
+    config = compose([f"sweep={name}", "fusion.min_visible=0.4"])
+    assert config.choices.sweep == name
+    assert overrides_name(config.command) == "fusion.min-visible-0.4"
+
+
+@pytest.mark.parametrize("launcher", ["slurm_cpu", "slurm_1gpu", "slurm_4gpu", "local"])
+def test_launchers_compose_and_are_documented(launcher: str) -> None:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from panoptic_occ.config import conf_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra_compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)
+    node = config.hydra.launcher
+    if launcher == "local":
+        assert node.n_jobs == 2
+        return
+    # a job of at most ten minutes would take every signal for its time limit
+    assert node.timeout_min > 10 and node.max_num_timeout > 0 and node.signal_delay_s >= 60
+    assert node.tasks_per_node == (4 if launcher == "slurm_4gpu" else 1)
+    assert node.gpus_per_node == {"slurm_cpu": None, "slurm_1gpu": 1, "slurm_4gpu": 4}[launcher]
+
+
+def test_the_table_names_jobs_by_what_differs() -> None:
+    jobs = [
+        Job(0, ("seed=0", "method=rap"), "finished", 1.25, "runs/a", 0.5),
+        Job(1, ("seed=1", "method=rap"), "cancelled", log="1.err"),
+    ]
+    table = to_table(jobs)
+    assert [list(column.cells) for column in table.columns][2:] == [
+        ["finished", "cancelled"],
+        ["1.2", ""],
+        ["50.00", ""],
+    ]
+    assert [str(line) for line in details(jobs)] == ["job 1 cancelled: it left no message (log: 1.err)"]
+    assert collect(Path("no such sweep")) == []
+
+
+def test_the_score_is_the_methods_own() -> None:
+    rows = {"score": {"PQ": 0.9}, "rap": {"PQ": 0.5}, "rap | tau 0.4": {"PQ": 0.6}, "rap | tau 0.5": {"PQ": None}}
+    assert score_of({"method": "rap", "relations": rows}) == 0.6
+    assert str(score_of({"method": "oanet", "relations": rows})) == "nan"
+
+
+def test_slurm_must_start_what_lightning_expects() -> None:
+    from omegaconf import OmegaConf
+
+    from panoptic_occ.commands import _check_processes
+
+    launcher = OmegaConf.create({"_target_": "a.SlurmLauncher", "tasks_per_node": 4})
+    with pytest.raises(ConfigError, match=r"tasks_per_node=4 with trainer\.devices=1: SLURM must start one process"):
+        _check_processes(compose(["trainer.devices=1"]), launcher)
+    _check_processes(compose(["trainer.devices=4", "trainer.strategy=ddp"]), launcher)

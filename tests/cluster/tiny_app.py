@@ -1,0 +1,36 @@
+"""A command of a second, in the suite's own frame: counts to ten in a file, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from panoptic_occ.commands import command
+from panoptic_occ.errors import DataError
+from panoptic_occ.files import write_text
+from panoptic_occ.sweeps import note
+
+
+@command("train", "Counts.", {})
+def main(config: DictConfig) -> float:
+    """Ten steps of a tenth of a second; seed 13 fails as long as there is a file ``broken``."""
+    folder = Path(config.runs_dir) / str(config.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    result, steps = folder / "result", folder / "steps"
+    if result.exists():
+        note(state="skipped")
+        return float(result.read_text())
+    if config.seed == 13 and Path(config.runs_dir, "broken").exists():
+        raise DataError("image 13: truncated")
+    done = int(steps.read_text()) if steps.exists() else 0
+    for step in range(done, 10):
+        time.sleep(0.1)
+        write_text(steps, str(step + 1))
+    write_text(result, str(config.seed / 100))
+    return config.seed / 100
+
+
+if __name__ == "__main__":
+    main()

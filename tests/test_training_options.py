@@ -1,0 +1,125 @@
+"""Options that make training faster: each trains to nearly the same numbers, goes on after an interruption, and names
+its base by what it changes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from panoptic_occ.build import build_data, build_model, build_schedule
+from panoptic_occ.config import compose
+from panoptic_occ.module import PanopticModule
+from panoptic_occ.runs import base_folder, base_key, changes, run_folder
+from panoptic_occ.stages import fit_stage
+
+OPTIONS = {
+    "bf16": ["trainer.precision=bf16-mixed"],
+    "channels_last": ["channels_last=true"],
+    "bf16 and channels_last": ["trainer.precision=bf16-mixed", "channels_last=true"],
+    "compile": ["compile=true"],
+}
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    cache = tmp_path_factory.mktemp("cache")
+    brief = [
+        "data.batch_size=2",
+        "schedule.base.steps=1",
+        "schedule.base.milestones=[]",
+        "schedule.base.warmup_steps=0",
+    ]
+    words = ["experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", f"data.source.cache_dir={cache}"]
+    return [*words, *brief]  # four steps: the schedule is written for batches of eight
+
+
+@pytest.fixture(autouse=True)
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces as ever, but generates no C++, which would take a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+
+def fitted(words: list[str], runs: Path) -> dict[str, torch.Tensor]:
+    """The base after its stage, from the newest checkpoint if there is one."""
+    config = compose([*words, f"runs_dir={runs}"])
+    data = build_data(config)
+    model = build_model(config, data.categories)
+    folder = base_folder(config)
+    fit_stage("base", model, data, build_schedule(config), folder, config)
+    return load_file(folder.weights("base"))
+
+
+def first_losses(words: list[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Losses of the first batch, and the gradient of the pyramid's last layer."""
+    config = compose(words)
+    data = build_data(config)
+    model = build_model(config, data.categories).train()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bf16" in config.trainer.precision):
+        losses = model.base_losses(next(iter(data.train_dataloader())))
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    gradient = [p.grad for p in model.backbone.parameters() if p.grad is not None][-1]
+    return losses, gradient
+
+
+@pytest.mark.parametrize(("option", "tolerance"), [("bf16", 0.05), ("channels_last", 1e-4)])
+def test_losses_are_close_to_those_of_float32(common: list[str], option: str, tolerance: float) -> None:
+    plain, gradient = first_losses(common)
+    losses, other = first_losses([*common, *OPTIONS[option]])
+    assert losses.keys() == plain.keys()
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(plain[name].item(), rel=tolerance, abs=tolerance), name
+    assert (gradient - other).norm() < 5 * tolerance * gradient.norm()
+
+
+@pytest.mark.parametrize("option", ["bf16 and channels_last", "compile"])
+def test_a_run_that_was_interrupted_ends_as_the_undisturbed_one(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    words = [*common, *OPTIONS[option]]
+    undisturbed = fitted(words, tmp_path / "whole")
+    step = PanopticModule.training_step
+    with monkeypatch.context() as patch:
+
+        def interrupted(self: PanopticModule, samples: object, batch_idx: int) -> torch.Tensor:
+            if self.global_step == 3:
+                raise RuntimeError("power cut")
+            return step(self, samples, batch_idx)  # type: ignore[arg-type]
+
+        patch.setattr(PanopticModule, "training_step", interrupted)
+        with pytest.raises(RuntimeError, match="power cut"):
+            fitted(words, tmp_path / "cut")
+    assert list((tmp_path / "cut").rglob("*.ckpt"))
+    resumed = fitted(words, tmp_path / "cut")
+    assert undisturbed.keys() == resumed.keys()
+    for name, tensor in undisturbed.items():
+        assert torch.isfinite(tensor).all(), name
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_training_logs_its_throughput(common: list[str], tmp_path: Path) -> None:
+    fitted(common, tmp_path)
+    (log,) = tmp_path.rglob("metrics.csv")
+    header, *rows = log.read_text().splitlines()
+    column = header.split(",").index("base/images_per_s")
+    assert len(rows) == 4 and all(float(row.split(",")[column]) > 0 for row in rows)
+
+
+def test_options_that_change_numbers_are_part_of_the_name_of_a_base(common: list[str]) -> None:
+    keys = {name: base_key(compose([*common, *words])) for name, words in OPTIONS.items()}
+    assert len({*keys.values(), base_key(compose(common))}) == len(keys) + 1
+    words = OPTIONS["compile"]
+    assert run_folder(compose([*common, *words]), words).path.name.endswith("compile-true")
+
+
+def test_bases_from_before_an_option_existed_keep_their_name(common: list[str]) -> None:
+    config = compose(common)
+    older = OmegaConf.create({key: value for key, value in config.items() if key != "compile"})
+    assert "compile" in config and base_key(older) == base_key(config)
+    assert not changes(older, config, ("compile",))
+    assert changes(older, compose([*common, "compile=true"]), ("compile",)) == "compile: None -> True"
