@@ -63,7 +63,7 @@ def test_the_table_is_grouped_by_policy(finished: Path) -> None:
     assert [line[0] for line in lines if line[0]] == POLICIES
     assert heads[2:] == [
         *("PQ", "SQ", "RQ", "PQ th", "SQ th", "RQ th", "PQ st", "SQ st", "RQ st"),
-        *("order right", "coverage", "cycles", "by score", "relation ms", "fusion ms"),
+        *("order right", "coverage", "cycles", "by score", "network ms", "relation ms", "fusion ms"),
     ]
     assert lines[6][2] == "100.0" and lines[0][heads.index("cycles")] == "-"
 

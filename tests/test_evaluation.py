@@ -145,6 +145,18 @@ def test_a_timed_fusion_is_done_for_every_entry(monkeypatch: pytest.MonkeyPatch)
     assert len(calls) == 2
 
 
+def test_time_of_the_network_is_that_of_the_base_and_of_the_relation() -> None:
+    timed = Evaluation(
+        [Entry("one", "one", AreaOrder(**PARTS), FusionPolicy(stuff_area=1))], toy_categories(), timing=True
+    )
+    for nanoseconds in (70_000_000, 8_000_000):  # two batches of four images; the first warms up
+        timed.base_took(nanoseconds, 4)
+    for seed in range(3):
+        timed.update(toy_sample(3, seed), perfect(toy_sample(3, seed)))
+    row = timed.rows()["one"]
+    assert row["relation_ms"] > 0 and row["network_ms"] == pytest.approx(2.0 + row["relation_ms"])
+
+
 def test_relations_with_claims_are_told_apart() -> None:
     relation = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
     claims = [toy_sample(2, seed).annotations.masks for seed in (0, 1)]

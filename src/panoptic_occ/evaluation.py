@@ -62,7 +62,8 @@ class Evaluation(nn.Module):
     ``recording``: ask every network once about all pairs, so that entries with other thresholds share the answers and
     listeners can store them; None: ask it what each entry needs.
     ``details``: also break the quality of things down, by these bins.  ``timing``: also time relation and fusion (on
-    one image at a time; without the network where its answers come from a file or a recording).
+    one image at a time; without the network where its answers come from a file or a recording), and the base, which the
+    caller reports by ``base_took``.
     ``oracle``: what every entry gets from the annotations (ORACLES; BANet, Table 4); ``box`` and ``class`` must also be
     set in the thing branch.  ConfigError for an unknown one.
     """
@@ -101,10 +102,21 @@ class Evaluation(nn.Module):
         self.breakdown = {entry.name: Breakdown(categories, details) for entry in entries if details}
         self.relation_time = {entry.name: StepTime() for entry in entries if timing}
         self.fusion_time = {entry.name: StepTime() for entry in entries if timing}
+        self.base_time = StepTime()
         # as a list, so that the metrics move with the module to its device
         groups = self.quality, self.accuracy, self.profile, self.breakdown, self.relation_time, self.fusion_time
         self.metrics = nn.ModuleList({id(metric): metric for group in groups for metric in group.values()}.values())
+        self.metrics.append(self.base_time)
         self.models = nn.ModuleList({id(entry.model): entry.model for entry in entries}.values())
+
+    @property
+    def timing(self) -> bool:
+        """Whether steps are timed."""
+        return bool(self.relation_time)
+
+    def base_took(self, nanoseconds: int, images: int) -> None:
+        """Adds the time of the base for a batch."""
+        self.base_time.update(nanoseconds, images)
 
     @property
     def requires(self) -> frozenset[str]:
@@ -191,7 +203,8 @@ class Evaluation(nn.Module):
                 **self.profile[name].compute().as_dict(),
             }
             if self.relation_time:
-                rows[name]["relation_ms"] = self.relation_time[name].compute()
+                rows[name]["relation_ms"] = relation_ms = self.relation_time[name].compute()
+                rows[name]["network_ms"] = self.base_time.compute() + relation_ms
                 rows[name]["fusion_ms"] = self.fusion_time[name].compute()
         return rows
 

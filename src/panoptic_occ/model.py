@@ -50,6 +50,7 @@ class PanopticFPN(nn.Module):
 
     ``loss_weights``: ``thing`` (lambda_i) and ``stuff`` (lambda_s), or any loss by its own name; see ``conf/schedule``.
     ``pixel_mean``, ``pixel_std``: of RGB in 0..255, applied on the device.
+    ``channels_last``: memory format of weights and images; on a CPU, images at test have it anyway, see ``batch``.
     """
 
     pixel_mean: Tensor

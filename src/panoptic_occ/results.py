@@ -27,7 +27,7 @@ from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet
 
 Rows = Mapping[str, Mapping[str, float]]
 GROUPS = {"": "", "_th": " th", "_st": " st"}
-TIMES = {"relation_ms": "relation ms", "fusion_ms": "fusion ms"}
+TIMES = {"network_ms": "network ms", "relation_ms": "relation ms", "fusion_ms": "fusion ms"}
 # What the table at the end of a run shows, under which heading; metrics.json and metrics.csv hold everything.
 COLUMNS = {
     "PQ": "PQ",

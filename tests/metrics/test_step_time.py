@@ -21,4 +21,6 @@ def test_mean_leaves_the_first_image_of_every_process_out():
     assert second.compute() == 8.0
     first.merge_state(second)
     assert first.compute() == 4.0
+    second.update(16_000_000, images=3)  # a batch
+    assert second.compute() == 6.0
     assert math.isnan(StepTime().compute())

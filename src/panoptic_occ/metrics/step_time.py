@@ -25,7 +25,8 @@ def timed(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[
 
 
 class StepTime(Metric):
-    """Mean milliseconds of a step over all images but the first of every process, which warms up; NaN without any."""
+    """Mean milliseconds of a step over all images but the first (or the first batch) of every process, which warms up;
+    NaN without any."""
 
     is_differentiable = False
     higher_is_better = False
@@ -40,11 +41,11 @@ class StepTime(Metric):
         for name in ("nanoseconds", "count"):
             self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, nanoseconds: int) -> None:
-        """Adds one image."""
+    def update(self, nanoseconds: int, images: int = 1) -> None:
+        """Adds one image, or the images of a batch that were computed at once."""
         if self.warm:
             self.nanoseconds += nanoseconds
-            self.count += 1
+            self.count += images
         self.warm = True
 
     def compute(self) -> float:

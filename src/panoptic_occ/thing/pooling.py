@@ -118,8 +118,8 @@ def _taps(
     A sample up to one cell beyond the edge reads the border, one further out reads zero (``roi_align``).
     """
     size = (extent / bins)[:, None, None]
-    bin_, sample = torch.arange(bins), torch.arange(ratio) + 0.5
-    position = start[:, None, None] + bin_[:, None] * size + sample * size / ratio
+    corner = start[:, None, None] + torch.arange(bins)[:, None] * size
+    position = corner + (torch.arange(ratio) + 0.5) * size / ratio  # in roi_align's order, so that rounding agrees
     seen = (position >= -1) & (position <= cells)
     position = position.clamp(0, cells - 1)
     before = position.floor()
