@@ -19,6 +19,7 @@ from panoptic_occ import pipeline, saved
 from panoptic_occ.archive import Archive, ArchiveWriter
 from panoptic_occ.build import build_data, build_evaluation, build_model, build_occlusion, grid_variants
 from panoptic_occ.config import compose
+from panoptic_occ.data.parallel import ordered_map
 from panoptic_occ.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.masks import PairStats
@@ -91,13 +92,17 @@ def test_stored_predictions_give_the_same_rows_in_any_number_of_processes(
         eval_data=SimpleNamespace(image_ids=torch.tensor([s.image_id for s in TOYS])), num_eval_images=len(TOYS)
     )
     monkeypatch.setattr(saved, "FUSIONS_A_BLOCK", 8 * 3)  # blocks of three images
+    monkeypatch.setattr(saved, "FUSIONS_A_WORKER", 8 * 4)  # eight images are worth two workers
+    spread: list[int] = []
+    monkeypatch.setattr(saved, "ordered_map", lambda *a, **k: spread.append(a[3]) or ordered_map(*a, **k))
     for processes in (1, 2):
         again = toy_evaluation(f"grid={GRID}")
         evaluate_stored(again, predictions, data, processes)
         assert again.rows() == rows
-    data.num_eval_images = 5  # only the first images
+    data.num_eval_images = 5  # only the first images: not worth a worker
     again = toy_evaluation()
-    evaluate_stored(again, predictions, data, 1)
+    evaluate_stored(again, predictions, data, 2)
+    assert spread == [1, 2, 1]
     alone = toy_evaluation()
     for sample in TOYS[:5]:
         alone.update(sample, toy_output(sample))

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from panoptic_occ.archive import Archive
 from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.datamodule import PanopticDataModule
-from panoptic_occ.data.parallel import ordered_map
+from panoptic_occ.data.parallel import available_cores, ordered_map
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.model import BaseOutput
@@ -26,7 +26,8 @@ from panoptic_occ.runs import occlusion_folder, prediction_key, prediction_setti
 from panoptic_occ.store import PredictionFiles, PredictionWriter, StoredPredictions
 from panoptic_occ.structures import Sample
 
-FUSIONS_A_BLOCK = 256  # about a second of work, so that a worker that takes seconds to start has enough of them
+FUSIONS_A_BLOCK = 256  # about a second of work
+FUSIONS_A_WORKER = 1024  # fewer are done sooner than another worker has started
 NOT_REPEATED = ("saved=", "save_", "grid", "+grid", "processes=")
 
 
@@ -179,6 +180,8 @@ def evaluate_stored(
     blocks = [image_ids[start : start + size] for start in range(0, len(image_ids), size)]
     work = SavedPass(evaluation, predictions, places, data.eval_data if "image" in evaluation.requires else None)
     totals = copy.deepcopy(metrics_of(evaluation))
+    worth_starting = max(len(image_ids) * len(evaluation.entries) // FUSIONS_A_WORKER, 1)
+    processes = min(processes or available_cores(), worth_starting)
     for states in ordered_map(work, blocks, len(blocks), processes, "fusing", chunk=1):
         for total, state in zip(totals, states, strict=True):
             total.merge_state(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from panoptic_occ.masks import PairStats
@@ -104,3 +105,21 @@ def test_contested_pixels_teach_the_direction() -> None:
     assert before < right_pairs(model, examples) >= 0.75 * pairs
     assert losses[-1]["loss_order"] < 0.75 * losses[0]["loss_order"]
     assert losses[-1]["loss_overlap"] < 0.5 * losses[0]["loss_overlap"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 6])
+def test_covered_against_the_formula_pair_by_pair(count: int) -> None:
+    sample = toy_sample(count)
+    assert sample.target is not None
+    torch.manual_seed(count)
+    model = RelationalEmbedding(class_channels=5, box_channels=3, **COMMON)
+    instances = toy_detections(sample.target)
+    boxes, labels, n = instances.boxes.float(), instances.labels, len(instances)
+    found = model.covered(boxes, labels)
+    assert found.shape == (n, n)
+    offsets = box_offsets(boxes)
+    for i in range(n):
+        for j in range(n):
+            classes = model.first_class.weight[:, labels[i]].relu() * model.second_class.weight[:, labels[j]].relu()
+            joined = torch.cat([classes, (model.box.weight @ offsets[i, j]).relu()])
+            torch.testing.assert_close(found[i, j], (model.project.weight[0] @ joined).sigmoid())
