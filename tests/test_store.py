@@ -104,7 +104,16 @@ def test_maps_of_any_kind(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     fine = torch.randperm(20 * 30, generator=generator).view(20, 30).to(dtype)  # more values than a byte holds
     coarse = fine[:4, :5].repeat_interleave(5, dim=0).repeat_interleave(6, dim=1)
-    for values in (fine, coarse, coarse[:, :1], coarse[:1, :1], torch.zeros((0, 5), dtype=dtype), coarse.T):
+    one_too_many = torch.arange(257).to(dtype)[None]  # for a byte
+    for values in (
+        fine,
+        one_too_many,
+        coarse,
+        coarse[:, :1],
+        coarse[:1, :1],
+        torch.zeros((0, 5), dtype=dtype),
+        coarse.T,
+    ):
         tensors = pack_map("map", values) | {"mask_size": torch.tensor(values.shape)}
         assert_same(values.contiguous(), unpack_map(tensors, "map"))
     assert len(pack_map("map", coarse)["map_runs"]) <= 20 * 5

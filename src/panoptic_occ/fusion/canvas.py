@@ -68,10 +68,9 @@ class Canvas:
     ) -> Iterator[tuple[int, Int[np.ndarray, "y x"], Bool[np.ndarray, "y x"]]]:
         """For each of ``others`` that crop i meets: its index, the part of the map where they do, and of the crop."""
         (rows, columns), crop = layer[i]
-        for j, (top, left, bottom, right) in layer.meets[i]:
-            if j in others:
-                part = crop[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
-                yield j, self.owner[top:bottom, left:right], part
+        for j, (top, left, bottom, right) in layer.met(i, others):
+            part = crop[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
+            yield j, self.owner[top:bottom, left:right], part
 
 
 class _Layer:
@@ -80,10 +79,15 @@ class _Layer:
     def __init__(self, crops: MaskCrops, owners: MaskCrops) -> None:
         self.arrays = crops.arrays()
         self.windows: list[list[int]] = crops.windows.tolist()
-        self.meets: list[list[tuple[int, list[int]]]] = [[] for _ in self.arrays]
-        for i, j, rectangle in zip(*(part.tolist() for part in meetings(crops, owners)), strict=True):
-            if i != j:
-                self.meets[i].append((j, rectangle))
+        self.pairs = meetings(crops, owners)
+        self.start = np.searchsorted(self.pairs.first, np.arange(len(crops) + 1)).tolist()
+
+    def met(self, i: int, others: Collection[int]) -> Iterator[tuple[int, list[int]]]:
+        """Those of ``others`` that crop i meets, by rising index, and their common rectangles."""
+        here = slice(self.start[i], self.start[i + 1])  # only these become Python numbers: all at once would be many
+        chosen = [(k, j) for k, j in enumerate(self.pairs.second[here].tolist()) if j != i and j in others]
+        rectangles = self.pairs.rectangles[here][[k for k, _ in chosen]].tolist()
+        yield from zip((j for _, j in chosen), rectangles, strict=True)
 
     def __getitem__(self, i: int) -> tuple[Window, Bool[np.ndarray, "h w"]]:
         top, left, height, width = self.windows[i]
