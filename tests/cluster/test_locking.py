@@ -98,7 +98,7 @@ def test_a_second_run_refuses_and_names_the_first(tmp_path: Path) -> None:
 
 
 def test_waiting_says_for_whom_and_how_far_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="panoptic_occ")
     with owner(tmp_path / "a") as process:
         Timer(2 * STALE, process.terminate).start()
         with work_lock(tmp_path / "a", "training", busy="wait", progress=lambda: "step 7 of 9", stale_after=STALE):

@@ -50,7 +50,10 @@ def jobs() -> list[Job]:
     ]
     return [
         *found,
-        Job("stages", "a step of stage 2", "8 scenes of 128x128", training_steps),
+        *(
+            Job("stages", "a step of stage 2", f"8 scenes, {name}", partial(training_steps, name))
+            for name in ("ocfusion", "refine", "rap", "oanet")
+        ),
         Job("relation", "OCFusion's relation step", f"{size}, N = 20", relation_step, turns=2),
         Job("inference", text, size, inference, turns=2),
     ]
@@ -162,14 +165,14 @@ def relation_step() -> Contest:
     return Contest(occlusion, [StandIn(f"the whole network (the step: {pairs} pairs)", network, check, 10.0)])
 
 
-def training_steps() -> Contest:
+def training_steps(occlusion: str) -> Contest:
     """Losses, gradients and the optimiser's step with the base of ``make train``; nothing is compared but that stage 2
     leaves the base alone."""
     folder = TemporaryDirectory(prefix="panoptic_occ_bench_")
     source = [
         f"data.source.{key}" for key in (f"train_images={TRAINING_IMAGES}", "val_images=1", f"cache_dir={folder.name}")
     ]
-    cfg = compose([*source, "processes=1"])
+    cfg = compose([*source, "processes=1", f"occlusion={occlusion}"])
     data, schedule = build_data(cfg), build_schedule(cfg)
     samples = [data.train_transform(data.train_data.load(k), 0) for k in range(TRAINING_IMAGES)]
     base, head = (build_model(cfg, data.categories) for _ in range(2))
