@@ -39,6 +39,7 @@ NOISE = (
     ".*You have overridden `transfer_batch_to_device`.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*Experiment logs directory .* exists and is not empty.*",
+    ".*The `srun` command is available on your system but is not used.*",
 )
 
 
