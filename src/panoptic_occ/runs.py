@@ -15,17 +15,16 @@ A folder is a function of the command, so that the same command finds its own wo
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import pkgutil
 import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.categories import Categories
@@ -34,50 +33,18 @@ from panoptic_occ.environment import environment
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.files import read_json, write_json, write_text
 from panoptic_occ.instantiate import check_targets
+from panoptic_occ.run_keys import BASE_KEYS, STAGE_KEYS, base_key, changes, prediction_key, stage_key
 
 log = logging.getLogger(__name__)
 
-BASE_VERSION = 2
-"""Raise it when a change of the code changes what a base trained by the same configuration becomes."""
-
-# What a base depends on; detection settings that only act at test time and machine settings are left out.
-BASE_KEYS = (
-    "seed",
-    "data.source",
-    "data.train_transform",
-    "data.batch_size",
-    "data.max_train_images",
-    "backbone",
-    "share",
-    "thing",
-    "stuff",
-    "exchange",
-    "schedule.reference_batch",
-    "schedule.base",
-    "schedule.loss_weights",
-    "trainer.precision",
-    "trainer.gradient_clip_val",
-    "channels_last",
-    "joint",
-    "compile",
-)
-# Settings younger than the oldest bases: they count where they are not at their default, so that old keys stay valid.
-YOUNGER_KEYS = {"compile": False}
-TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test", "exchange.inlay_thr")
-PLACES = ("data.source.root", "data.source.cache_dir", "data.source.processes")
-# What stored predictions depend on, beside their base.
-PREDICTION_KEYS = (*TEST_ONLY, "tta", "data.eval_transform", "data.max_eval_images")
-# What the second stage depends on, beside its base.
-STAGE_KEYS = ("occlusion", "schedule.occlusion")
-
 # What a command does beside computing; a later command on the same run does not inherit it.
-OF_ONE_COMMAND = ("force", "save_maps", "save_predictions", "saved", "grid", "check", "debug")
+OF_ONE_COMMAND = ("logger", "force", "save_maps", "save_predictions", "saved", "grid", "check", "debug")
 
 # Overrides that never change what is computed, or that the folder's name holds already.
 NOT_IN_NAME = re.compile(
     r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_maps|save_predictions|save_conf_thr|saved"
     r"|compare|sweep|debug|trusted|run|input|output"
-    r"|data\.(num_workers|eval_batch_size|source\.(root|cache_dir|processes)|root)|trainer|trainer\..*|logger|logger\..*|hydra.*)$"
+    r"|data\.(num_workers|eval_batch_size|source\.(root|cache_dir|processes)|root)|(trainer|logger|validate)(\..*)?|hydra.*)$"
 )
 
 
@@ -154,62 +121,9 @@ def overrides_name(overrides: Iterable[str]) -> str:
     return text if len(text) <= 100 else hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def base_key(cfg: DictConfig) -> str:
-    """Ten hex digits over everything that the base depends on."""
-    keys = (*BASE_KEYS, "occlusion") if cfg.joint else BASE_KEYS
-    return _digest({"version": BASE_VERSION, **_subset(cfg, keys)})
-
-
-def stage_key(cfg: DictConfig) -> str:
-    """Ten hex digits over everything that the trained occlusion module depends on (not its ``test_only`` settings)."""
-    parts = _subset(cfg, STAGE_KEYS)
-    method = pkgutil.resolve_name(cfg.occlusion._target_)
-    for key in method.test_only:
-        parts["occlusion"].pop(key, None)
-    return _digest({"base": base_key(cfg), **parts})
-
-
-def prediction_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Everything that detections and stuff of a split depend on, as far as evaluation settings go, and their base."""
-    settings = {key: OmegaConf.select(cfg, key) for key in PREDICTION_KEYS}
-    plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
-    assert isinstance(plain, dict)
-    return {"base": base_key(cfg), **_flat(plain)}
-
-
-def prediction_key(cfg: DictConfig) -> str:
-    """Ten hex digits over ``prediction_settings``."""
-    return _digest(prediction_settings(cfg))
-
-
 def predictions_folder(cfg: DictConfig) -> Path:
     """The folder of the stored predictions that ``cfg`` needs, below their base."""
     return base_folder(cfg).path / f"predictions_{prediction_key(cfg)}"
-
-
-def _subset(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
-    left_out = (*TEST_ONLY, *PLACES)
-    chosen = OmegaConf.create({})
-    for key in keys:
-        value = OmegaConf.select(cfg, key)
-        OmegaConf.update(chosen, key, value, force_add=True)
-    plain = OmegaConf.to_container(chosen, resolve=True)
-    assert isinstance(plain, dict)
-    for key, default in YOUNGER_KEYS.items():
-        if plain.get(key) in (None, default):
-            plain.pop(key, None)
-    for key in left_out:
-        node: Any = plain
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.get(parent, {}) if isinstance(node, dict) else {}
-        if isinstance(node, dict):
-            node.pop(last, None)
-    return {str(k): v for k, v in plain.items()}
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def check_same_run(folder: RunFolder, cfg: DictConfig) -> None:
@@ -225,22 +139,29 @@ def check_same_run(folder: RunFolder, cfg: DictConfig) -> None:
         )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
-
-
 def latest_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest readable checkpoint of the stage in progress; a damaged one is named and the one before it used."""
-    for path in sorted(folder.checkpoints.glob("*.ckpt"), reverse=True):
-        try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # torch raises many kinds for a damaged file, and any of them means: not this one
-            log.warning("%s: cannot be read (%s), using the checkpoint before it", path, str(error).splitlines()[0])
-            continue
-        return path
+    """The newest undamaged checkpoint of the stage in progress; a damaged one is named and the one before it used.
+
+    Without any the stage begins anew: it ends with the same weights, only later.
+    """
+    paths = sorted(folder.checkpoints.glob("*.ckpt"), reverse=True)
+    for path in paths:
+        if (damage := _damage(path)) is None:
+            return path
+        log.warning("%s: damaged (%s), using the checkpoint before it", path, damage)
+    if paths:
+        log.warning("%s: no checkpoint before that one, the stage begins anew", folder.checkpoints)
     return None
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a file of torch, which is a ZIP archive; every byte is checked, unlike when it is loaded."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            part = archive.testzip()
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return str(error)
+    return None if part is None else f"wrong checksum of {part}"
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:
@@ -290,10 +211,3 @@ def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> 
     if base_key(config) != base_key(before):
         raise ConfigError(f"{path}: its base was trained with other settings: {changes(before, config, BASE_KEYS)}")
     return config
-
-
-def changes(before: DictConfig, after: DictConfig, keys: Iterable[str]) -> str:
-    """Which settings below ``keys`` differ, as ``key: old -> new``, the first few of them; empty when none does."""
-    old, new = (_flat(_subset(config, keys)) for config in (before, after))
-    differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    return "; ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing[:5])

@@ -21,8 +21,15 @@ from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.relation_build import build_relations, ensure_relations
 from panoptic_occ.data.relation_cache import FORMAT, ImageRelation, RelationCache
 from panoptic_occ.data.relation_statistics import relation_statistics
-from panoptic_occ.data.relations import MIN_SHARE, TIE_BREAK, ground_truth_relation, match_segments
-from panoptic_occ.errors import DataError
+from panoptic_occ.data.relations import (
+    MIN_SHARE,
+    TIE_BREAK,
+    ground_truth_relation,
+    match_boxes,
+    match_segments,
+)
+from panoptic_occ.data.source import CocoSource, relations_path
+from panoptic_occ.errors import ConfigError, DataError
 from panoptic_occ.masks import MaskCrops
 from panoptic_occ.structures import GroundTruthRelation, PanopticMap, Segment
 
@@ -60,6 +67,38 @@ def test_o7_majority_against_delta() -> None:
     assert relation.own.tolist() == [[4, 2], [0, 2]]
     assert relation.matrix(0.2, "majority").tolist() == [[-1, 1], [0, -1]]
     assert relation.matrix(0.2, "delta").tolist() == [[-1, 0], [1, -1]]
+
+
+def test_nearest_boxes_as_in_the_script_of_rap() -> None:
+    """Boxes alone decide: of the wrong class, twice the same instance (none of both), a third time (again)."""
+    masks = np.zeros((3, 8, 12), dtype=bool)
+    masks[0, 0:4, 0:4], masks[1, 0:4, 6:10], masks[2, 6:8, 0:12] = True, True, True
+    ids = np.zeros((8, 12), dtype=np.int32)
+    ids[0:3, 0:4], ids[0:4, 6:9], ids[6:8, 1:12] = 10, 20, 30
+    segments = {10: (0, False), 20: (1, False), 30: (2, False)}
+    crops = masks_of(*masks)
+    assert match_boxes(crops, panoptic_of(ids, segments)).tolist() == [10, 20, 30]
+    assert match_segments(crops, torch.tensor([1, 1, 2]), panoptic_of(ids, segments)).tolist() == [0, 20, 30]
+    ids[5, 5:7] = 40  # also nearest to the second one
+    assert match_boxes(crops, panoptic_of(ids, segments | {40: (0, False)})).tolist() == [10, 0, 30]
+    ids[4, 6:9] = 50
+    assert match_boxes(crops, panoptic_of(ids, segments | {40: (0, False), 50: (0, False)})).tolist() == [10, 50, 30]
+    assert match_boxes(crops, panoptic_of(ids, segments | {40: (0, True)})).tolist() == [10, 20, 30]
+    assert match_boxes(masks_of(*masks)[torch.arange(0)], panoptic_of(ids, segments)).tolist() == []
+
+
+def test_the_rule_reaches_training_data_and_cache(tiny_coco: Any, tmp_path: Path) -> None:
+    root = tiny_coco.write()
+    chosen = CocoSource(root, "val2017", "val2017", tmp_path, match="box")
+    train, val = chosen.split("train"), chosen.split("val")
+    assert (train.match, val.match) == ("box", "share")
+    assert relations_path(chosen, train) != relations_path(chosen, val)
+    cache = build_relations(train, relations_path(chosen, train))
+    for index in range(len(train)):
+        cached = cache.get(int(train.image_ids[index]))
+        assert torch.equal(train.target(index).relation.own, cached.own)
+    with pytest.raises(ConfigError, match=r"data\.source\.match='boxes' is unknown; did you mean 'box'"):
+        CocoSource(root, match="boxes")  # type: ignore[arg-type]
 
 
 @settings(max_examples=60, deadline=None)
@@ -329,8 +368,8 @@ whole = relation_cache.save_file
 if sys.argv[3] == "writing":
     relation_cache.save_file = half
 else:
-    match, seen = relation_build.match_segments, []
-    relation_build.match_segments = lambda *a: die() if len(seen) == 1 else (seen.append(0), match(*a))[1]
+    match, seen = relation_build.matched_segments, []
+    relation_build.matched_segments = lambda *a: die() if len(seen) == 1 else (seen.append(0), match(*a))[1]
 relation_build.build_relations(CocoPanoptic.from_root(sys.argv[1], "val2017"), Path(sys.argv[2]))
 """
 

@@ -13,8 +13,9 @@ from torchvision.ops import roi_align
 
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.exchange.banet import FeatureAggregation, InstanceToSemantic, LayoutContext, sampled_count
+from panoptic_occ.exchange.banet import FeatureAggregation, InstanceToSemantic, LayoutContext
 from panoptic_occ.exchange.base import Exchange, Pyramids
+from panoptic_occ.exchange.sampling import sampled_count
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.structures import Batch
 from panoptic_occ.stuff.base import StuffHead
@@ -285,7 +286,7 @@ def test_inlaid_boxes_depend_on_their_own_threshold_only() -> None:
 def test_both_directions_learn_from_each_other() -> None:
     """L_I2S reaches the mask head and phi; L_mask reaches the semantic head."""
     thing, stuff = branches()
-    module = exchange(stuff)
+    module = exchange(stuff, context=32)
     losses = module.losses(thing.train(), stuff, pyramids(), batch_of((2, 3)))
     losses.stuff["i2s"].backward(retain_graph=True)
     heads = thing.roi_heads
@@ -331,6 +332,39 @@ def test_only_annotated_boxes_are_inlaid_in_training() -> None:
         assert all(any(torch.equal(box, other) for other in target.boxes) for box in r.boxes)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_masks_weigh_what_is_inlaid(training: bool) -> None:
+    """inlay=mask: every cell of F_ins times the mean probability of its 2x2 mask pixels, of the own class."""
+    thing, stuff = branches()
+    module, plain = exchange(stuff, inlay="mask", inlay_thr=0.0), exchange(stuff, inlay_thr=0.0)
+    plain.load_state_dict(module.state_dict())
+    crops: list[Tensor] = []
+    rois: list[Rois] = []
+    batch = batch_of((3, 2))
+
+    def look(_: nn.Module, inputs: Any) -> None:
+        crops.append(inputs[1])
+        rois.extend(inputs[2])
+
+    for own in (module, plain):
+        assert own.i2s is not None
+        own.i2s.register_forward_pre_hook(look)
+        torch.manual_seed(2)
+        if training:
+            own.losses(thing.train(), stuff, pyramids(), batch)
+        else:
+            own.eval().outputs(thing.eval(), stuff, pyramids(), batch, 0.0, frozenset())
+    weighted, features = crops
+    labels = torch.cat([r.labels for r in rois[: len(batch.samples)]]).tolist()
+    assert len(set(labels)) > training  # untrained, all detections are of one class
+    logits = thing.mask_logits(features)
+    for i, label in enumerate(labels):
+        probability = logits[i, label + 1].sigmoid()
+        for y, x in ((0, 0), (5, 9), (13, 13)):
+            share = probability[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean()
+            assert torch.allclose(weighted[i, :, y, x], features[i, :, y, x] * share, atol=1e-6)
+
+
 # ----------------------------------------------------------------------------------------------- configuration
 
 
@@ -340,6 +374,7 @@ def test_only_annotated_boxes_are_inlaid_in_training() -> None:
         ({"sim": False}, "exchange.ocm=false"),
         ({"keep": (0.8, 0.6)}, "rising range"),
         ({"keep": (0.6, 1.2)}, "within 0..1"),
+        ({"inlay": "masks"}, "did you mean 'mask'"),
     ],
 )
 def test_wrong_settings_are_answered(settings: dict[str, Any], hint: str) -> None:

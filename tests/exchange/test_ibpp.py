@@ -14,6 +14,7 @@ from panoptic_occ.errors import ConfigError
 from panoptic_occ.exchange.base import Exchange, Pyramids
 from panoptic_occ.exchange.ibpp import IterativeProjection
 from panoptic_occ.exchange.roi_flatten import roi_flatten
+from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.structures import Batch, Sample
 from panoptic_occ.stuff.base import semantic_target
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
@@ -187,7 +188,7 @@ def test_losses_by_name_and_weight() -> None:
     }
     torch.manual_seed(1)
     _, positive = base.thing.box_losses(base.features.thing, base.batch)
-    shown = base.exchange._annotated(base.batch.targets)
+    shown = annotated_rois(base.batch.targets, base.exchange.keep)
     refined = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown)
     for t, logits in enumerate(refined.masks, start=1):
         torch.testing.assert_close(losses[f"mask_{t}"], mask_loss(logits, positive, base.batch.targets))
@@ -214,7 +215,7 @@ def test_the_canvas_in_training_shows_what_train_boxes_says() -> None:
     base.thing.train()
     torch.manual_seed(1)
     _, positive = base.thing.box_losses(base.features.thing, base.batch)
-    shown = base.exchange._annotated(base.batch.targets)
+    shown = annotated_rois(base.batch.targets, base.exchange.keep)
     with torch.no_grad():
         several = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown)
         alone = base.exchange.refine(base.thing, base.stuff, base.features, shown, shown)
@@ -229,7 +230,7 @@ def test_a_share_of_the_annotations_is_shown() -> None:
     torch.manual_seed(0)
     counts = set()
     for _ in range(40):
-        drawn = base.exchange._annotated(base.batch.targets)
+        drawn = annotated_rois(base.batch.targets, base.exchange.keep)
         counts.add(len(drawn[0]))
         assert len(drawn[1]) == 1 and len(drawn[2]) == 0
         target = base.batch.targets[0]

@@ -7,9 +7,10 @@ import torch
 
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.components import components
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels, component_confidence
-from panoptic_occ.structures import VOID_LABEL, SemanticMap
+from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.structures import VOID_LABEL, InstanceSet, Relation, SemanticMap
 
 
 def fragment() -> SemanticMap:
@@ -48,6 +49,25 @@ def slow_confidence(semantic: SemanticMap, radius: int) -> list[float]:
         ]
         means.append(sum(values) / len(values))
     return means
+
+
+def test_erasing_after_the_things_looks_at_what_they_leave() -> None:
+    """A thing cuts a sure region in two: the part around the doubtful pixels is erased alone, before it none is."""
+    probs = torch.zeros(3, 4, 9)
+    probs[1] = 0.9
+    probs[1, :, 7:] = 0.25
+    probs[0] = 1 - probs[1]
+    semantic = SemanticMap(torch.ones(4, 9, dtype=torch.int64), probs.log())
+    masks = torch.zeros(1, 4, 9, dtype=torch.bool)
+    masks[0, :, 5:7] = True
+    instances = InstanceSet(MaskCrops.from_dense(masks), torch.zeros(1, 4), torch.tensor([0.9]), torch.tensor([0]))
+    stats, relation = PairStats.of(instances.masks), Relation(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.bool))
+    areas = {}
+    for after in (False, True):
+        policy = FusionPolicy(max_occluded=0.5, stuff_area=0, erase_thr=0.6, erase_after=after)
+        panoptic = fuse(instances, stats, relation, StuffLabels(semantic).under(policy), policy)
+        areas[after] = {s.label: s.area for s in panoptic.segments}
+    assert areas == {False: {0: 8, 1: 28}, True: {0: 8, 1: 20}}
 
 
 def test_u1_a_fragment_amid_another_class_is_erased() -> None:

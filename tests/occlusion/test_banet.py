@@ -11,7 +11,8 @@ from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats, meetings
 from panoptic_occ.metrics.relation_accuracy import relation_counts
-from panoptic_occ.occlusion.banet import AppearanceOrder, answers, common_colors, duplicates, mean_colors
+from panoptic_occ.occlusion.banet import AppearanceOrder, answers, common_colors, mean_colors
+from panoptic_occ.occlusion.suppression import duplicates
 from panoptic_occ.structures import Context, GroundTruthRelation, InstanceSet
 from panoptic_occ.testing import toy_categories
 

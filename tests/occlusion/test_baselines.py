@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torchvision.ops import nms
 
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.area import AreaOrder
@@ -40,6 +42,25 @@ class TestScore:
         relation = ask(ScoreOrder(**COMMON), instances)
         assert not relation.valid.any() and not relation.margin.any()
         assert torch.equal(relation.value, instances.scores)
+
+    def test_suppression_of_all_classes_goes_first(self):
+        """mmdetection's heuristic: class-agnostic NMS, then the plain fusion of what is left."""
+        instances = toy_detections(toy_sample(8, 3).target, 3)
+        stats, policy = PairStats.of(instances.masks), FusionPolicy(max_occluded=0.5)
+        kept = nms(instances.boxes, instances.scores, 0.3).sort().values
+        assert 0 < len(kept) < len(instances)
+        left = instances[kept]
+        plain = ask(ScoreOrder(**COMMON), left)
+        expected = fuse(left, PairStats.of(left.masks), plain, None, policy)
+        found = fuse(instances, stats, ask(ScoreOrder(nms="box", nms_thr=0.3, **COMMON), instances), None, policy)
+        assert torch.equal(found.ids, expected.ids) and (found.ids > 0).any()
+
+    @pytest.mark.parametrize(
+        ("options", "hint"), [({"nms": "boxes"}, "did you mean 'box'"), ({"nms_thr": 1.5}, "between 0 and 1")]
+    )
+    def test_wrong_options(self, options, hint):
+        with pytest.raises(ConfigError, match=hint):
+            ScoreOrder(**options, **COMMON)
 
     def test_there_is_nothing_to_train(self):
         model = ScoreOrder(**COMMON)

@@ -113,6 +113,9 @@ class TestOracles:
         relation = model(instances, stats)
         assert relation.value.tolist() == pytest.approx([0.625, 0.9])
         assert relation.order.tolist() == [TIE, PERSON]
+        model.probability = "sigmoid"  # every class alone: no logit says anything of the person
+        assert model(instances, stats).value.tolist() == pytest.approx([0.5, 0.9])
+        model.probability = "softmax"
         policy = FusionPolicy(max_occluded=0.5, stuff_area=0)
         areas = [r.final for r in fuse(instances, stats, relation, None, policy).records]
         by_score = [r.final for r in fuse(instances, stats, NO_RELATION, None, policy).records]

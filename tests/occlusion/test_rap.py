@@ -155,6 +155,21 @@ class TestLoss:
         assert torch.equal(first, second) and len(first) == 5 < len(everything)
         assert {tuple(pair) for pair in first.tolist()} < everything
 
+    def test_every_annotated_pair_may_count_once(self, model):
+        """Two annotated pairs, with 4 and with 2 pairs of proposals: the mean of both means."""
+        example = toy_example(6)
+        pairs = model.training_pairs(example, generator())
+        same = (example.matches[pairs] == example.matches[pairs[0]]).all(dim=1)
+        chosen = torch.cat([pairs[same], pairs[~same][:1]])
+        once = RAP(pair_mean="annotations", **COMMON)
+        once.load_state_dict(model.state_dict())
+        once.training_pairs = lambda example, generator: chosen  # type: ignore[method-assign]
+        front, back = once.head(pair_inputs(example.instances))[chosen].unbind(dim=1)
+        terms = (front - back).exp().log1p()
+        expected = (terms[:-1].mean() + terms[-1]) / 2
+        assert len(chosen) > 3
+        torch.testing.assert_close(once.loss([example], generator())["loss_occlusion"], expected)
+
     def test_gt_sig_ratio_decides_which_annotations_have_an_order(self):
         example = toy_example(6)
         for theta in (0.05, 0.2, 0.6):
@@ -182,6 +197,7 @@ class TestLoss:
         ({"gt_rule": "deltas"}, "did you mean 'delta'"),
         ({"fcs": 3}, r"occlusion.fcs=3: allowed: 1"),
         ({"pairs_per_image": 0}, "null takes all"),
+        ({"pair_mean": "annotation"}, "did you mean 'annotations'"),
     ],
 )
 def test_wrong_options(options, message):

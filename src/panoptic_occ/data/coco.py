@@ -21,7 +21,7 @@ from panoptic_occ.data.annotations import ImageRecord, Layout, read_annotations
 from panoptic_occ.data.panoptic_instances import InstanceTruth, disjoint_relation, panoptic_instances, thing_segments
 from panoptic_occ.data.problems import Instances, Problem, read_image, read_instances, read_panoptic
 from panoptic_occ.data.relation_cache import RelationCache
-from panoptic_occ.data.relations import ground_truth_relation, match_segments
+from panoptic_occ.data.relations import SegmentMatch, ground_truth_relation, matched_segments
 from panoptic_occ.errors import DataError
 from panoptic_occ.structures import GroundTruthRelation, PanopticMap, Sample, Target
 
@@ -36,7 +36,8 @@ class CocoPanoptic(Dataset[Sample]):
     With ``skip_empty``, images without a non-crowd instance are left out (counted as ``images without instances``).
     ``relations``: cached ground-truth relations; without them every load computes its own.  ``inst_gt``: the instances
     are those of the instances JSON (``coco``, full masks that overlap) or are cut from the ``panoptic`` map, which has
-    no relations to cache.
+    no relations to cache.  ``match``: how an instance finds its segment of the panoptic map, ``share`` of it covered
+    (``relations.match_segments``) or distance of the ``box``es (``relations.match_boxes``).
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class CocoPanoptic(Dataset[Sample]):
         skip_empty: bool = False,
         relations: RelationCache | None = None,
         inst_gt: InstanceTruth = "coco",
+        match: SegmentMatch = "share",
     ) -> None:
         self.layout = layout
+        self.match: SegmentMatch = match
         self.relations = relations
         self.inst_gt = inst_gt
         self.warnings: Counter[str] = Counter()
@@ -77,9 +80,11 @@ class CocoPanoptic(Dataset[Sample]):
         skip_empty: bool = False,
         relations: RelationCache | None = None,
         inst_gt: InstanceTruth = "coco",
+        match: SegmentMatch = "share",
     ) -> CocoPanoptic:
         """The split (``train2017``, ``val2017``) of a root folder that holds the data as COCO distributes it."""
-        return CocoPanoptic(Layout.of(Path(root), split), skip_empty=skip_empty, relations=relations, inst_gt=inst_gt)
+        layout = Layout.of(Path(root), split)
+        return CocoPanoptic(layout, skip_empty=skip_empty, relations=relations, inst_gt=inst_gt, match=match)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -117,7 +122,7 @@ class CocoPanoptic(Dataset[Sample]):
         self._report(problems)
         relation = None if self.relations is None else self.relations.get(record.image_id)
         if relation is None:
-            segment_ids = match_segments(instances.masks, instances.labels, panoptic)
+            segment_ids = matched_segments(instances.masks, instances.labels, panoptic, self.match)
             relation = ground_truth_relation(instances.masks, segment_ids, panoptic.ids)
         elif len(relation) != len(instances.ids):
             raise DataError(

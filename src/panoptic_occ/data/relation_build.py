@@ -14,7 +14,7 @@ from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.parallel import ordered_map
 from panoptic_occ.data.problems import read_instances, read_panoptic
 from panoptic_occ.data.relation_cache import ImageRelation, RelationCache
-from panoptic_occ.data.relations import ground_truth_relation, match_segments
+from panoptic_occ.data.relations import SegmentMatch, ground_truth_relation, matched_segments
 from panoptic_occ.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class _Related:
     tolerated: Counter[str]
 
 
-def relate(record: ImageRecord, layout: Layout, categories: Categories) -> _Related:
+def relate(record: ImageRecord, layout: Layout, categories: Categories, match: SegmentMatch = "share") -> _Related:
     """The relation of one image, and how many problems of each kind were tolerated; a fatal one raises DataError."""
     panoptic, problems = read_panoptic(record, layout, categories)
     instances, more = read_instances(record, layout, categories)
@@ -37,7 +37,7 @@ def relate(record: ImageRecord, layout: Layout, categories: Categories) -> _Rela
                 f"{problem} (`python -m panoptic_occ.prepare check=true` lists all problems of the data set)"
             )
     assert panoptic is not None  # an unreadable map is a fatal problem
-    segment_ids = match_segments(instances.masks, instances.labels, panoptic)
+    segment_ids = matched_segments(instances.masks, instances.labels, panoptic, match)
     relation = ground_truth_relation(instances.masks, segment_ids, panoptic.ids)
     image = ImageRelation(record.image_id, instances.ids, segment_ids, relation)
     return _Related(image, Counter(problem.kind for problem in problems))
@@ -45,7 +45,7 @@ def relate(record: ImageRecord, layout: Layout, categories: Categories) -> _Rela
 
 def build_relations(dataset: CocoPanoptic, path: Path, processes: int | None = 1) -> RelationCache:
     """Computes the relations of every image of ``dataset`` and writes them to ``path`` at the very end."""
-    work = partial(relate, layout=dataset.layout, categories=dataset.categories)
+    work = partial(relate, layout=dataset.layout, categories=dataset.categories, match=dataset.match)
     records = (dataset.record(index) for index in range(len(dataset)))
     images: list[ImageRelation] = []
     tolerated: Counter[str] = Counter()

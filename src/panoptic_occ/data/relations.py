@@ -6,13 +6,16 @@ one lies on top which owns more of the common pixels in the panoptic annotation.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Int
+from scipy.ndimage import find_objects
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from panoptic_occ.data.segment_runs import positions, run_starts, unique_counts
+from panoptic_occ.data.segment_runs import positions, run_starts, unique_counts, unique_ids
 from panoptic_occ.masks import MaskCrops, PairStats, intersections
 from panoptic_occ.structures import GroundTruthRelation, PanopticMap
 
@@ -23,6 +26,35 @@ TIE_BREAK = 1e-6
 """Weight of the IoU beside the share: COCO's segments are cut from the masks, so shares of exactly 1 are common."""
 
 Ids = Int[np.ndarray, "h w"]
+SegmentMatch = Literal["share", "box"]
+SEGMENT_MATCHES = ("share", "box")
+
+
+def matched_segments(
+    masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap, match: SegmentMatch
+) -> Int[Tensor, " k"]:
+    """Id of the panoptic segment of every instance by the rule ``match``, 0 for an instance without one."""
+    return match_segments(masks, labels, panoptic) if match == "share" else match_boxes(masks, panoptic)
+
+
+def match_boxes(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
+    """The rule of RAP's script (methods 6.2): every thing segment goes to the instance whose box (x, y, w, h) has the
+    smallest Euclidean distance to its own, whatever its category; the first of equal ones.
+
+    Two segments of one instance both go away, and a third one counts again, as there.  Crowd segments are left out.
+    """
+    matched = torch.zeros(len(masks), dtype=torch.int64)
+    values, places, _ = unique_ids(panoptic.ids.numpy())
+    windows = dict(zip(values.tolist(), find_objects(places + 1), strict=True))
+    segments = [s for s in panoptic.segments if s.isthing and not s.iscrowd and s.id in windows]
+    if not len(masks):
+        return matched
+    for segment in segments:
+        rows, columns = windows[segment.id]
+        box = torch.tensor([rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start])
+        nearest = (masks.windows.cpu() - box).square().sum(dim=1).argmin()
+        matched[nearest] = 0 if matched[nearest] else segment.id
+    return matched
 
 
 def match_segments(masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap) -> Int[Tensor, " k"]:

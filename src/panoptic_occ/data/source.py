@@ -10,6 +10,7 @@ from typing import Literal, Protocol, get_args
 from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.panoptic_instances import INSTANCE_TRUTHS, InstanceTruth
 from panoptic_occ.data.relation_cache import RelationCache
+from panoptic_occ.data.relations import SEGMENT_MATCHES, SegmentMatch
 from panoptic_occ.errors import ConfigError, DataError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class CocoSource:
     ``root``: the folder, or None to take the environment variable ``PANOPTIC_OCC_COCO``.  ``cache_dir``: where derived
     files go, by default below ``PANOPTIC_OCC_CACHE`` or ``~/.cache/panoptic_occ``.  ``skip_empty`` leaves training
     images without a non-crowd instance out (counted); validation images are never left out.  ``inst_gt``: what the
-    instances of the training images are, see ``CocoPanoptic``; validation images keep their annotations.
+    instances of the training images are, and ``match`` how they find their segments, see ``CocoPanoptic``; validation
+    images keep their annotations and the usual rule.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class CocoSource:
         skip_empty: bool = False,
         name: str = "coco",
         inst_gt: InstanceTruth = "coco",
+        match: SegmentMatch = "share",
     ) -> None:
         self.name = name
-        self.inst_gt = checked_truth(inst_gt)
+        self.inst_gt, self.match = checked_truth(inst_gt), checked_match(match)
         self.root = root
         self.splits: dict[str, str] = {"train": train_split, "val": val_split}
         self.cache_dir = default_cache_dir() / name if cache_dir is None else Path(cache_dir).expanduser()
@@ -80,15 +83,20 @@ class CocoSource:
             raise DataError(f"{self.name}: split '{split}' is unknown; {did_you_mean(split, get_args(Split))}")
         root, name = find_root(self.root), self.splits[split]
         if split == "train":
-            return load_split(self, root, name, self.skip_empty, self.inst_gt)
+            return load_split(self, root, name, self.skip_empty, self.inst_gt, self.match)
         return load_split(self, root, name)
 
 
 def load_split(
-    source: Source, root: Path, split: str, skip_empty: bool = False, inst_gt: InstanceTruth = "coco"
+    source: Source,
+    root: Path,
+    split: str,
+    skip_empty: bool = False,
+    inst_gt: InstanceTruth = "coco",
+    match: SegmentMatch = "share",
 ) -> CocoPanoptic:
     """A split in the COCO layout, with the cached relations of ``source`` when there are any and they apply."""
-    dataset = CocoPanoptic.from_root(root, split, skip_empty=skip_empty, inst_gt=inst_gt)
+    dataset = CocoPanoptic.from_root(root, split, skip_empty=skip_empty, inst_gt=inst_gt, match=match)
     if inst_gt == "panoptic":  # the cache is always of the annotated instances
         return dataset
     path = relations_path(source, dataset)
@@ -105,6 +113,13 @@ def checked_truth(inst_gt: InstanceTruth) -> InstanceTruth:
     if inst_gt not in INSTANCE_TRUTHS:
         raise ConfigError(f"data.source.inst_gt={inst_gt!r} is unknown; {did_you_mean(inst_gt, INSTANCE_TRUTHS)}")
     return inst_gt
+
+
+def checked_match(match: SegmentMatch) -> SegmentMatch:
+    """``match``, or a ConfigError when it is none of those that exist."""
+    if match not in SEGMENT_MATCHES:
+        raise ConfigError(f"data.source.match={match!r} is unknown; {did_you_mean(match, SEGMENT_MATCHES)}")
+    return match
 
 
 def find_root(root: str | Path | None) -> Path:
@@ -128,4 +143,6 @@ def default_cache_dir() -> Path:
 
 def relations_path(source: Source, dataset: CocoPanoptic) -> Path:
     """The relation cache of a split; its name holds the fingerprint, so that two copies of a data set never fight."""
-    return Path(source.cache_dir) / f"relations_{dataset.layout.images.name}_{dataset.fingerprint[:12]}.safetensors"
+    rule = "" if dataset.match == "share" else f"_{dataset.match}"
+    name = f"relations_{dataset.layout.images.name}_{dataset.fingerprint[:12]}{rule}.safetensors"
+    return Path(source.cache_dir) / name

@@ -13,6 +13,7 @@ Occlusion handling (section 3.3) is ``occlusion.banet``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
 from panoptic_occ.exchange.roi_inlay import roi_inlay
+from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
@@ -30,6 +32,7 @@ from panoptic_occ.thing.mask_rcnn import MaskRCNN
 from panoptic_occ.thing.pooling import SEMANTIC
 
 STRIDE = 4
+INLAYS = ("box", "mask")
 
 
 class FeatureAggregation(Exchange):
@@ -37,7 +40,8 @@ class FeatureAggregation(Exchange):
     the paper's Table 2; with all off it is the plain base.
 
     ``keep``: in training, the share of the annotated boxes that is inlaid is uniform in this range, at least one box of
-    an image; ``inlay_thr``: at test, the lowest score of a box that is.  ``channels``, ``context``: width of F_I2S and
+    an image; ``inlay_thr``: at test, the lowest score of a box that is; ``inlay``: all of the ``box``, or every cell as
+    far as it lies in the predicted ``mask``.  ``channels``, ``context``: width of F_I2S and
     of the encoding of the layout; None: ``in_channels`` and half of ``channels`` (256 and 128).  ``layout_channels``
     (E) and ``bins`` of the layout's pooling pyramid.  All widths but E are assumptions, the paper does not give them.
     ConfigError for switches that exclude each other and branches without features to exchange.
@@ -54,6 +58,7 @@ class FeatureAggregation(Exchange):
         ocm: bool = True,
         keep: tuple[float, float] = (0.6, 1.0),
         inlay_thr: float = 0.5,
+        inlay: Literal["box", "mask"] = "box",
         channels: int | None = None,
         context: int | None = None,
         layout_channels: int = 10,
@@ -64,8 +69,11 @@ class FeatureAggregation(Exchange):
             raise ConfigError("exchange.ocm=true adds to what SIM gives; set exchange.sim=true, or exchange.ocm=false")
         if not 0 <= keep[0] <= keep[1] <= 1:
             raise ConfigError(f"exchange.keep={list(keep)} must be a rising range within 0..1, as [0.6, 1.0]")
+        if inlay not in INLAYS:
+            raise ConfigError(f"exchange.inlay={inlay!r} is unknown; {did_you_mean(inlay, INLAYS)}")
         self.keep = (float(keep[0]), float(keep[1]))
         self.inlay_thr = inlay_thr
+        self.inlay = inlay
         self.phi = projection(_semantic_head(stuff).width, in_channels) if s2i else None
         self.i2s: InstanceToSemantic | None = None
         if sim:
@@ -88,8 +96,9 @@ class FeatureAggregation(Exchange):
         truth = semantic_target(batch)
         stuffs = {"stuff": stuff.loss(stuff.predictor(semantic), truth)}
         if self.i2s is not None:
-            rois = [_annotated(target.boxes, self.keep) for target in batch.targets]
+            rois = annotated_rois(batch.targets, self.keep)
             inner = thing.mask_features(thing.pool(seen, rois))
+            inner = self._inlaid(thing, inner, rois)
             stuffs["i2s"] = stuff.loss(self.i2s(semantic, inner, rois, batch.sizes, _aligned(thing)), truth)
         return BranchLosses(things, stuffs)
 
@@ -116,7 +125,8 @@ class FeatureAggregation(Exchange):
         pooled = thing.pool(seen, rois)
         inner = thing.mask_features(pooled)
         inlaid, chosen = _above(rois, self.inlay_thr)
-        logits = self.i2s(semantic, inner[chosen], inlaid, batch.sizes, _aligned(thing))
+        crops = self._inlaid(thing, inner[chosen], inlaid)
+        logits = self.i2s(semantic, crops, inlaid, batch.sizes, _aligned(thing))
         kept, chosen = _above(rois, conf_thr)
         soft = thing.soft_masks(thing.mask_logits(inner[chosen]), kept)
         return thing.placed(kept, soft, pooled[chosen], batch, requires), stuff.decode(logits, batch, requires)
@@ -136,6 +146,15 @@ class FeatureAggregation(Exchange):
             return super().positives(thing, stuff, features, batch, requires, wanted)
         semantic = _semantic_head(stuff).trunk(features.stuff)
         return _mask_rcnn(thing).positives(self.seen_by_things(features.thing, semantic), batch, requires, wanted)
+
+    def _inlaid(
+        self, thing: MaskRCNN, inner: Float[Tensor, "n c 14 14"], rois: Sequence[Rois]
+    ) -> Float[Tensor, "n c 14 14"]:
+        """F_ins as it is laid into the map."""
+        if self.inlay == "box":
+            return inner
+        soft = thing.soft_masks(thing.mask_logits(inner), rois)
+        return inner * F.avg_pool2d(soft[:, None], 2).to(inner.dtype)
 
     def seen_by_things(self, features: dict[str, Tensor], semantic: Float[Tensor, "b s h4 w4"]) -> dict[str, Tensor]:
         """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box.
@@ -201,8 +220,8 @@ class LayoutContext(nn.Module):
         self.bins = tuple(bins)
         self.encode = nn.Linear(layout_channels * sum(cells**2 for cells in bins), context)
         self.merge = nn.Conv2d(channels + context, channels, 1)
-        for layer in (self.encode, self.merge):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.kaiming_uniform_(self.encode.weight, a=1)  # its 500 inputs would make the code too large
+        nn.init.kaiming_normal_(self.merge.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(
         self,
@@ -236,19 +255,6 @@ def projection(in_channels: int, out_channels: int, bias: bool = True) -> nn.Con
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-def sampled_count(count: int, keep: tuple[float, float]) -> int:
-    """How many of ``count`` annotated boxes are inlaid: a share uniform in ``keep``, at least one (section 3.4)."""
-    rate = float(torch.empty(()).uniform_(*keep))
-    return min(count, max(1, round(rate * count)))
-
-
-def _annotated(boxes: Float[Tensor, "k 4"], keep: tuple[float, float]) -> Rois:
-    """A random part of an image's annotated boxes, from torch's global generator as all sampling of the base."""
-    chosen = torch.randperm(len(boxes))[: sampled_count(len(boxes), keep)].to(boxes.device)
-    labels = torch.zeros_like(chosen)  # the features of the mask head know no class
-    return Rois(boxes[chosen].float(), labels, torch.ones_like(chosen, dtype=torch.float32), chosen)
 
 
 def _above(rois: Sequence[Rois], threshold: float) -> tuple[list[Rois], Int[Tensor, " m"]]:

@@ -23,18 +23,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import roi_align
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.errors import ConfigError, did_you_mean
-from panoptic_occ.exchange.banet import projection, sampled_count
+from panoptic_occ.exchange.banet import projection
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
-from panoptic_occ.structures import Batch, InstanceSet, SemanticMap, Target
+from panoptic_occ.exchange.sampling import annotated_rois
+from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
 from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
-from panoptic_occ.thing.pooling import sample_rois
+from panoptic_occ.thing.pooling import align_rois
 
 WEIGHTS = ("separate", "shared")
 PROJECTED = ("probs", "logits")
@@ -116,7 +116,7 @@ class IterativeProjection(Exchange):
             return super().losses(thing, stuff, features, batch)
         detector, head = box_branch(thing), dense_head(stuff)
         losses, positive = detector.box_losses(features.thing, batch)
-        shown = positive if self.train_boxes == "proposals" else self._annotated(batch.targets)
+        shown = positive if self.train_boxes == "proposals" else annotated_rois(batch.targets, self.keep)
         refined = self.refine(detector, head, features, positive, shown)
         truth = semantic_target(batch)
         masks = {f"mask_{t}": mask_loss(m, positive, batch.targets) for t, m in enumerate(refined.masks, start=1)}
@@ -221,26 +221,7 @@ class IterativeProjection(Exchange):
         """RoIAlign of a map at stride 4, with the settings of the thing branch."""
         pool = thing.roi_heads.mask_roi_pool
         boxes = [torch.cat([torch.full_like(r.boxes[:, :1], i), r.boxes], dim=1) for i, r in enumerate(rois)]
-        align = roi_align if feature.is_cuda else sample_rois
-        read: Tensor = align(
-            feature.float(),  # in half precision the corners of the boxes would be rounded to whole cells
-            torch.cat(boxes).float(),
-            pool.output_size,
-            spatial_scale=1 / STRIDE,
-            sampling_ratio=pool.sampling_ratio,
-            aligned=pool.aligned,
-        )
-        return read
-
-    def _annotated(self, targets: Sequence[Target]) -> list[Rois]:
-        """A random share of the annotated instances of every image, at least one where there is any."""
-        drawn = []
-        for target in targets:
-            count = len(target.labels)
-            chosen = torch.randperm(count)[: sampled_count(count, self.keep)].to(target.labels.device)
-            boxes = target.boxes[chosen].float()
-            drawn.append(Rois(boxes, target.labels[chosen], torch.ones_like(boxes[:, 0]), chosen))
-        return drawn
+        return align_rois(feature, torch.cat(boxes), pool.output_size, 1 / STRIDE, pool.sampling_ratio, pool.aligned)
 
 
 class MaskHead(nn.Module):

@@ -4,7 +4,8 @@ Erasing").  A wrong segment costs half a false positive more than none (Eq. 8).
 
 from __future__ import annotations
 
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.components import Components, components
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.engine import FusionPolicy, StuffSource
 from panoptic_occ.structures import VOID_LABEL, SemanticMap
 
 ROWS_AT_ONCE = 16
@@ -27,16 +28,28 @@ class StuffLabels:
         self.semantic = semantic
         self._confidence: dict[int, Float[Tensor, " r"]] = dict(semantic.confidence)
 
-    def under(self, policy: FusionPolicy) -> Int[Tensor, "h w"]:
-        """Labels as ``semantic.labels``, void in every component whose confidence is below ``policy.erase_thr``.
+    def under(self, policy: FusionPolicy) -> StuffSource:
+        """Labels as ``semantic.labels``, void in every component whose confidence is below ``policy.erase_thr``; with
+        ``policy.erase_after`` a function that gives them once the things are known.
 
         ConfigError when erasing is asked for and the map knows neither probabilities nor confidences.
         """
         if policy.erase_thr is None:
             return self.semantic.labels
+        return partial(self._left_free, policy) if policy.erase_after else self._erased(policy)
+
+    def _erased(self, policy: FusionPolicy) -> Int[Tensor, "h w"]:
+        """Labels without the components that are not sure enough."""
+        assert policy.erase_thr is not None
         labels = self.semantic.labels
         erased = self._components.spread((self._confident(policy.erase_radius) < policy.erase_thr).cpu().numpy())
         return labels.masked_fill(torch.from_numpy(erased).to(labels.device), VOID_LABEL)
+
+    def _left_free(self, policy: FusionPolicy, things: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
+        """As ``_erased``, of the pixels that no thing has taken."""
+        labels = self.semantic.labels
+        left = labels.masked_fill(things.to(labels.device) > 0, VOID_LABEL)
+        return StuffLabels(replace(self.semantic, labels=left, confidence={}))._erased(policy)
 
     @cached_property
     def _components(self) -> Components:

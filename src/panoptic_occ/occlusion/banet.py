@@ -20,19 +20,19 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.masks import MaskCrops, Meetings, PairStats, intersections, meetings
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.claims import atoms, give_away
 from panoptic_occ.occlusion.order import Pair, acyclic, ranked_pairs, topological_order
+from panoptic_occ.occlusion.suppression import Suppression, check_suppression, duplicates
 from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
 
 EPS = 1e-9  # similarities closer than this are equal; what remains is rounding, which depends on brightness and device
 SETASIDE = {"order": ("transitive", "score"), "sequential": ("score", "keep"), "atoms": ("keep",)}
 """What may become of answers that contradict others; the first is the default."""
-CHOICES = {"resolve": tuple(SETASIDE), "mean": ("mask", "uncontested"), "nms": ("box", "mask", "none")}
+CHOICES = {"resolve": tuple(SETASIDE), "mean": ("mask", "uncontested")}
 
 
 class AppearanceOrder(OcclusionModel):
@@ -56,12 +56,12 @@ class AppearanceOrder(OcclusionModel):
         resolve: Literal["order", "sequential", "atoms"] = "order",
         setaside: Literal["transitive", "score", "keep"] | None = None,
         mean: Literal["mask", "uncontested"] = "mask",
-        nms: Literal["box", "mask", "none"] = "box",
+        nms: Suppression = "box",
         nms_thr: float = 0.5,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        for name, value in (("resolve", resolve), ("mean", mean), ("nms", nms)):
+        for name, value in (("resolve", resolve), ("mean", mean)):
             if value not in CHOICES[name]:
                 raise ConfigError(f"occlusion.{name}={value!r} is unknown; {did_you_mean(value, CHOICES[name])}")
         allowed = SETASIDE[resolve]
@@ -70,10 +70,7 @@ class AppearanceOrder(OcclusionModel):
                 f"occlusion.setaside={setaside!r} does not go with resolve={resolve}; "
                 f"{did_you_mean(setaside, ('null', *allowed))}"
             )
-        if not 0 <= nms_thr <= 1:
-            raise ConfigError(
-                f"occlusion.nms_thr={nms_thr!r}: must be an IoU between 0 and 1; nms=none switches it off"
-            )
+        check_suppression(nms, nms_thr)
         self.resolve = resolve
         self.setaside: str = setaside or allowed[0]
         self.uncontested = mean == "uncontested"
@@ -136,32 +133,6 @@ class AppearanceOrder(OcclusionModel):
             return replace(relation, order=order)
         turns = pairs if self.setaside == "keep" else kept
         return replace(relation, claims=give_away(instances.masks, [*turns, *by_score], ranking))
-
-
-def duplicates(
-    instances: InstanceSet, stats: PairStats, kind: Literal["box", "mask", "none"], iou_thr: float
-) -> Int[Tensor, " n"]:
-    """Non-maximum suppression over all classes: the instance of better score that each one repeats, -1 for none.
-
-    An instance is suppressed when its box or mask IoU with one that is not suppressed exceeds ``iou_thr``.
-    """
-    found = torch.full((len(instances),), -1)
-    if kind == "none":
-        return found.to(instances.scores.device)
-    if kind == "box":
-        iou = box_iou(instances.boxes, instances.boxes).nan_to_num(0.0)  # NaN: two boxes without area
-    else:
-        union = stats.area[:, None] + stats.area[None, :] - stats.inter
-        iou = stats.inter.double() / union.clamp(min=1)
-    over = torch.where(iou > iou_thr, iou, 0).cpu()
-    kept = torch.zeros(len(instances), dtype=torch.bool)
-    for i in torch.argsort(instances.scores, descending=True, stable=True).tolist():
-        twins = torch.where(kept, over[i], 0)
-        if twins.any():
-            found[i] = twins.argmax()
-        else:
-            kept[i] = True
-    return found.to(instances.scores.device)
 
 
 def mean_colors(

@@ -4,7 +4,7 @@ End-to-End Network for Panoptic Segmentation", section 3.2, the spatial ranking 
 C thing classes, N instances with masks M_i and classes c_i, an image of H x W pixels:
     T   = 1 in channel c_i on the pixels of M_i, else 0   (C, H, W)   instance tensor; set, never added up
     S   = conv(T), large kernel, no activation            (C, H, W)   ranking score map
-    p   = softmax of S over the classes
+    p   = softmax of S over the classes, or the sigmoid of every class alone
     P_i = mean of p[c_i] over the pixels of M_i           (N,)        ranking score, Equation 3
 The instances are pasted by falling P_i.  S learns by cross-entropy (Equation 2) which class the panoptic annotation
 shows where masks conflict, so annotations are all that it needs.
@@ -30,6 +30,7 @@ from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet
 Conv = Literal["1x1", "3x3", "gcn7", "seq7"]
 Conflict = Literal["instance", "class"]
 Ranking = Literal["replace", "multiply"]
+Probability = Literal["softmax", "sigmoid"]
 Init = Literal["kaiming", "identity"]
 Box = tuple[int, int, int, int]
 """Top, left, bottom, right; the last two exclusive."""
@@ -43,6 +44,7 @@ BRANCHES: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
 }
 CONFLICTS = ("instance", "class")
 RANKINGS = ("replace", "multiply")
+PROBABILITIES = ("softmax", "sigmoid")
 INITS = ("kaiming", "identity")
 STRIDES = (1, 4)
 
@@ -55,12 +57,13 @@ class SpatialRanking(OcclusionModel):
     masks of two ``class``es.  ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels, where T holds
     the covered share of the cell; S is then upsampled, so that Equations 2 and 3 always see whole masks and labels.
     ``ranking``: instances are pasted by falling P alone (``replace``, as Figure 7 suggests), or by P times their score
-    (``multiply``), which keeps detections that the detector doubts from going first.
+    (``multiply``), which keeps detections that the detector doubts from going first.  ``probability``: what P averages,
+    the ``softmax`` over the classes, as Equation 2 trains it, or the ``sigmoid`` of the own class.
     All pairs take part, so there are no ``sig_ratio``, ``intra`` and ``inter`` to choose.
     """
 
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "annotations"
-    test_only: ClassVar[frozenset[str]] = frozenset({"ranking"})
+    test_only: ClassVar[frozenset[str]] = frozenset({"ranking", "probability"})
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class SpatialRanking(OcclusionModel):
         conflict: Conflict = "instance",
         stride: int = 1,
         ranking: Ranking = "replace",
+        probability: Probability = "softmax",
         init: Init = "kaiming",
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)
@@ -79,6 +83,7 @@ class SpatialRanking(OcclusionModel):
             ("conflict", conflict, CONFLICTS),
             ("stride", stride, STRIDES),
             ("ranking", ranking, RANKINGS),
+            ("probability", probability, PROBABILITIES),
             ("init", init, INITS),
         )
         for key, value, allowed in options:
@@ -87,6 +92,7 @@ class SpatialRanking(OcclusionModel):
         self.conflict: Conflict = conflict
         self.stride = stride
         self.ranking = ranking
+        self.probability: Probability = probability
         self.conv = RankingConv(conv, categories.num_things, init)
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
@@ -111,7 +117,8 @@ class SpatialRanking(OcclusionModel):
         top, left = windows[:, :2].amin(dim=0).tolist()
         bottom, right = (windows[:, :2] + windows[:, 2:]).amax(dim=0).tolist()
         box = (top, left, bottom, right)  # P reads nothing outside the masks
-        probs = ranking_map(masks, labels, box, self.conv.folded(), self.conv.bias, self.stride).softmax(dim=0)
+        scores = ranking_map(masks, labels, box, self.conv.folded(), self.conv.bias, self.stride)
+        probs = scores.softmax(dim=0) if self.probability == "softmax" else scores.sigmoid()
         sums = [  # in float64, so that constant probabilities have exactly equal means, and scores decide
             (probs[label, ys.start - top : ys.stop - top, xs.start - left : xs.stop - left] * crop).double().sum()
             for label, ((ys, xs), crop) in zip(labels.tolist(), masks, strict=True)

@@ -23,6 +23,8 @@ from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.occlusion.ocfusion import ROI_SIZE, RULES, initialise, pair_inputs
 from panoptic_occ.structures import InstanceSet, Relation, Target
 
+PAIR_MEANS = ("proposals", "annotations")
+
 
 class RAP(OcclusionModel):
     """The relation value head of RAP.
@@ -31,7 +33,8 @@ class RAP(OcclusionModel):
     of the features (256 and 1024 in the released code).  ``fcs``: linear layers, 2 in that code and 1 in the paper.
     Training pairs: ``gt_sig_ratio`` (theta) and ``gt_rule`` (see ``GroundTruthRelation``) say which annotations have an
     order; with ``overlap_filter`` the predicted masks must overlap as much as the annotations; ``pairs_per_image``
-    limits the pairs of an image (None: all of them, as published).
+    limits the pairs of an image (None: all of them, as published).  ``pair_mean``: the loss is the mean over pairs of
+    ``proposals``, or over pairs of ``annotations``, each of them the mean of its pairs of proposals.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
@@ -48,12 +51,15 @@ class RAP(OcclusionModel):
         gt_sig_ratio: float = 0.2,
         overlap_filter: bool = False,
         pairs_per_image: int | None = None,
+        pair_mean: Literal["proposals", "annotations"] = "proposals",
         sig_ratio: float = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, sig_ratio=sig_ratio, **common)
         if gt_rule not in RULES:
             raise ConfigError(f"occlusion.gt_rule={gt_rule!r} is unknown; {did_you_mean(gt_rule, RULES)}")
+        if pair_mean not in PAIR_MEANS:
+            raise ConfigError(f"occlusion.pair_mean={pair_mean!r} is unknown; {did_you_mean(pair_mean, PAIR_MEANS)}")
         if pairs_per_image is not None and pairs_per_image < 1:
             raise ConfigError(
                 f"occlusion.pairs_per_image={pairs_per_image}: at least one pair is needed to train; null takes all"
@@ -62,6 +68,7 @@ class RAP(OcclusionModel):
         self.gt_sig_ratio = gt_sig_ratio
         self.overlap_filter = overlap_filter
         self.pairs_per_image = pairs_per_image
+        self.pair_mean = pair_mean
         self.head = ValueHead(in_channels + 1, channels or in_channels, hidden or 4 * in_channels, fcs)
 
     def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
@@ -80,14 +87,24 @@ class RAP(OcclusionModel):
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Ranking loss, mean over all pairs of the batch; 0 with a graph when there is none."""
-        inputs, pairs, offset = [], [], 0
+        inputs, pairs, weights, offset = [], [], [], 0
         for example in examples:
             inputs.append(pair_inputs(example.instances))
-            pairs.append(self.training_pairs(example, generator) + offset)
+            found = self.training_pairs(example, generator)
+            pairs.append(found + offset)
+            weights.append(self._weights(example.matches[found]))
             offset += len(example.instances)
         used, ranked = torch.unique(torch.cat(pairs), return_inverse=True)  # the others have no part in the loss
         front, back = self.head(torch.cat(inputs)[used])[ranked].unbind(dim=1)
-        return {"loss_occlusion": ranking_losses(front, back).sum() / max(len(ranked), 1)}
+        weight = torch.cat(weights)
+        return {"loss_occlusion": (weight * ranking_losses(front, back)).sum() / weight.sum().clamp(min=1)}
+
+    def _weights(self, annotated: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
+        """How much every pair counts: as much as any other, or all pairs of the same two annotations as much as one."""
+        if self.pair_mean == "proposals":
+            return torch.ones(len(annotated), device=annotated.device)
+        _, same, count = annotated.unique(dim=0, return_inverse=True, return_counts=True)
+        return 1 / count[same]
 
     def training_pairs(self, example: TrainingExample, generator: torch.Generator) -> Int[Tensor, "p 2"]:
         """(front, back) of all pairs of proposals that stand for annotations of known order."""

@@ -10,9 +10,18 @@ from pathlib import Path
 from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.panoptic_instances import InstanceTruth
 from panoptic_occ.data.relation_build import ensure_relations
+from panoptic_occ.data.relations import SegmentMatch
 from panoptic_occ.data.scenes.generator import SPLITS, SceneSettings, generate
 from panoptic_occ.data.scenes.layout import Mix
-from panoptic_occ.data.source import Source, Split, checked_truth, default_cache_dir, load_split, relations_path
+from panoptic_occ.data.source import (
+    Source,
+    Split,
+    checked_match,
+    checked_truth,
+    default_cache_dir,
+    load_split,
+    relations_path,
+)
 from panoptic_occ.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -23,7 +32,7 @@ class ScenesSource(Source):
 
     ``mix``: shares of the kinds of overlapping pairs (see ``scenes.layout``).  The scenes and their relations are made
     once and kept below ``cache_dir`` (by default ``PANOPTIC_OCC_CACHE`` or ``~/.cache/panoptic_occ``).  ``inst_gt``:
-    what the instances of the training images are, see ``CocoPanoptic``.
+    what the instances of the training images are, ``match``: how they find their segments, see ``CocoPanoptic``.
     """
 
     def __init__(
@@ -39,9 +48,10 @@ class ScenesSource(Source):
         processes: int | None = None,
         name: str = "scenes",
         inst_gt: InstanceTruth = "coco",
+        match: SegmentMatch = "share",
     ) -> None:
         self.name = name
-        self.inst_gt = checked_truth(inst_gt)
+        self.inst_gt, self.match = checked_truth(inst_gt), checked_match(match)
         if size < 64 or min(train_images, val_images) < 1:
             raise ConfigError(
                 f"scenes need size >= 64 px and at least one image a split, got size={size}, "
@@ -73,4 +83,6 @@ class ScenesSource(Source):
 
     def split(self, split: Split) -> CocoPanoptic:
         """The images of a split with their relations."""
-        return load_split(self, self.cache_dir, split, inst_gt=self.inst_gt if split == "train" else "coco")
+        if split == "train":
+            return load_split(self, self.cache_dir, split, inst_gt=self.inst_gt, match=self.match)
+        return load_split(self, self.cache_dir, split)

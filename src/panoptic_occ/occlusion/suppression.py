@@ -1,0 +1,49 @@
+"""Non-maximum suppression over all classes, before any order is asked for (BANet, section 4.3; mmdetection)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.masks import PairStats
+from panoptic_occ.structures import InstanceSet
+
+Suppression = Literal["box", "mask", "none"]
+SUPPRESSIONS = ("box", "mask", "none")
+
+
+def check_suppression(nms: Suppression, nms_thr: float) -> None:
+    """ConfigError for settings that do not exist."""
+    if nms not in SUPPRESSIONS:
+        raise ConfigError(f"occlusion.nms={nms!r} is unknown; {did_you_mean(nms, SUPPRESSIONS)}")
+    if not 0 <= nms_thr <= 1:
+        raise ConfigError(f"occlusion.nms_thr={nms_thr!r}: must be an IoU between 0 and 1; nms=none switches it off")
+
+
+def duplicates(instances: InstanceSet, stats: PairStats, kind: Suppression, iou_thr: float) -> Int[Tensor, " n"]:
+    """Non-maximum suppression over all classes: the instance of better score that each one repeats, -1 for none.
+
+    An instance is suppressed when its box or mask IoU with one that is not suppressed exceeds ``iou_thr``.
+    """
+    found = torch.full((len(instances),), -1)
+    if kind == "none":
+        return found.to(instances.scores.device)
+    if kind == "box":
+        iou = box_iou(instances.boxes, instances.boxes).nan_to_num(0.0)  # NaN: two boxes without area
+    else:
+        union = stats.area[:, None] + stats.area[None, :] - stats.inter
+        iou = stats.inter.double() / union.clamp(min=1)
+    over = torch.where(iou > iou_thr, iou, 0).cpu()
+    kept = torch.zeros(len(instances), dtype=torch.bool)
+    for i in torch.argsort(instances.scores, descending=True, stable=True).tolist():
+        twins = torch.where(kept, over[i], 0)
+        if twins.any():
+            found[i] = twins.argmax()
+        else:
+            kept[i] = True
+    return found.to(instances.scores.device)
