@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +56,17 @@ def test_markdown(shown: Sheet) -> None:
     )
 
 
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles_and_fits(shown: Sheet, tmp_path: Path) -> None:
+    wide = replace(shown, header=shown.header * 4, rows=tuple(row * 4 for row in shown.rows))
+    (tmp_path / "table.tex").write_text(latex(shown) + latex(wide))
+    document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table}\end{document}"
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", document]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout
+    assert "Overfull" not in ended.stdout
+
+
 def test_latex_is_escaped(shown: Sheet) -> None:
     text = latex(shown)
     assert r"\caption{OCFusion, Table 3: parts \& pieces. Measured: scenes, 200 images; schedule scenes\_small" in text
@@ -102,3 +115,10 @@ def test_measurements_survive_the_file(measured: Measured, tmp_path: Path) -> No
 def test_files_are_written_beside_each_other(shown: Sheet, lines: list[Line], tmp_path: Path) -> None:
     write_all(shown, lines, tmp_path / "rap_table1.5")
     assert {path.name for path in tmp_path.iterdir()} == {f"rap_table1.5.{end}" for end in ("md", "tex", "csv")}
+
+
+def test_what_every_row_was_given_is_named(table: Table, measured: Measured, lines: list[Line]) -> None:
+    given = ("backbone=small", "experiment=x", "schedule.base.steps=9", *lines[1].row.overrides)
+    rows = tuple(replace(row, words=(*row.words, *given)) for row in measured.rows)
+    found = sheet(table, replace(measured, rows=rows), lines)
+    assert found.notes[1] == "Other than in the table's own configuration: schedule.base.steps=9."

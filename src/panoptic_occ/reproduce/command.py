@@ -14,6 +14,8 @@ from rich.table import Table as RichTable
 
 from panoptic_occ.config import compose
 from panoptic_occ.errors import PanopticOccError
+from panoptic_occ.files import write_text
+from panoptic_occ.markers import fill
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.reproduce.comparison import compare
 from panoptic_occ.reproduce.cost import cost
@@ -22,6 +24,7 @@ from panoptic_occ.reproduce.plan import PlannedRow, Setting, plan
 from panoptic_occ.reproduce.published import Published
 from panoptic_occ.reproduce.rendering import rich_table, sheet, title, write_all
 from panoptic_occ.reproduce.running import Launcher, Outcome, run_missing
+from panoptic_occ.reproduce.summary import summary
 from panoptic_occ.reproduce.tables import KINDS, Table, load, names
 
 DOC = """Makes tables of the papers: runs what is missing, skips what is finished, and writes measured beside published
@@ -31,6 +34,7 @@ numbers to results/tables (Markdown, CSV, LaTeX, and the measurements as JSON).
   scripts/reproduce.py ocfusion/table6                   on the embedded scenes
   scripts/reproduce.py ocfusion/table6 data=coco data.root=/data/coco trainer=gpu
   scripts/reproduce.py rap/table3 seeds=0,1 hydra/launcher=joblib --jobs 2
+  scripts/reproduce.py --readme README.md                what is measured by now, into the README
 
 The same command continues after an interruption.  Words with '=' are Hydra overrides for every run; data=NAME takes the
 preset of that name, seeds=A,B the seeds, and hydra... words choose and set up the launcher."""
@@ -49,6 +53,7 @@ def main(arguments: Sequence[str] | None = None, results: Path = Path("results/t
     parser.add_argument("words", nargs="*", metavar="TABLE | KEY=VALUE")
     parser.add_argument("--list", action="store_true", help="show all or the named tables, run nothing")
     parser.add_argument("--from-results", action="store_true", help="render again what was measured, run nothing")
+    parser.add_argument("--readme", type=Path, help="write what all tables have measured between its markers 'tables'")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time, for launchers that only wait")
     parser.add_argument("--results", type=Path, default=results, help="the folder of the tables")
     options = parser.parse_intermixed_args(arguments)
@@ -60,6 +65,10 @@ def main(arguments: Sequence[str] | None = None, results: Path = Path("results/t
     try:
         if options.list:
             request.show(request.listing([load(name) for name in tables or names()]), LISTING)
+            return 0
+        if options.readme:
+            made = summary(map(load, names()), options.results, "results/tables")
+            write_text(options.readme, fill(options.readme.read_text(), "tables", made))
             return 0
         if not tables:
             parser.error("name a table, as ocfusion/table6 (--list shows all), or give --list")

@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.config import compose, group_choices
 from panoptic_occ.errors import ConfigError
+from panoptic_occ.evaluated import relevant
 from panoptic_occ.files import read_json
 from panoptic_occ.reproduce.tables import Row, Table, missing_need
 from panoptic_occ.runs import (
-    NOT_IN_NAME,
     RunFolder,
     base_folder,
     finished,
@@ -24,8 +24,6 @@ from panoptic_occ.runs import (
     run_folder,
 )
 
-# Parts of a configuration that say how it came about; they change no result.
-NOT_COMPARED = ("choices", "command", "table", "backbones", "method", "backbone_name")
 SEEDS = (0, 1, 2)
 
 
@@ -134,14 +132,6 @@ def same_settings(file: Path, config: DictConfig) -> bool:
     return relevant(before) == relevant(config)
 
 
-def relevant(config: DictConfig) -> dict[str, Any]:
-    """The settings of a configuration by dotted key, without those that never change a result."""
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
-    flat = _flat({key: value for key, value in plain.items() if key not in NOT_COMPARED})
-    return {key: value for key, value in flat.items() if not NOT_IN_NAME.match(key)}
-
-
 def _trained(row: Row, words: Sequence[str], seeds: Sequence[int]) -> PlannedRow:
     words = _words(words)
     return PlannedRow(row, "train", words, tuple(_run(words, seed) for seed in seeds))
@@ -180,9 +170,3 @@ def _words(words: Iterable[str]) -> tuple[str, ...]:
         key = override.get_key_element()
         found[key] = key if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
     return tuple(found.values())
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}

@@ -91,6 +91,8 @@ def notes(measured: Measured, lines: Sequence[Line]) -> list[str]:
     """What a reader must know: data, schedule, seeds, backbones, where the published numbers are from, what is odd
     about them, and which rows are missing why."""
     found = [_circumstances(measured, lines)]
+    if chosen := _chosen(measured, lines):
+        found.append(f"Other than in the table's own configuration: {', '.join(chosen)}.")
     bases = dict.fromkeys(line.row.base for line in lines if line.row.base)
     if bases:
         found.append(f"In brackets: gain over {' or '.join(bases)}, ours paired by seed.")
@@ -108,6 +110,14 @@ def notes(measured: Measured, lines: Sequence[Line]) -> list[str]:
     found += [f"{_where(rows)}: {note}." for note, rows in said.items()]
     found += [f"{line.row.name} ({line.row.backbone}): {line.problem}." for line in lines if line.problem]
     return found
+
+
+def _chosen(measured: Measured, lines: Sequence[Line]) -> list[str]:
+    """Settings that every row was given on the command line; backbones are named elsewhere."""
+    made = [set(row.words) for row in measured.rows if row.seeds]
+    own = {word for line in lines for word in line.row.overrides}
+    given = set[str]().union(*made[:1]).intersection(*made) - own
+    return sorted(word for word in given if not word.startswith(("experiment=", "method=", "backbone")))
 
 
 def _where(rows: Mapping[str, Sequence[str]]) -> str:
@@ -144,21 +154,22 @@ def markdown(found: Sheet) -> str:
 
 
 def latex(found: Sheet) -> str:
-    r"""A LaTeX table (needs ``\usepackage{booktabs}``)."""
+    r"""A LaTeX table (needs ``\usepackage{booktabs,graphicx}``), not wider than a line."""
     columns = "l" + "r" * (len(found.header) - 1)
     body = [" & ".join(map(escape, row)) + r" \\" for row in found.rows]
     lines = [
-        "% needs \\usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(' '.join([found.title + '.', *found.notes]))}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(map(escape, found.header)) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
