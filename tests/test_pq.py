@@ -169,7 +169,7 @@ class TestArguments:
     def test_every_image_is_reported_as_progress(self, split):
         seen = []
         pq_files.panoptic_quality_of_files(*split[2:], processes=1, on_progress=lambda *step: seen.append(step))
-        assert seen == [(32, 70), (64, 70), (70, 70)]
+        assert seen == [(16, 70), (32, 70), (48, 70), (64, 70), (70, 70)]
 
 
 def edited(file, change):

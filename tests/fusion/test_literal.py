@@ -215,6 +215,15 @@ def test_every_map_and_record_is_the_literal_one(
     check(scene(rng, n, size, side), policy, loose)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_owners_that_lost_pixels_hold_the_rest(seed: int) -> None:
+    """Hardly anything is rejected here, so instances take from each other again and again."""
+    rng = np.random.default_rng(seed)
+    taking = scene(rng, int(rng.integers(4, 12)), (8, 9), side=12)
+    taking.duplicate_of = None
+    check(taking, FusionPolicy(conf_thr=0.4, min_visible=0.1, stuff_area=3))
+
+
 @pytest.mark.parametrize(("n", "erased"), [(340, None), (340, 0.3)])
 def test_more_instances_than_a_byte_can_tell_apart(n: int, erased: float | None) -> None:
     rng = np.random.default_rng(n)

@@ -35,7 +35,7 @@ from panoptic_occ.structures import PanopticMap, Segment
 CATEGORIES = categories()
 DISTINCT, IMAGES = 8, 64
 MANY_IMAGES = 512
-"""For two processes: a worker takes a good second to start."""
+"""For two processes: a worker takes 0.2 s to start, in which the first process works alone."""
 LINEAR = 1.7
 """Two processes must be this much faster than one: 85 % of linear, start of the workers included."""
 Files = tuple[Path, Path]

@@ -19,7 +19,8 @@ from panoptic_occ.benchmark.inputs import COCO_LIKE, LARGE, NUM_THINGS, Size, de
 from panoptic_occ.benchmark.measure import Contest, Job, StandIn
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.structures import VOID_LABEL, InstanceSet, PanopticMap, Relation
+from panoptic_occ.structures import InstanceSet, PanopticMap, Relation
+from panoptic_occ.stuff.base import stuff_labels
 from panoptic_occ.stuff.label_map import most_likely
 from panoptic_occ.thing.paste import paste_masks
 
@@ -117,7 +118,7 @@ class Scene:
         self.dense = self.instances.masks.dense()
         self.confident = int((self.instances.scores >= CONF_THR).sum())
         logits = semantic_logits(size)
-        self.semantic = stuff_labels(reference.label_map(logits, size, size))
+        self.semantic = stuff_labels(reference.label_map(logits, size, size), FIRST_LABEL, NUM_THINGS)
         rng = np.random.default_rng(n)
         self.values = torch.from_numpy(rng.normal(size=n)).float()
         self.above = torch.from_numpy(rng.random((n, n)) < 0.5)
@@ -134,11 +135,6 @@ class Scene:
     def offered(self) -> tuple[Bool[Tensor, "m h w"], Int[Tensor, " m"]]:
         """Dense masks and labels of the confident ones."""
         return self.dense[: self.confident], self.instances.labels[: self.confident]
-
-
-def stuff_labels(channels: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
-    """Contiguous stuff labels of the best channels, VOID where that is a thing."""
-    return torch.where(channels == 0, VOID_LABEL, channels + FIRST_LABEL)
 
 
 def heuristic(size: Size, n: int, required: bool) -> Contest:
@@ -221,11 +217,11 @@ def post_processing(size: Size, required: bool) -> Contest:
     def ours() -> PanopticMap:
         instances = found.above(CONF_THR).instances()
         nobody = torch.zeros((len(instances), len(instances)))
-        semantic = stuff_labels(most_likely(logits, NETWORK, size))
+        semantic = stuff_labels(most_likely(logits, NETWORK, size), FIRST_LABEL, NUM_THINGS)
         return fuse(instances, PairStats.of(instances.masks), Relation(nobody, nobody.bool()), semantic, policy)
 
     def literal() -> reference.DenseMap:
-        semantic = stuff_labels(reference.label_map(logits, NETWORK, size))
+        semantic = stuff_labels(reference.label_map(logits, NETWORK, size), FIRST_LABEL, NUM_THINGS)
         masks = reference.paste(found.soft, found.boxes, size)
         n = len(found.above(CONF_THR))
         return reference.fuse_by_confidence(masks[:n], found.labels[:n], semantic, MAX_OCCLUDED, STUFF_AREA)

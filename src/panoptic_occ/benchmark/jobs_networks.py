@@ -32,6 +32,14 @@ POLICY = FusionPolicy(CONF_THR, min_visible=0.5)
 SIG_RATIO = 0.2
 PARTNER_IOU, PARTNERS = 0.9, 0.8
 TRAINING_IMAGES = 8
+COCO_SIDE = 544
+"""A square of about the pixels of an image of COCO, padded by nothing."""
+COCO_NETWORK = (
+    "backbone=resnet50_fpn", "backbone.weights=null", "thing=mask_rcnn", "stuff=pfpn", "schedule=coco_1x",
+    f"data.source.size={COCO_SIDE}", f"data.train_transform.short_edge=[{COCO_SIDE}]",
+    f"data.train_transform.max_edge={COCO_SIDE}",
+)  # fmt: skip
+"""The network that trains on COCO, on a scene painted as large."""
 
 
 def jobs() -> list[Job]:
@@ -51,8 +59,18 @@ def jobs() -> list[Job]:
     return [
         *found,
         *(
-            Job("stages", "a step of stage 2", f"8 scenes, {name}", partial(training_steps, name))
+            Job("stages", "a step of stage 2", f"8 scenes, {name}", partial(training_steps, name, TRAINING_IMAGES))
             for name in ("ocfusion", "refine", "rap", "oanet")
+        ),
+        *(
+            Job(
+                "coco_stages",
+                "a step of stage 2, ResNet-50",
+                f"{COCO_SIDE}x{COCO_SIDE}, {name}",
+                partial(training_steps, name, 1, COCO_NETWORK),
+                turns=1,
+            )
+            for name in ("ocfusion", "refine", "rap")
         ),
         Job("relation", "OCFusion's relation step", f"{size}, N = 20", relation_step, turns=2),
         Job("inference", text, size, inference, turns=2),
@@ -165,16 +183,14 @@ def relation_step() -> Contest:
     return Contest(occlusion, [StandIn(f"the whole network (the step: {pairs} pairs)", network, check, 10.0)])
 
 
-def training_steps(occlusion: str) -> Contest:
-    """Losses, gradients and the optimiser's step with the base of ``make train``; nothing is compared but that stage 2
-    leaves the base alone."""
+def training_steps(occlusion: str, images: int, network: Sequence[str] = ()) -> Contest:
+    """Losses, gradients and the optimiser's step, by default with the base of ``make train``; nothing is compared but
+    that stage 2 leaves the base alone."""
     folder = TemporaryDirectory(prefix="panoptic_occ_bench_")
-    source = [
-        f"data.source.{key}" for key in (f"train_images={TRAINING_IMAGES}", "val_images=1", f"cache_dir={folder.name}")
-    ]
-    cfg = compose([*source, "processes=1", f"occlusion={occlusion}"])
+    source = [f"data.source.{key}" for key in (f"train_images={images}", "val_images=1", f"cache_dir={folder.name}")]
+    cfg = compose([*source, "processes=1", f"occlusion={occlusion}", *network])
     data, schedule = build_data(cfg), build_schedule(cfg)
-    samples = [data.train_transform(data.train_data.load(k), 0) for k in range(TRAINING_IMAGES)]
+    samples = [data.train_transform(data.train_data.load(k), 0) for k in range(images)]
     base, head = (build_model(cfg, data.categories) for _ in range(2))
     base.train().occlusion.requires_grad_(False)
     for part in head.base_modules().values():
@@ -190,7 +206,7 @@ def training_steps(occlusion: str) -> Contest:
         return _sum(head.base_modules()["backbone"].parameters())
 
     optimizers = [
-        schedule.stage(stage, TRAINING_IMAGES).optimize([p for p in model.parameters() if p.requires_grad])[0]
+        schedule.stage(stage, images).optimize([p for p in model.parameters() if p.requires_grad])[0]
         for stage, model in (("base", base), ("occlusion", head))
     ]
 

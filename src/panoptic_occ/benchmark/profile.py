@@ -81,6 +81,7 @@ LIBRARY: tuple[tuple[Any, str, str], ...] = (
 STEPS = 16
 # A network of a few steps is sure of nothing: these give about as many detections as a trained one has.
 DETECTIONS = ("fusion.conf_thr=0.1", "thing.max_detections=8")
+COMMON = (*DETECTIONS, "validate.every=null")  # a validation after a few steps would weigh too much
 WORDS = (
     "data=scenes",
     "data.source.train_images=128",
@@ -88,9 +89,9 @@ WORDS = (
     f"schedule.base.steps={STEPS}",
     f"schedule.occlusion.steps={STEPS}",
     f"trainer.log_every_n_steps={STEPS}",
-    *DETECTIONS,
+    *COMMON,
 )
-QUICK_WORDS = ("preset=tiny", *DETECTIONS)
+QUICK_WORDS = ("preset=tiny", *COMMON)
 NOTE = f"""Milliseconds an image and their share, by stage; a stage does not count what it calls of another.  Stages of
 other threads overlap with these and are marked "meanwhile".  {STEPS} steps of each training stage, so the start weighs
 more than in a real run.  Memory: the highest resident memory of the process, libraries included."""
@@ -228,7 +229,7 @@ def evaluate_saved(words: list[str]) -> int:
 
 
 def _evaluate(words: list[str], *more: str) -> int:
-    words = [*words, *more]
+    words = [*words, *more, "force=true"]
     metrics = pipeline.evaluate(compose(words), words)
     images = metrics["images"]
     assert isinstance(images, int)

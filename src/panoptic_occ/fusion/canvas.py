@@ -2,51 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from panoptic_occ.masks import MaskCrops, Window, meetings
+from panoptic_occ.masks import MaskCrops, PairStats, Window, meetings
 
 Counts = dict[int, int]
-"""Pixels by instance, by rising index; instances without any are left out."""
+"""Pixels by instance; instances without any are left out."""
 
 
 class Canvas:
     """The map of owners: 0 nobody, k the k-th painted instance, in the smallest integers that can tell them apart.
 
-    ``masks`` of one image; ``claims``: the part of it that each instance may take (None: all of it).  The loop is many
-    small steps one after the other, so the canvas lives on the CPU; masks of another device are copied there once.
-    Pixels are counted and painted only where two crops meet.
+    ``masks`` of one image and their ``stats``; ``claims``: the part of it that each instance may take (None: all of
+    it).  The loop is many small steps one after the other, so the canvas lives on the CPU; masks of another device are
+    copied there once.  Pixels are counted and painted only where two masks have common ones.
     """
 
-    def __init__(self, masks: MaskCrops, claims: MaskCrops | None) -> None:
+    def __init__(self, masks: MaskCrops, stats: PairStats, claims: MaskCrops | None) -> None:
         self.owner = np.zeros(masks.size, dtype=np.min_scalar_type(len(masks)))
         self.number: dict[int, int] = {}
         """Of every painted instance, in the order of painting."""
-        self.masks = _Layer(masks, masks if claims is None else claims)
-        self.claims = self.masks if claims is None else _Layer(claims, claims)
+        self.area: list[int] = stats.area.tolist()
+        self.inter = stats.inter.cpu().numpy()
+        self.owned = [0] * len(masks)
+        """Pixels of every instance by now."""
+        self.painted, self.whole = np.zeros((2, len(masks)), dtype=bool)
+        """Which instances own pixels or did once, and which of them own their whole mask."""
+        meet = torch.from_numpy(self.inter > 0).fill_diagonal_(False)
+        self.masks = _Layer(masks, masks if claims is None else claims, meet)
+        self.claims = self.masks if claims is None else _Layer(claims, claims, meet)
 
     def held(self, i: int) -> Counts:
         """Pixels of mask i that each painted instance owns."""
-        return self._owned(self.masks, i)
+        # one that owns its whole mask owns all that the two masks share, and that has been counted
+        shared = self.inter[i] * self.whole
+        known = shared.nonzero()[0]
+        counted = dict(zip(known.tolist(), shared[known].tolist(), strict=True))
+        return counted | self._owned(self.masks, i, self.painted & ~self.whole)
 
     def contested(self, i: int) -> Counts:
         """Pixels of claim i that each painted instance owns."""
-        return self._owned(self.claims, i)
+        return self._owned(self.claims, i, self.painted)
 
-    def paint(self, i: int, over: Collection[int]) -> None:
-        """Gives instance i the pixels of its claim that nobody or an instance of ``over`` owns."""
-        for j, view, part in self._shared(self.claims, i, over):
-            view *= ~((view == self.number[j]) & part)
-        self.number[i] = len(self.number) + 1
+    def paint(self, i: int, gain: int, won: Counts) -> None:
+        """Gives instance i the ``gain`` pixels of its claim that nobody owns or, as counted, those of ``won``."""
+        if won:
+            losers = np.zeros_like(self.painted)
+            losers[list(won)] = True
+            for j, view, part in self._shared(self.claims, i, losers):
+                view *= ~((view == self.number[j]) & part)
+                self.owned[j] -= won[j]
+            self.whole &= ~losers
+        self.owned[i], self.number[i] = gain, len(self.number) + 1
+        self.painted[i], self.whole[i] = True, gain == self.area[i]
         window, crop = self.claims[i]
-        view = self.owner[window]
-        # arithmetic on bytes: ten times faster than assignment under a mask
-        view += ((view == 0) & crop).view(np.uint8) * view.dtype.type(self.number[i])
+        # on a copy, because numpy is slow over the short rows of a window; in arithmetic, because it is under a mask
+        view = self.owner[window].copy()
+        free = view == 0
+        free &= crop
+        view += free.view(np.uint8) * view.dtype.type(self.number[i])
+        self.owner[window] = view
 
     def ids(self, kept: Sequence[int]) -> Int[Tensor, "h w"]:
         """The map with the ``kept`` instances, given in the order of painting, numbered from 1 and the others gone."""
@@ -58,13 +78,13 @@ class Canvas:
                 view -= (view == number).view(np.uint8) * view.dtype.type(surplus)
         return torch.from_numpy(self.owner)
 
-    def _owned(self, layer: _Layer, i: int) -> Counts:
-        shared = self._shared(layer, i, self.number)
+    def _owned(self, layer: _Layer, i: int, others: Bool[np.ndarray, " n"]) -> Counts:
+        shared = self._shared(layer, i, others)
         counts = {j: int(np.count_nonzero((view == self.number[j]) & part)) for j, view, part in shared}
         return {j: pixels for j, pixels in counts.items() if pixels}
 
     def _shared(
-        self, layer: _Layer, i: int, others: Collection[int]
+        self, layer: _Layer, i: int, others: Bool[np.ndarray, " n"]
     ) -> Iterator[tuple[int, Int[np.ndarray, "y x"], Bool[np.ndarray, "y x"]]]:
         """For each of ``others`` that crop i meets: its index, the part of the map where they do, and of the crop."""
         (rows, columns), crop = layer[i]
@@ -74,20 +94,20 @@ class Canvas:
 
 
 class _Layer:
-    """Crops as arrays, and the crops of other instances in ``owners`` that each of them meets."""
+    """Crops as arrays, and the crops in ``owners`` that each of them meets, among the pairs of ``meet``."""
 
-    def __init__(self, crops: MaskCrops, owners: MaskCrops) -> None:
+    def __init__(self, crops: MaskCrops, owners: MaskCrops, meet: Bool[Tensor, "n n"]) -> None:
         self.arrays = crops.arrays()
         self.windows: list[list[int]] = crops.windows.tolist()
-        self.pairs = meetings(crops, owners)
+        self.pairs = meetings(crops, owners, meet)
         self.start = np.searchsorted(self.pairs.first, np.arange(len(crops) + 1)).tolist()
 
-    def met(self, i: int, others: Collection[int]) -> Iterator[tuple[int, list[int]]]:
-        """Those of ``others`` that crop i meets, by rising index, and their common rectangles."""
-        here = slice(self.start[i], self.start[i + 1])  # only these become Python numbers: all at once would be many
-        chosen = [(k, j) for k, j in enumerate(self.pairs.second[here].tolist()) if j != i and j in others]
-        rectangles = self.pairs.rectangles[here][[k for k, _ in chosen]].tolist()
-        yield from zip((j for _, j in chosen), rectangles, strict=True)
+    def met(self, i: int, others: Bool[np.ndarray, " n"]) -> Iterator[tuple[int, list[int]]]:
+        """Those of ``others`` that crop i meets, and their common rectangles."""
+        here = slice(self.start[i], self.start[i + 1])
+        near = self.pairs.second[here]
+        chosen = others[near].nonzero()[0]  # only these become Python numbers: all of them would be many
+        return zip(near[chosen].tolist(), self.pairs.rectangles[here][chosen].tolist(), strict=True)
 
     def __getitem__(self, i: int) -> tuple[Window, Bool[np.ndarray, "h w"]]:
         top, left, height, width = self.windows[i]

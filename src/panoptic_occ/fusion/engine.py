@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 SHARES = ("conf_thr", "max_occluded", "min_visible", "same_class_thr", "duplicate_thr", "post_min_visible", "erase_thr")
 DUPLICATE_AREAS = ("original", "canvas")
 
+StuffSource = Int[Tensor, "h w"] | Callable[[Int[Tensor, "h w"]], Int[Tensor, "h w"]]
+"""Stuff labels, or a function that gives them when it sees the map of the things."""
+
 
 @dataclass(frozen=True)
 class FusionPolicy:
@@ -42,7 +46,8 @@ class FusionPolicy:
     by then (``canvas``, RAP's code).  ``post_min_visible``: remove an accepted instance that others left this share or
     less.  ``stuff_area`` in pixels: smaller stuff segments stay void; by ``stuff_rule``, whole classes are measured
     (``class``) or each connected ``component`` of them (OANet).  ``erase_thr``: components of the stuff with a lower
-    mean probability stay void, measured up to ``erase_radius`` pixels around them (REFINE, see ``fusion.erasing``).
+    mean probability stay void, measured up to ``erase_radius`` pixels around them (REFINE, see ``fusion.erasing``);
+    with ``erase_after``, components of what the things leave free.
     Raises ConfigError for values outside [0, 1] and for a negative or fractional area.
     """
 
@@ -58,6 +63,7 @@ class FusionPolicy:
     stuff_rule: StuffRule = "class"
     erase_thr: float | None = None
     erase_radius: int = 0
+    erase_after: bool = False
 
     def __post_init__(self) -> None:
         for name in SHARES:
@@ -74,8 +80,9 @@ class FusionPolicy:
         if self.stuff_rule not in STUFF_RULES:
             hint = did_you_mean(self.stuff_rule, STUFF_RULES)
             raise ConfigError(f"fusion.stuff_rule={self.stuff_rule!r} is unknown; {hint}")
-        if not isinstance(self.same_class_strict, bool):
-            raise ConfigError(f"fusion.same_class_strict={self.same_class_strict!r}: must be true or false")
+        for name in ("same_class_strict", "erase_after"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"fusion.{name}={getattr(self, name)!r}: must be true or false")
         if self.duplicate_areas not in DUPLICATE_AREAS:
             hint = did_you_mean(self.duplicate_areas, DUPLICATE_AREAS)
             raise ConfigError(f"fusion.duplicate_areas={self.duplicate_areas!r} is unknown; {hint}")
@@ -90,12 +97,13 @@ def fuse(
     instances: InstanceSet,
     stats: PairStats,
     relation: Relation,
-    semantic: Int[Tensor, "h w"] | None,
+    semantic: StuffSource | None,
     policy: FusionPolicy,
 ) -> PanopticMap:
     """Fuses the detections and the stuff of one image into a panoptic map.
 
-    ``semantic`` (H, W): contiguous stuff label of every pixel, negative where there is no stuff; None: things only.
+    ``semantic`` (H, W): contiguous stuff label of every pixel, negative where there is no stuff; or a function that
+    gives these labels for the map of the things (0: free); None: things only.
     Instances go by ``relation.order``, else by falling score (stable).  Segments are numbered 1..K in the order they
     were pasted, then stuff by ascending label; the map has one record per instance.  All tensors on one device.
     With ``relation.claims`` an instance takes pixels of its claim only, and ``free`` counts those; the thresholds
@@ -111,7 +119,8 @@ def fuse(
         fusion.offer(i)
     ids, segments = fusion.things()
     if semantic is not None:
-        ids, stuff = fill_stuff(ids, semantic, policy.stuff_area, len(segments) + 1, policy.stuff_rule)
+        labels = semantic(ids) if callable(semantic) else semantic
+        ids, stuff = fill_stuff(ids, labels, policy.stuff_area, len(segments) + 1, policy.stuff_rule)
         segments += stuff
     return PanopticMap(ids.to(instances.masks.pixels.device, torch.int32), segments, fusion.records())
 
@@ -122,18 +131,18 @@ class _Fusion:
     def __init__(self, instances: InstanceSet, stats: PairStats, relation: Relation, policy: FusionPolicy) -> None:
         n = len(instances)
         self.policy = policy
-        self.canvas = Canvas(instances.masks, relation.claims)
+        self.canvas = Canvas(instances.masks, stats, relation.claims)
         self.above = _above(relation)
         self.confident = (instances.scores >= policy.conf_thr).tolist()  # in the dtype of the scores, as ranked() does
         self.scores: list[float] = instances.scores.tolist()
         self.labels: list[int] = instances.labels.tolist()
-        self.area: list[int] = stats.area.tolist()
+        self.area = self.canvas.area
         self.claimed: list[int] = self.area if relation.claims is None else relation.claims.area.tolist()
-        self.inter = stats.inter.cpu().numpy()
+        self.inter = self.canvas.inter
         self.duplicates = _duplicates(stats, policy)
         self.duplicate_of = [-1] * n if relation.duplicate_of is None else relation.duplicate_of.tolist()
         self.taken: list[Counts] = [{}] * n  # [i][j]: pixels that i took from j
-        self.owned = [0] * n  # pixels on the canvas by now
+        self.owned = self.canvas.owned
         self.free = [0] * n
         self.status: list[InstanceStatus] = ["low_score"] * n
         self.blocker: list[int | None] = [None] * n
@@ -156,11 +165,8 @@ class _Fusion:
         self.status[i], self.blocker[i] = self._verdict(i, gain, held, won)
         if self.status[i] != "kept":
             return
-        self.canvas.paint(i, over=won)
+        self.canvas.paint(i, gain, won)
         self.taken[i] = won
-        self.owned[i] = gain
-        for j, pixels in won.items():
-            self.owned[j] -= pixels
 
     def _verdict(self, i: int, gain: int, held: Counts, won: Counts) -> tuple[InstanceStatus, int | None]:
         """Whether instance i may take ``gain`` pixels, and who prevents it.
@@ -225,7 +231,7 @@ class _Fusion:
 
 def _largest(counts: Counts) -> int | None:
     """The instance with the most pixels, the first of equal ones; None when there are none."""
-    best = max(counts, key=counts.__getitem__, default=None)
+    best = min(counts, key=lambda i: (-counts[i], i), default=None)
     return best if best is not None and counts[best] > 0 else None
 
 
@@ -244,9 +250,7 @@ def _duplicates(stats: PairStats, policy: FusionPolicy) -> Bool[np.ndarray, "n n
     return stats.significant(policy.duplicate_thr, "both").cpu().numpy()
 
 
-def _check_sizes(
-    instances: InstanceSet, stats: PairStats, relation: Relation, semantic: Int[Tensor, "h w"] | None
-) -> None:
+def _check_sizes(instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None) -> None:
     n = len(instances)
     for name, tensor in (("stats.inter", stats.inter), ("margin", relation.margin), ("valid", relation.valid)):
         if tensor.shape != (n, n):
@@ -260,7 +264,7 @@ def _check_sizes(
         )
     if relation.duplicate_of is not None and relation.duplicate_of.shape != (n,):
         raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(relation.duplicate_of.shape)}, needs ({n},)")
-    if semantic is not None and tuple(semantic.shape) != tuple(instances.masks.size):
+    if isinstance(semantic, Tensor) and tuple(semantic.shape) != tuple(instances.masks.size):
         raise ValueError(
             f"fuse: the semantic map is {tuple(semantic.shape)} px, the masks are of an image of {instances.masks.size}"
         )

@@ -111,8 +111,9 @@ def semantic_map(logits: Float[Tensor, "c h w"], first_label: int, num_things: i
 
 
 def stuff_labels(channels: Int[Tensor, "h w"], first_label: int, num_things: int) -> Int[Tensor, "h w"]:
-    """Contiguous labels of winning channels, ``VOID_LABEL`` where a thing wins."""
-    labels = channels + first_label
+    """Contiguous labels (int16: the map is read often, and a quarter of the bytes is) of winning channels,
+    ``VOID_LABEL`` where a thing wins."""
+    labels = channels.to(torch.int16) + first_label
     return labels.masked_fill(labels < num_things, VOID_LABEL)
 
 

@@ -30,5 +30,5 @@ class GroundTruthStuff(StuffBranch):
 
 def annotated_stuff(target: Target, num_things: int) -> SemanticMap:
     """The stuff of an annotated image."""
-    labels = target.semantic()
+    labels = target.semantic().to(torch.int16)
     return SemanticMap(torch.where(labels < num_things, VOID_LABEL, labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torchvision.ops import roi_align
 from panoptic_occ.categories import Categories
 from panoptic_occ.structures import Batch, InstanceSet, Target
 from panoptic_occ.thing.base import RoiChange, Rois, ThingBranch, Wanted
-from panoptic_occ.thing.paste import paste_masks
+from panoptic_occ.thing.paste import paste_instances
 from panoptic_occ.thing.pooling import PyramidRoIAlign
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -214,17 +215,11 @@ class MaskRCNN(ThingBranch):
         requires: frozenset[str],
     ) -> list[InstanceSet]:
         """Detections of every image with boxes and masks in the frame of the original image."""
-        counts = [len(r) for r in rois]
-        features: Sequence[Any] = pooled.split(counts) if "roi_features" in requires else [None] * len(counts)
-        sets = []
-        for r, probs, feature, sample, inside in zip(
-            rois, soft.split(counts), features, batch.samples, batch.sizes, strict=True
-        ):
+        own = []
+        for r, sample, inside in zip(rois, batch.samples, batch.sizes, strict=True):
             height, width = sample.original_size
-            boxes = r.boxes * r.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
-            masks = paste_masks(probs, boxes, sample.original_size)
-            sets.append(InstanceSet(masks, boxes, r.scores, r.labels, probs, feature))
-        return sets
+            own.append(replace(r, boxes=r.boxes * r.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)))
+        return paste_instances(own, soft, pooled, [sample.original_size for sample in batch.samples], requires)
 
     @staticmethod
     def matched(
@@ -235,14 +230,8 @@ class MaskRCNN(ThingBranch):
         requires: frozenset[str],
     ) -> list[tuple[InstanceSet, Int[Tensor, " n"]]]:
         """Positive proposals of every image with masks in the network's frame, and their annotations."""
-        counts = [len(r) for r in rois]
-        features: Sequence[Any] = pooled.split(counts) if "roi_features" in requires else [None] * len(counts)
-        examples = []
-        for r, probs, feature, size in zip(rois, soft.split(counts), features, batch.sizes, strict=True):
-            assert r.matches is not None
-            masks = paste_masks(probs, r.boxes, size)
-            examples.append((InstanceSet(masks, r.boxes, r.scores, r.labels, probs, feature), r.matches))
-        return examples
+        matches = [r.matches for r in rois if r.matches is not None]
+        return list(zip(paste_instances(rois, soft, pooled, batch.sizes, requires), matches, strict=True))
 
     def _propose(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Any]:
         """Losses of the proposals, and the proposals sampled for the heads as torchvision gives them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from panoptic_occ.masks import MaskCrops, Window
+from panoptic_occ.structures import InstanceSet
+from panoptic_occ.thing.base import Rois
 
 
 def _weights(
@@ -46,6 +49,22 @@ def paste_masks(
             torch.mm(row @ prob, column.T, out=soft.view(len(row), len(column)))
             _at_least(soft, threshold, crop)
     return MaskCrops(pixels, windows, (size[0], size[1]))
+
+
+def paste_instances(
+    rois: Sequence[Rois],
+    soft: Float[Tensor, "n 28 28"],
+    pooled: Float[Tensor, "n c 14 14"],
+    sizes: Sequence[tuple[int, int]],
+    requires: frozenset[str],
+) -> list[InstanceSet]:
+    """The regions of every image with their masks, in the frame of ``sizes`` (height, width) that the boxes have."""
+    counts = [len(r) for r in rois]
+    features: Sequence[Any] = pooled.split(counts) if "roi_features" in requires else [None] * len(counts)
+    return [
+        InstanceSet(paste_masks(probs, r.boxes, size), r.boxes, r.scores, r.labels, probs, feature)
+        for r, probs, feature, size in zip(rois, soft.split(counts), features, sizes, strict=True)
+    ]
 
 
 def _windows(boxes: Float[Tensor, "n 4"], size: tuple[int, int]) -> Int[Tensor, "n 4"]:
