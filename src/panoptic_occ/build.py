@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from panoptic_occ.backbone.sharing import share_features
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.datamodule import PanopticDataModule
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.evaluation import Entry, Evaluation, Listener
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.grid import Grid, Values, changed
@@ -19,6 +20,7 @@ from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.score import ScoreOrder
 from panoptic_occ.recording import Recording
 from panoptic_occ.schedule import Schedule
 from panoptic_occ.seeding import stable_seed
@@ -124,6 +126,25 @@ def build_evaluation(
         timing=cfg.timing,
         oracle=frozenset(cfg.oracle),
     )
+
+
+def build_validation(cfg: DictConfig, stage: str, model: PanopticFPN, categories: Categories) -> Evaluation | None:
+    """The evaluation while ``stage`` trains: score order, and the method from the stage on that trains it.
+
+    None when ``cfg.validate`` asks for none; ConfigError when it asks for what cannot be.
+    """
+    every, images = cfg.validate.every, cfg.validate.images
+    if every is None:
+        return None
+    if every < 1 or images < 1:
+        raise ConfigError(f"validate={dict(cfg.validate)}: both are at least 1; every=null turns it off")
+    policy: FusionPolicy = safe_instantiate(cfg.fusion)
+    score = ScoreOrder(in_channels=model.occlusion.in_channels, categories=categories)
+    entries = [Entry("score", "score", score, policy)]
+    if stage != "base":
+        name = str(cfg.choices.occlusion)
+        entries.append(Entry(name, name, model.occlusion, policy))
+    return Evaluation(entries, categories)
 
 
 def _seed(seed: int, part: str) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.errors import ConfigError, did_you_mean
@@ -54,7 +56,7 @@ class Fused(NamedTuple):
     nanoseconds: int
 
 
-class Evaluation(nn.Module):
+class Evaluation:
     """Panoptic quality and relation accuracy of every entry, all on one set of detections.
 
     ``sig_ratio``: overlap from which a ground-truth pair counts for the relation accuracy.
@@ -79,7 +81,6 @@ class Evaluation(nn.Module):
         timing: bool = False,
         oracle: frozenset[str] = frozenset(),
     ) -> None:
-        super().__init__()
         self.entries = tuple(replace(entry, policy=oracle_policy(entry.policy, oracle)) for entry in entries)
         self.listeners = listeners
         self.recording = recording
@@ -103,11 +104,21 @@ class Evaluation(nn.Module):
         self.relation_time = {entry.name: StepTime() for entry in entries if timing}
         self.fusion_time = {entry.name: StepTime() for entry in entries if timing}
         self.base_time = StepTime()
-        # as a list, so that the metrics move with the module to its device
         groups = self.quality, self.accuracy, self.profile, self.breakdown, self.relation_time, self.fusion_time
         self.metrics = nn.ModuleList({id(metric): metric for group in groups for metric in group.values()}.values())
         self.metrics.append(self.base_time)
         self.models = nn.ModuleList({id(entry.model): entry.model for entry in entries}.values())
+
+    def begin(self, device: torch.device) -> None:
+        """Moves relations and metrics to ``device``, and forgets what was counted.
+
+        An evaluation is no part of the network: what it holds is neither trained nor saved in its checkpoints.
+        """
+        self.models.to(device).eval()
+        self.metrics.to(device)
+        for metric in self.metrics:
+            assert isinstance(metric, Metric)
+            metric.reset()
 
     @property
     def timing(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,9 +16,15 @@ from panoptic_occ.errors import NonFiniteLossError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.metrics.step_time import timed
 from panoptic_occ.model import PanopticFPN
+from panoptic_occ.processes import averaged, gathered, leads
 from panoptic_occ.schedule import StageSchedule
 from panoptic_occ.seeding import stable_seed
 from panoptic_occ.structures import Sample
+
+log = logging.getLogger(__name__)
+
+PROCESSES = "processes"  # key of a checkpoint
+VALIDATED = (*(f"{score}{group}" for group in ("", "_th", "_st") for score in ("PQ", "SQ", "RQ")), "relation_accuracy")
 
 Stage = Literal["base", "occlusion", "joint"]
 """Stage 1, stage 2, or both at once (``joint``: the occlusion module learns from annotations while the base trains)."""
@@ -41,7 +49,11 @@ class PanopticModule(pl.LightningModule):
         self.evaluation = evaluation
 
     def training_step(self, samples: Sequence[Sample], batch_idx: int) -> Tensor:
-        """The total loss of the stage; a loss that is not finite stops the run."""
+        """The total loss of the stage over this process's share of the batch; one that is not finite stops the run.
+
+        Every process averages over its own share (images, proposals or pixels, see the loss), DDP averages the
+        gradients, and what is logged is the mean over the processes.
+        """
         drawn = "occlusion" if self.stage == "occlusion" else "base"  # a base draws the same when trained jointly
         step_seed = stable_seed(self.seed, drawn, self.global_step, self.global_rank)
         torch.manual_seed(step_seed)  # the samplers of anchors and proposals draw from the global generator
@@ -51,20 +63,40 @@ class PanopticModule(pl.LightningModule):
         if self.stage != "base":
             losses |= self.model.occlusion_losses(samples, torch.Generator().manual_seed(step_seed))
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            self._stop(losses, samples)
-        self.log_dict({f"{self.stage}/{name}": loss.detach() for name, loss in losses.items()}, batch_size=len(samples))
-        self.log(f"{self.stage}/loss", total.detach(), prog_bar=True, batch_size=len(samples))
+        *terms, mean = averaged(torch.stack([*losses.values(), total]).detach())
+        if not torch.isfinite(mean):  # in all processes at once, so that none waits for another
+            self._stop(losses, total, samples)
+        self.log_dict(
+            {f"{self.stage}/{name}": term for name, term in zip(losses, terms, strict=True)}, batch_size=len(samples)
+        )
+        self.log(f"{self.stage}/loss", mean, prog_bar=True, batch_size=len(samples))
+        self.log(f"{self.stage}/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(samples))
         return total
 
-    def _stop(self, losses: dict[str, Tensor], samples: Sequence[Sample]) -> None:
+    def _stop(self, losses: dict[str, Tensor], total: Tensor, samples: Sequence[Sample]) -> None:
         terms = ", ".join(f"{name}={loss.item():.4g}" for name, loss in losses.items())
-        images = ", ".join(str(s.image_id) for s in samples)
+        own = f"{terms}; images {', '.join(str(s.image_id) for s in samples)}"
+        faulty = filter(None, gathered("" if torch.isfinite(total) else own))
         raise NonFiniteLossError(
-            f"the loss of stage '{self.stage}' is not finite at step {self.global_step}: {terms}; images {images}. "
+            f"the loss of stage '{self.stage}' is not finite at step {self.global_step}: {'; '.join(faulty)}. "
             f"The last checkpoint is kept. Lower schedule.{self.stage}.lr, clip gradients "
             "(trainer.gradient_clip_val=10) or use trainer.precision=32-true"
         )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers how many processes share the batch."""
+        checkpoint[PROCESSES] = self.trainer.world_size
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says so when their number has changed: the images stay the same, what is drawn at random does not."""
+        before, now = checkpoint.get(PROCESSES, self.trainer.world_size), self.trainer.world_size
+        if before != now and leads():
+            log.warning(
+                "the checkpoint was made by %s process(es), %s go on: they see the same images, but draw other random "
+                "numbers, so that the results will differ a little from those of an undisturbed run",
+                before,
+                now,
+            )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """A fresh optimiser over what the stage trains."""
@@ -74,10 +106,17 @@ class PanopticModule(pl.LightningModule):
         optimizer, scheduler = self.schedule.optimize(trained)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def test_step(self, samples: Sequence[Sample], batch_idx: int) -> None:
-        """Fuses the detections of every image with every relation and updates the metrics."""
+    def on_test_start(self) -> None:
+        """Nothing has been counted yet."""
         if self.evaluation is None:
             raise ValueError("this module was built without an evaluation")
+        self.evaluation.begin(self.device)
+
+    def test_step(self, samples: Sequence[Sample], batch_idx: int) -> None:
+        """Fuses the detections of every image with every relation and updates the metrics."""
+        assert self.evaluation is not None
+        if not samples:  # a process without images
+            return
         asked = samples, self.evaluation.conf_thr, self.evaluation.requires
         if self.evaluation.timing:
             outputs, nanoseconds = timed(self.model.base_outputs, *asked)
@@ -86,6 +125,17 @@ class PanopticModule(pl.LightningModule):
             outputs = self.model.base_outputs(*asked)
         for sample, output in zip(samples, outputs, strict=True):
             self.evaluation.update(sample, output)
+
+    # While a stage trains, the same on a few images.
+    on_validation_start = on_test_start
+    validation_step = test_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``<stage>/val/<order>/PQ``, ...; the metrics have summed over all processes."""
+        assert self.evaluation is not None
+        for order, row in self.evaluation.rows().items():
+            scores = {f"{self.stage}/val/{order}/{name}": row[name] for name in VALIDATED if not math.isnan(row[name])}
+            self.log_dict(scores, sync_dist=True)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Samples know how to move."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from panoptic_occ.visuals.difference import difference
 from panoptic_occ.visuals.overlay import DIFFERENCE_COLORS
-from panoptic_occ.visuals.sheet import SheetRow, _nearest, most_different, save_sheet, sheet
+from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, _nearest, most_different, save_sheet, sheet
 
 
 @pytest.fixture
@@ -78,6 +78,21 @@ def test_most_different_is_the_top_of_the_sorted_list_and_ties_keep_the_first(ma
         expected = sorted(range(len(counts)), key=lambda i: -counts[i])[:k]
         assert [int(row.caption) for row in most_different(rows, k)] == expected
     assert most_different(rows, 0) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_most_different_of_several_processes_is_that_of_one(make_row, processes):
+    """Each sees every n-th row."""
+    counts = [3, 50, 7, 50, 0, 20, 50, 7]
+    rows = [make_row(wrong=wrong, caption=str(k)) for k, wrong in enumerate(counts)]
+    for k in (1, 2, 4, 20):
+        parts = [MostDifferent(k) for _ in range(processes)]
+        for place, row in enumerate(rows):
+            parts[place % processes].add(row)
+        merged = MostDifferent.merged(parts)
+        assert [row.caption for row in merged.rows()] == [row.caption for row in most_different(rows, k)]
+        merged.add(make_row(wrong=60, caption="later"))
+        assert merged.rows()[0].caption == "later" and len(merged.rows()) == min(k, len(rows) + 1)
 
 
 def test_most_different_holds_only_k_rows(make_row):

@@ -113,6 +113,15 @@ class MostDifferent:
         if len(self._heap) > self.k:
             heapq.heappop(self._heap)
 
+    @staticmethod
+    def merged(parts: Sequence[MostDifferent]) -> MostDifferent:
+        """What one alone would hold that was offered the first row of every part, then the second of every part, ..."""
+        whole = MostDifferent(parts[0].k, parts[0].baseline, parts[0].method)
+        entries = ((n, -(-place * len(parts) + k), row) for k, part in enumerate(parts) for n, place, row in part._heap)
+        whole._heap = heapq.nlargest(whole.k, entries, key=lambda entry: entry[:2])[::-1]  # ascending, as a heap is
+        whole._offered = sum(part._offered for part in parts)
+        return whole
+
     def rows(self) -> list[SheetRow]:
         """The rows kept so far, the most different first."""
         return [row for _, _, row in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
