@@ -20,7 +20,8 @@ from panoptic_occ.config import compose
 from panoptic_occ.data.scenes.source import ScenesSource
 from panoptic_occ.errors import CheckpointError, ConfigError, NonFiniteLossError
 from panoptic_occ.pipeline import train
-from panoptic_occ.runs import base_folder, base_key, occlusion_folder, stage_key
+from panoptic_occ.run_keys import base_key, stage_key
+from panoptic_occ.runs import base_folder, occlusion_folder
 
 BASE = ["experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false"]
 

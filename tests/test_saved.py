@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from panoptic_occ import pipeline, saved
 from panoptic_occ.archive import Archive, ArchiveWriter
@@ -175,6 +176,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pipeline, name, refuse)
 
 
+def trained_again(weights: Path) -> None:
+    """Writes other weights into a file."""
+    tensors = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in load_file(weights).items()
+    }
+    save_file(tensors, weights, metadata={"format": "1"})
+
+
 def copied(stored: Runs, tmp_path: Path) -> Runs:
     shutil.copytree(compose(stored.words).runs_dir, tmp_path / "runs")
     return Runs([*stored.words[:-1], f"runs_dir={tmp_path / 'runs'}"])
@@ -283,7 +292,7 @@ def test_stores_that_do_not_fit_are_refused(stored: Runs, tmp_path: Path, no_net
     refused(CheckpointError, r"ocfusion_\w+\.zip: holds answers about other detections")
     change_header(answers, lambda header: header.update(detections=Archive(base, "").header["digest"]))
     weights = occlusion_folder(compose(runs.words)).weights("occlusion")
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    trained_again(weights)
     refused(CheckpointError, r"holds answers of occlusion=ocfusion before it was trained again; to store")
 
 
@@ -303,3 +312,75 @@ def test_an_interrupted_evaluation_leaves_the_store_as_it_was(
     with pytest.raises(DataError, match="the disk is gone"):
         runs.evaluate("save_predictions=true", "compare=[]", "save_conf_thr=0.05")
     assert {path.name: path.read_bytes() for path in runs.folder.iterdir()} == before
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The evaluations that are made, and not only shown."""
+    made: list[str] = []
+    for name in ("evaluate_model", "evaluate_saved"):
+        make = getattr(pipeline, name)
+        monkeypatch.setattr(pipeline, name, lambda *args, name=name, make=make: [made.append(name), make(*args)][1])
+    return made
+
+
+def test_an_evaluation_is_made_once(stored: Runs, passes: list[str]) -> None:
+    few = ("compare=[score]", "fusion.min_visible=0.2")
+    metrics = stored.evaluate(*few)
+    assert stored.evaluate(*few, "processes=2") == metrics and passes == ["evaluate_model"]
+    stored.evaluate(*few, "force=true")
+    assert passes == ["evaluate_model"] * 2
+    passes.clear()
+    for words in (
+        ("saved=true",),
+        ("saved=true", "compare=[area]"),
+        ("saved=true", "compare=[area]", "save_maps=true"),
+    ):
+        metrics = stored.evaluate(*few, *words)
+        assert stored.evaluate(*few, *words) == metrics
+    assert passes == ["evaluate_saved"] * 3  # all of them into one folder
+
+
+def test_an_evaluation_is_made_again_from_other_files(stored: Runs, passes: list[str], tmp_path: Path) -> None:
+    runs, few = copied(stored, tmp_path), ("compare=[]", "fusion.min_visible=0.2")
+    cfg = compose(runs.words)
+    base, weights = base_folder(cfg).weights("base"), occlusion_folder(cfg).weights("occlusion")
+
+    def again(*words: str) -> list[str]:
+        passes.clear()
+        runs.evaluate(*few, *words)
+        made = [*passes]
+        runs.evaluate(*few, *words)
+        assert passes == made  # the second time there is nothing to do
+        return made
+
+    assert again() == ["evaluate_model"]
+    whole = base.read_bytes()
+    trained_again(base)
+    assert again() == ["evaluate_model"]
+    assert again("saved=true") == ["evaluate_saved"]
+    base.write_bytes(whole)
+    assert again("saved=true") == []  # which reads no weights of the base
+    assert again("save_predictions=true") == ["evaluate_model"]
+    (runs.folder / "truth.zip").unlink()
+    assert again("save_predictions=true") == ["evaluate_model"]
+    assert again("saved=true") == ["evaluate_saved"]
+    base_zip = runs.folder / "base.zip"
+    change_header(base_zip, lambda header: header.update(conf_thr=0.0))
+    assert again("saved=true") == ["evaluate_saved"]
+    trained_again(weights)
+    with pytest.raises(CheckpointError, match="before it was trained again"):
+        runs.evaluate(*few, "saved=true")
+    assert again() == ["evaluate_model"]
+
+
+def test_an_interrupted_evaluation_does_not_count(
+    stored: Runs, passes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, few = copied(stored, tmp_path), ("saved=true", "compare=[]", "fusion.min_visible=0.2")
+    metrics = runs.evaluate(*few)
+    with monkeypatch.context() as patch, pytest.raises(DataError):
+        patch.setattr(pipeline, "write_results", lambda *args: (_ for _ in ()).throw(DataError("the disk is full")))
+        runs.evaluate(*few, "force=true")
+    passes.clear()
+    assert runs.evaluate(*few) == metrics and passes == ["evaluate_saved"]

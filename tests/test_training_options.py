@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from panoptic_occ.build import build_data, build_model, build_schedule
 from panoptic_occ.config import compose
 from panoptic_occ.module import PanopticModule
-from panoptic_occ.runs import base_folder, base_key, changes, run_folder
+from panoptic_occ.run_keys import base_key, changes
+from panoptic_occ.runs import base_folder, run_folder
 from panoptic_occ.stages import fit_stage
 
 OPTIONS = {
@@ -107,7 +108,8 @@ def test_training_logs_its_throughput(common: list[str], tmp_path: Path) -> None
     (log,) = tmp_path.rglob("metrics.csv")
     header, *rows = log.read_text().splitlines()
     column = header.split(",").index("base/images_per_s")
-    assert len(rows) == 4 and all(float(row.split(",")[column]) > 0 for row in rows)
+    speeds = [float(cells[column]) for cells in (row.split(",") for row in rows) if cells[column]]
+    assert len(speeds) == 4 and min(speeds) > 0  # other rows are of the validation
 
 
 def test_options_that_change_numbers_are_part_of_the_name_of_a_base(common: list[str]) -> None:

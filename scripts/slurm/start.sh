@@ -9,7 +9,8 @@
 # What can be chosen, as environment variables:
 #   SLURM_TEST_DIR   folder of the cluster              SLURM_TEST_PORT         first of two ports
 #   SLURM_TEST_CPUS  processors of the node             SLURM_TEST_GPUS         pretended GPUs
-#   SLURM_TEST_MEM   memory of the node, MB             SLURM_TEST_GRACE        seconds of grace at a preemption
+#   SLURM_TEST_MEM   memory of the node, MB             SLURM_TEST_GRACE        seconds of grace at a preemption in
+#                                                       partition main; abrupt has none; jobs of high preempt both
 #   SLURM_TEST_USER_SIGNAL  1: a preempted job gets its own --signal, 0: it gets SIGTERM
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -116,11 +117,12 @@ KillWait=5
 # Ended jobs stay known for a day: the sacct beside this script asks the controller about them.
 MinJobAge=86400
 ReturnToService=2
-# The node may claim more processors than the machine has.
+# The node may claim more processors and memory than the machine has, so that jobs with the usual requests run.
 SlurmdParameters=config_overrides
 $(printf '%s\n' "${options[@]}")
-NodeName=$node NodeAddr=127.0.0.1 CPUs=${SLURM_TEST_CPUS:-2} RealMemory=${SLURM_TEST_MEM:-8192} $resources
+NodeName=$node NodeAddr=127.0.0.1 CPUs=${SLURM_TEST_CPUS:-8} RealMemory=${SLURM_TEST_MEM:-65536} $resources
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=${SLURM_TEST_GRACE:-5} State=UP
+PartitionName=abrupt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 CONF
 printf 'export SLURM_TEST_DIR=%q\nexport SLURM_CONF=%q\nexport PATH=%q:$PATH\n' "$dir" "$SLURM_CONF" "$dir/bin" > "$dir/env.sh"

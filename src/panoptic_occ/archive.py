@@ -43,7 +43,7 @@ class ArchiveWriter:
         self._stack = ExitStack()
 
     def __enter__(self) -> ArchiveWriter:
-        temporary = self._stack.enter_context(atomic_path(self.path))
+        temporary = self._stack.enter_context(atomic_path(self.path, sync=True))
         self._zip = self._stack.enter_context(zipfile.ZipFile(temporary, "w"))
         self._stack.push(self._finish)
         return self
@@ -54,7 +54,7 @@ class ArchiveWriter:
         self._stack.__exit__(kind, error, trace)
 
     def add(self, image_id: int, tensors: Mapping[str, Tensor]) -> None:
-        """Adds an image; ValueError when it is there already, DataError when the disk does not take it."""
+        """Adds an image; ValueError when it is there already."""
         if image_id in self._digests:
             raise ValueError(f"{self.path}: image {image_id} was added before")
         payload = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -72,13 +72,8 @@ class ArchiveWriter:
             self._write(HEADER, json.dumps(header).encode())
 
     def _write(self, name: str, content: bytes) -> None:
-        try:
-            # an entry without a date: the same tensors give the same file
-            self._zip.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be written ({error.strerror}); make room or choose another disk"
-            ) from None
+        # an entry without a date: the same tensors give the same file
+        self._zip.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 
 class Archive:

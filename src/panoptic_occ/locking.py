@@ -22,7 +22,7 @@ from typing import Literal
 from filelock import LeaseCompromise, SoftFileLease, Timeout
 
 from panoptic_occ.errors import CheckpointError, DataError
-from panoptic_occ.files import write_json
+from panoptic_occ.files import remove_leftovers, write_json
 from panoptic_occ.processes import agreed, joined, leads
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ def work_lock(
     """Lets one run at a time do ``what`` (as in "training of the base") in ``folder``.
 
     While another run does it, this one waits and says for whom, with the other's ``progress``, or refuses with
-    CheckpointError.  The processes of one run (DDP) hold the lock together.  DataError when no file can be made there.
+    CheckpointError.  The processes of one run (DDP) hold the lock together.  What a killed owner left half-written is
+    removed.  DataError when no file can be made there.
     """
     if not leads() and not joined():  # started by the first process, which holds the lock
         yield
@@ -99,6 +100,7 @@ class _Attempt:
                 "choose another runs_dir"
             ) from None
         write_json(self.note, {"token": self.lease.token, **_about_us()})
+        remove_leftovers(self.folder)
         if self.reminded is not None:
             log.info("%s: going on", self.folder)
         return True

@@ -12,27 +12,22 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from panoptic_occ.build import (
-    Variant,
     build_data,
     build_evaluation,
     build_model,
     build_occlusion,
     build_schedule,
-    grid_variants,
 )
 from panoptic_occ.callbacks.preemption import Preemption
-from panoptic_occ.categories import Categories
 from panoptic_occ.config import sibling
 from panoptic_occ.data.datamodule import PanopticDataModule
-from panoptic_occ.data.order_baselines import class_table
-from panoptic_occ.errors import CheckpointError, ConfigError
-from panoptic_occ.evaluation import Evaluation
-from panoptic_occ.files import read_json
+from panoptic_occ.errors import ConfigError
+from panoptic_occ.evaluated import EvaluationFolder, made_from
+from panoptic_occ.loading import load_base, load_variants
 from panoptic_occ.locking import work_lock
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule
-from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.processes import agreed, join, leads, started_together
 from panoptic_occ.results import InBackground, MapWriter, Pictures, read_rows, summary, write_results
 from panoptic_occ.runs import (
@@ -44,6 +39,7 @@ from panoptic_occ.runs import (
     load_run_config,
     occlusion_folder,
     overrides_name,
+    predictions_folder,
     run_folder,
 )
 from panoptic_occ.saved import (
@@ -54,14 +50,14 @@ from panoptic_occ.saved import (
     save_command,
     stored_channels,
 )
-from panoptic_occ.stages import fit_stage, make_trainer
+from panoptic_occ.stages import clear_errors, fit_stage, make_trainer
 from panoptic_occ.sweeps import note
 from panoptic_occ.thing.oracle import RoiOracle
-from panoptic_occ.weights import load_weights
+from panoptic_occ.tracking import track_results
 
 log = logging.getLogger(__name__)
 
-PICTURES = 6
+PICTURES, FIXED_PICTURES = 6, 4  # in pictures.png, for trackers
 OF_EVALUATION = ("fusion", "tta", "policies", "grid", "oracle", "details", "timing")
 
 
@@ -79,10 +75,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
                 folder.clear()
             if (done := results_of(folder, cfg)) is None:  # else another run has just made them
                 return _train(cfg, folder)
-    log.info("%s is finished; showing its results (force=true repeats it)", folder.path)
-    note(run=str(folder.path), state="skipped")
-    show(cfg, folder.path, done)
-    return done
+    note(run=str(folder.path))
+    return show_again(cfg, folder.path, done)
 
 
 def results_of(folder: RunFolder, cfg: DictConfig) -> dict[str, object] | None:
@@ -103,9 +97,10 @@ def _train(cfg: DictConfig, folder: RunFolder) -> dict[str, object]:
     model = build_model(cfg, data.categories)
     train_base(cfg, model, data)
     folder.describe(cfg, data.categories)
-    for name in compared(cfg):
-        train_occlusion(own_config(cfg, name), model, data)
-    metrics = evaluate_model(cfg, model, data, folder.path)
+    orders = compared_configs(cfg)
+    for own in orders.values():
+        train_occlusion(own, model, data)
+    metrics = evaluate_model(cfg, orders, model, data, folder.path)
     show(cfg, folder.path, metrics)
     return metrics
 
@@ -131,17 +126,32 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object
     """Evaluates a trained run, or an oracle base that has no weights, with any order and fusion policy.
 
     The run is ``cfg.run``, or the one that the same words given to ``train`` would have made.  Results go to
-    ``evaluations/`` in the run's folder, named by what differs from training.  With ``cfg.saved`` nothing of the base
-    is built or loaded: its stored predictions are fused again.
+    ``evaluations/`` in the run's folder, named by what differs from training; those of the same settings, weights and
+    stored predictions are shown again.  With ``cfg.saved`` nothing of the base is built or loaded: its stored
+    predictions are fused again.
     """
     cfg, folder = find_run(cfg, overrides)
-    data = build_data(cfg)
+    if started_together():
+        join(make_trainer(cfg, logger=False))
+    data, orders = build_data(cfg), compared_configs(cfg)
     target = folder.path / "evaluations" / (overrides_name(overrides) or "default")
     note(run=str(target))
-    if cfg.saved:
-        metrics = evaluate_saved(cfg, data, target, save_command(overrides))
-    else:
-        metrics = evaluate_model(cfg, build_model(cfg, data.categories), data, target, cfg.save_maps)
+
+    earlier = EvaluationFolder(target, lambda: made_from(cfg, orders, data.eval_data.fingerprint))
+
+    def results() -> dict[str, object] | None:
+        return None if cfg.force else earlier.results()
+
+    if (done := agreed(results)) is not None:
+        return show_again(cfg, target, done)
+    with work_lock(target, "the evaluation", busy="wait"):
+        if (done := agreed(results)) is not None:  # another process has just made them
+            return show_again(cfg, target, done)
+        with earlier.filled(stores=cfg.save_predictions):
+            if cfg.saved:
+                metrics = evaluate_saved(cfg, orders, data, target, save_command(overrides))
+            else:
+                metrics = evaluate_model(cfg, orders, build_model(cfg, data.categories), data, target, cfg.save_maps)
     show(cfg, target, metrics)
     return metrics
 
@@ -174,26 +184,6 @@ def train_occlusion(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModul
         fit_stage("occlusion", model, data, build_schedule(cfg), folder, cfg)
 
 
-def load_base(model: PanopticFPN, cfg: DictConfig) -> None:
-    """Loads the final weights of the base, as far as it has any."""
-    if any(True for part in model.base_modules().values() for _ in part.parameters()):
-        load_weights(base_folder(cfg).weights("base"), model.base_modules())
-
-
-def load_occlusion(cfg: DictConfig, in_channels: int, categories: Categories) -> OcclusionModel:
-    """The occlusion module of ``cfg`` with its trained weights; CheckpointError when it has not been trained."""
-    occlusion = build_occlusion(cfg, in_channels, categories)
-    if occlusion.trainable:
-        weights = occlusion_folder(cfg).weights("occlusion")
-        if not weights.exists():
-            raise CheckpointError(
-                f"{weights}: the file does not exist, occlusion={cfg.choices.occlusion} has not been trained on this "
-                f"base; run: python -m panoptic_occ.train {' '.join(cfg.command)}"
-            )
-        load_weights(weights, {"occlusion": occlusion})
-    return occlusion
-
-
 def compared(cfg: DictConfig) -> list[str]:
     """The occlusion methods of an evaluation: those of ``cfg.compare`` and the run's own; the ceiling is read last."""
     method = str(cfg.choices.occlusion)
@@ -206,28 +196,37 @@ def own_config(cfg: DictConfig, name: str) -> DictConfig:
     return cfg if name == cfg.choices.occlusion else sibling(cfg, name)
 
 
+def compared_configs(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The configurations of the ``compared`` occlusion methods, by name."""
+    return {name: own_config(cfg, name) for name in compared(cfg)}
+
+
 def evaluate_model(
-    cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule, target: Path, save_maps: bool = False
+    cfg: DictConfig,
+    orders: Mapping[str, DictConfig],
+    model: PanopticFPN,
+    data: PanopticDataModule,
+    target: Path,
+    save_maps: bool = False,
 ) -> dict[str, object]:
-    """Evaluates ``model`` and writes metrics, tables and pictures into ``target``; returns the metrics.
+    """Evaluates ``model`` with all ``orders`` and writes metrics, tables and pictures into ``target``; returns the
+    metrics.
 
     With ``cfg.save_predictions`` the predictions are stored too, and the maps are made from what is stored.
     """
     method = str(cfg.choices.occlusion)
     load_base(model, cfg)
-    methods = {name: own_config(cfg, name) for name in compared(cfg)}
     channels = model.occlusion.in_channels
-    evaluation = build_evaluation(
-        cfg, load_variants(cfg, methods, channels, data), data.categories, recording=recording_of(cfg)
-    )
+    variants = load_variants(cfg, orders, channels, data)
+    evaluation = build_evaluation(cfg, variants, data.categories, recording=recording_of(cfg))
     if {"box", "class"} & set(cfg.oracle):
         model.thing.use_oracle(RoiOracle("box" in cfg.oracle, "class" in cfg.oracle))
-    pictures = Pictures(data.categories, method, PICTURES)
+    pictures = Pictures(data.categories, method, PICTURES, FIXED_PICTURES)
     evaluation.listeners = (pictures,)
     trainer = make_trainer(cfg, [Preemption()], logger=False)
     with ExitStack() as stack:
         if save_maps:
-            evaluation.listeners += (stack.enter_context(map_writer(evaluation, method, target, data.categories)),)
+            evaluation.listeners += (stack.enter_context(MapWriter.of(evaluation, method, target, data.categories)),)
         if cfg.save_predictions:
             if cfg.oracle:
                 raise ConfigError(
@@ -236,16 +235,23 @@ def evaluate_model(
                 )
             if trainer.world_size > 1:
                 raise ConfigError("save_predictions=true: one process writes the files; add trainer.devices=1")
-            evaluation.listeners += (stack.enter_context(prediction_writer(cfg, methods, evaluation, data, channels)),)
+            stack.enter_context(work_lock(predictions_folder(cfg), "the storing of predictions", busy="wait"))
+            evaluation.listeners += (stack.enter_context(prediction_writer(cfg, orders, evaluation, data, channels)),)
         evaluation.listeners = (stack.enter_context(InBackground(evaluation.listeners)),)
         module = PanopticModule(model, "occlusion", cfg.seed, evaluation=evaluation)
-        trainer.test(module, datamodule=data, verbose=False)
+        with clear_errors(target):
+            trainer.test(module, datamodule=data, verbose=False)
     pictures.save(target / "pictures.png")
-    return write_results(target, evaluation, method, data.num_eval_images)
+    metrics = write_results(target, evaluation, method, data.num_eval_images)
+    track_results(cfg, target, evaluation, method, pictures.fixed_sheets())
+    return metrics
 
 
-def evaluate_saved(cfg: DictConfig, data: PanopticDataModule, target: Path, advice: str) -> dict[str, object]:
-    """Evaluates the stored predictions of a run and writes metrics and tables into ``target``; returns the metrics.
+def evaluate_saved(
+    cfg: DictConfig, orders: Mapping[str, DictConfig], data: PanopticDataModule, target: Path, advice: str
+) -> dict[str, object]:
+    """Evaluates the stored predictions of a run with all ``orders`` and writes metrics and tables into ``target``;
+    returns the metrics.
 
     ``advice``: how to store them, the end of the error messages.
     """
@@ -255,56 +261,31 @@ def evaluate_saved(cfg: DictConfig, data: PanopticDataModule, target: Path, advi
             "or leave box and class out"
         )
     method = str(cfg.choices.occlusion)
-    methods = {name: own_config(cfg, name) for name in compared(cfg)}
-    variants = load_variants(cfg, methods, stored_channels(cfg, advice), data)
+    variants = load_variants(cfg, orders, stored_channels(cfg, advice), data)
     evaluation = build_evaluation(cfg, variants, data.categories)
-    predictions = open_predictions(cfg, methods, evaluation, data, advice)
+    predictions = open_predictions(cfg, orders, evaluation, data, advice)
     with ExitStack() as stack:
         if cfg.save_maps:
-            evaluation.listeners += (stack.enter_context(map_writer(evaluation, method, target, data.categories)),)
+            evaluation.listeners += (stack.enter_context(MapWriter.of(evaluation, method, target, data.categories)),)
         evaluate_stored(evaluation, predictions, data, cfg.processes)
-    return write_results(target, evaluation, method, data.num_eval_images)
-
-
-def load_variants(
-    cfg: DictConfig, methods: Mapping[str, DictConfig], in_channels: int, data: PanopticDataModule
-) -> list[Variant]:
-    """The compared relations with their weights, the run's own one at every point of the grid."""
-    variants = []
-    for name, own in methods.items():
-        trained = load_occlusion(own, in_channels, data.categories)
-        variants += grid_variants(cfg, trained, data.categories) if own is cfg else [Variant(name, trained)]
-    counting = [variant.model for variant in variants if "class_table" in variant.model.requires]
-    if counting:
-        table = class_table(data.train_data)
-        for model in counting:
-            model.use_class_table(table)
-    return variants
-
-
-def map_writer(evaluation: Evaluation, method: str, target: Path, categories: Categories) -> MapWriter:
-    """Writes the maps of the run's method; ConfigError when there is not exactly one map of it an image."""
-    if method not in evaluation.quality:
-        raise ConfigError(
-            "save_maps=true writes one map an image, but grid or policies make several; leave grid and policies out "
-            "and choose the values with fusion.* and occlusion.*"
-        )
-    return MapWriter(target, categories, method)
-
-
-def run_categories(folder: RunFolder) -> Categories:
-    """The categories that a run was trained with; CheckpointError when the folder does not say."""
-    file = folder.path / "categories.json"
-    if not file.exists():
-        raise CheckpointError(
-            f"{file}: the file does not exist; point run= to the folder that train printed at its end"
-        )
-    return Categories.from_json(read_json(file), str(file))
+    metrics = write_results(target, evaluation, method, data.num_eval_images)
+    track_results(cfg, target, evaluation, method)
+    return metrics
 
 
 def show(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> None:
-    """Prints the table of a run and where everything lies."""
+    """Prints the table of a run and where everything lies, once for all its processes."""
+    if not leads():
+        return
     console = Console()
     title = f"{cfg.choices.data}: {metrics['images']} held-out images, seed {cfg.seed}, percent"
     console.print(to_text(summary(read_rows(metrics), title)), markup=False, highlight=False, soft_wrap=True)
     console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)
+
+
+def show_again(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> dict[str, object]:
+    """Shows results that were there before, and returns them."""
+    log.info("%s is finished; showing its results (force=true repeats it)", folder)
+    note(state="skipped")
+    show(cfg, folder, metrics)
+    return metrics

@@ -19,7 +19,8 @@ from panoptic_occ.files import atomic_path
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.erasing import StuffLabels
 from panoptic_occ.instantiate import safe_instantiate
-from panoptic_occ.pipeline import find_run, load_base, load_occlusion, run_categories
+from panoptic_occ.loading import load_base, load_occlusion, run_categories
+from panoptic_occ.pipeline import find_run
 from panoptic_occ.structures import Context, Sample
 from panoptic_occ.visuals.overlay import overlay
 

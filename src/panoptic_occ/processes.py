@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:  # a process that only waits for a lock need not load them
     import pytorch_lightning as pl
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -18,6 +19,10 @@ RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 def leads() -> bool:
     """Whether this is the first process of the run, or the only one."""
+    if joined():
+        import torch.distributed
+
+        return torch.distributed.get_rank() == 0
     return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) == 0
 
 
@@ -65,3 +70,24 @@ def agreed(find: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return value  # type: ignore[return-value]
+
+
+def gathered(value: T) -> list[T]:
+    """The ``value`` of every process, in their order, in every process; only when all have called it."""
+    if not joined():
+        return [value]
+    import torch.distributed
+
+    values: list[T | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def averaged(values: Tensor) -> Tensor:
+    """The mean of ``values`` over all processes, in place."""
+    if joined():
+        import torch.distributed
+
+        torch.distributed.all_reduce(values)
+        values /= torch.distributed.get_world_size()
+    return values

@@ -9,21 +9,27 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from PIL import Image
 from rich.table import Table
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.panoptic_io import PanopticResultWriter
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.evaluation import Evaluation, Listener
 from panoptic_occ.files import write_json, write_text
-from panoptic_occ.metrics.panoptic_quality import panoptic_quality
+from panoptic_occ.metrics.breakdown import BreakdownResult
+from panoptic_occ.metrics.panoptic_quality import PQResult, panoptic_quality
 from panoptic_occ.metrics.table import SEPARATOR, breakdown_tables, comparison_table, pq_table, to_text
 from panoptic_occ.model import BaseOutput
+from panoptic_occ.processes import agreed, gathered, leads
 from panoptic_occ.structures import PanopticMap, Sample
-from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet
+from panoptic_occ.visuals.grid_plot import GridPoint, save_grid
+from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet, sheet
 
 Rows = Mapping[str, Mapping[str, float]]
 GROUPS = {"": "", "_th": " th", "_st": " st"}
@@ -72,12 +78,25 @@ def summary(rows: Rows, title: str) -> Table:
 
 def write_results(folder: Path, evaluation: Evaluation, method: str, images: int) -> dict[str, object]:
     """Writes metrics.csv, metrics.md, pq.json, pq.txt and, last, metrics.json, which makes the run finished; returns
-    the latter.
+    the latter.  All processes of a run call it, and the first one writes.
 
-    The settings of a grid are columns of the CSV and ``settings`` of the JSON.  With details also breakdown.json and
-    breakdown.txt.
+    The settings of a grid are columns of the CSV and ``settings`` of the JSON, and one or two are shown in grid.png.
+    With details also breakdown.json and breakdown.txt.
     """
-    rows = evaluation.rows()
+    # the metrics sum up over the processes when they are computed, so that all must do it
+    rows, quality, breakdowns = evaluation.rows(), evaluation.results(), evaluation.breakdowns()
+    return agreed(lambda: _write(folder, evaluation, method, images, rows, quality, breakdowns))
+
+
+def _write(
+    folder: Path,
+    evaluation: Evaluation,
+    method: str,
+    images: int,
+    rows: Rows,
+    quality: Mapping[str, PQResult],
+    breakdowns: Mapping[str, BreakdownResult],
+) -> dict[str, object]:
     settings = {entry.name: dict(entry.values) for entry in evaluation.entries if entry.values}
     keys = list(dict.fromkeys(key for values in settings.values() for key in values))
     names = list(next(iter(rows.values())))
@@ -89,10 +108,9 @@ def write_results(folder: Path, evaluation: Evaluation, method: str, images: int
         writer.writerow([relation, *(values.get(key) for key in keys), *(row[name] for name in names)])
     write_text(folder / "metrics.csv", text.getvalue())
     write_text(folder / "metrics.md", to_text(summary(rows, f"{method}: {images} images, percent")))
-    if breakdowns := evaluation.breakdowns():
+    if breakdowns:
         write_json(folder / "breakdown.json", {name: part.as_dict() for name, part in breakdowns.items()}, indent=2)
         write_text(folder / "breakdown.txt", "\n".join(map(to_text, breakdown_tables(breakdowns))))
-    quality = evaluation.results()
     write_json(folder / "pq.json", {name: result.as_dict() for name, result in quality.items()}, indent=2)
     tables = [f"{name}\n{to_text(pq_table(result))}" for name, result in quality.items()]
     write_text(folder / "pq.txt", "\n".join(tables))
@@ -102,6 +120,11 @@ def write_results(folder: Path, evaluation: Evaluation, method: str, images: int
     metrics: dict[str, object] = {"method": method, "images": images, "relations": plain}
     if settings:
         metrics["settings"] = settings
+        points = []
+        for entry in evaluation.entries:
+            order = SEPARATOR.join(part for part in (entry.relation, entry.policy_name) if part)
+            points.append(GridPoint(order, entry.values, rows[entry.name]["PQ"]))
+        save_grid(folder / "grid.png", points, method)
     write_json(folder / "metrics.json", metrics, indent=2)
     return metrics
 
@@ -114,11 +137,24 @@ def read_rows(metrics: Mapping[str, object]) -> dict[str, dict[str, float]]:
 
 
 class MapWriter(PanopticResultWriter):
-    """A listener that writes the maps of one entry in the official format, below ``target``."""
+    """A listener that writes the maps of one entry in the official format, below ``target``.
+
+    Every process of a run writes those of its images, and the first one, when all have ended, the list of all maps.
+    """
 
     def __init__(self, target: Path, categories: Categories, entry: str) -> None:
         super().__init__(target / "panoptic", target / "panoptic.json", categories)
         self.entry = entry
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, method: str, target: Path, categories: Categories) -> MapWriter:
+        """A writer for the run's method; ConfigError when there is not exactly one map of it an image."""
+        if method not in evaluation.quality:
+            raise ConfigError(
+                "save_maps=true writes one map an image, but grid or policies make several; leave grid and policies "
+                "out and choose the values with fusion.* and occlusion.*"
+            )
+        return cls(target, categories, method)
 
     def __enter__(self) -> MapWriter:
         return self
@@ -126,6 +162,13 @@ class MapWriter(PanopticResultWriter):
     def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
         """Writes the map of one image."""
         self.write(sample.image_id, sample.file_name, maps[self.entry])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            gathered(None)  # waits for the others
+            agreed(self.close)
 
 
 class InBackground:
@@ -166,31 +209,47 @@ class InBackground:
 
 
 class Pictures:
-    """Collects the images on which score order and the method differ most, for the sheet; bounded memory."""
+    """Collects the ``count`` images on which score order and the method differ most, for the sheet, and the first
+    ``fixed`` images, which are the same in every run; bounded memory."""
 
-    def __init__(self, categories: Categories, method: str, count: int) -> None:
+    def __init__(self, categories: Categories, method: str, count: int, fixed: int = 0) -> None:
         self.categories = categories
         self.method = method
         self.baseline = "score" if method != "score" else "ground_truth"
+        self.fixed = fixed
+        self._first: list[SheetRow] = []
         self._most = MostDifferent(count, self.baseline, method)
 
     def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
         """Looks at one image."""
         if sample.target is None or self.baseline not in maps:
             return
-        image, target = sample.original_image.cpu(), sample.target.panoptic
-        shown = {self.baseline: maps[self.baseline], self.method: maps[self.method]}
+        image, target = sample.original_image.cpu(), _on_cpu(sample.target.panoptic)
+        shown = {name: _on_cpu(maps[name]) for name in (self.baseline, self.method)}
         notes = {"ground truth": f"{len(sample.target.labels)} things"}
-        self._most.add(SheetRow(image, target, shown, f"image {sample.image_id}", notes))
+        row = SheetRow(image, target, shown, f"image {sample.image_id}", notes)
+        self._most.add(row)
+        if len(self._first) < self.fixed:
+            self._first.append(row)
 
     def save(self, path: Path) -> bool:
-        """Writes the sheet; False when no image could be shown."""
-        rows = [self._with_quality(row) for row in self._most.rows()]
-        if rows:
+        """Writes the sheet of what all processes saw together; False when no image could be shown."""
+        rows = [self._with_quality(row) for row in MostDifferent.merged(gathered(self._most)).rows()]
+        if rows and leads():
             save_sheet(path, rows, self.categories, baseline=self.baseline, method=self.method)
         return bool(rows)
+
+    def fixed_sheets(self) -> dict[str, Image.Image]:
+        """The fixed images, each on a sheet of its own, by caption; all processes together have them."""
+        seen = zip_longest(*gathered(self._first))  # the processes have taken the images in turns
+        rows = [self._with_quality(row) for some in seen for row in some if row is not None][: self.fixed]
+        return {row.caption: sheet([row], self.categories, self.baseline, self.method) for row in rows}
 
     def _with_quality(self, row: SheetRow) -> SheetRow:
         """``row`` with the quality of its maps in its notes."""
         quality = {name: panoptic_quality([found], [row.target], self.categories) for name, found in row.panels.items()}
         return replace(row, notes={**row.notes, **{n: f"PQ {100 * q.all.pq:.1f}" for n, q in quality.items()}})
+
+
+def _on_cpu(panoptic: PanopticMap) -> PanopticMap:
+    return replace(panoptic, ids=panoptic.ids.cpu())

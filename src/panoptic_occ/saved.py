@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +19,17 @@ from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.data.parallel import available_cores, ordered_map
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.evaluation import Evaluation
+from panoptic_occ.files import digest
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.recording import FROM_NETWORK, Recording
-from panoptic_occ.runs import occlusion_folder, prediction_key, prediction_settings, predictions_folder
+from panoptic_occ.run_keys import prediction_key, prediction_settings
+from panoptic_occ.runs import occlusion_folder, predictions_folder
 from panoptic_occ.store import PredictionFiles, PredictionWriter, StoredPredictions
 from panoptic_occ.structures import Sample
 
 FUSIONS_A_BLOCK = 256  # about a second of work
 FUSIONS_A_WORKER = 1024  # fewer are done sooner than another worker has started
-NOT_REPEATED = ("saved=", "save_", "grid", "+grid", "processes=")
+NOT_REPEATED = ("saved=", "save_", "grid", "+grid", "sweep=", "processes=")
 
 
 def recording_of(cfg: DictConfig) -> Recording | None:
@@ -75,8 +76,7 @@ def stage_name(cfg: DictConfig) -> str:
 
 def weights_digest(cfg: DictConfig) -> str:
     """A hash of the trained weights: answers of weights that were trained again are answers no more."""
-    with open(occlusion_folder(cfg).weights("occlusion"), "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+    return digest(occlusion_folder(cfg).weights("occlusion"))
 
 
 def save_command(overrides: Sequence[str]) -> str:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
+from panoptic_occ.build import build_validation
 from panoptic_occ.callbacks.checkpoint_io import AtomicCheckpointIO
 from panoptic_occ.callbacks.compiled import CompiledBackbone
 from panoptic_occ.callbacks.preemption import Preemption
 from panoptic_occ.callbacks.throughput import Throughput
 from panoptic_occ.callbacks.two_stage import TwoStage
 from panoptic_occ.data.datamodule import PanopticDataModule
+from panoptic_occ.errors import ConfigError, DataError
+from panoptic_occ.files import FULL, cannot_write
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule, Stage
 from panoptic_occ.processes import agreed
 from panoptic_occ.runs import RunFolder, latest_checkpoint
 from panoptic_occ.schedule import Schedule
+from panoptic_occ.tracking import tracked
 from panoptic_occ.weights import save_weights
 
 log = logging.getLogger(__name__)
@@ -58,6 +64,11 @@ def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **setti
     }
     bars = [RichProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []
     trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError(
+            f"trainer.strategy={cfg.trainer.strategy}: its processes end with the training and take the metrics with "
+            "them; use trainer.strategy=ddp, which repeats the command in every process"
+        )
     return trainer
 
 
@@ -75,7 +86,9 @@ def fit_stage(
     """
     plan = schedule.stage("occlusion" if stage == "occlusion" else "base", data.batch_size)
     data.steps_per_epoch = min(plan.checkpoint_every, plan.steps)
-    module = PanopticModule(model, stage, cfg.seed, plan)
+    validation = build_validation(cfg, stage, model, data.categories) if cfg.logger else None  # else nobody sees it
+    data.max_validation_images = cfg.validate.images
+    module = PanopticModule(model, stage, cfg.seed, plan, validation)
     saver = ModelCheckpoint(
         dirpath=folder.checkpoints,
         filename="{step:08d}",
@@ -90,18 +103,18 @@ def fit_stage(
     if resume is not None:
         log.info("continuing stage '%s' from %s", stage, resume)
     compiling = [CompiledBackbone()] if cfg.compile else []
-    trainer = make_trainer(
-        cfg,
-        [TwoStage(), saver, Preemption(folder.checkpoints), Throughput(), *compiling],
-        max_steps=plan.steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=make_logger(cfg, folder, stage, resume.stem if resume else "0"),
-    )
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if wandb := sys.modules.get("wandb"):  # else the next stage would be logged into this stage's run
-        wandb.finish()
+    with clear_errors(folder.path), tracked(cfg, folder.path, stage, resume.stem if resume else "0") as loggers:
+        trainer = make_trainer(
+            cfg,
+            [TwoStage(), saver, Preemption(folder.checkpoints), Throughput(), *compiling],
+            max_steps=plan.steps,
+            max_epochs=-1,
+            limit_val_batches=1.0 if validation else 0,
+            check_val_every_n_epoch=cfg.validate.every or 1,
+            num_sanity_val_steps=0,
+            logger=loggers,
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     trainer.strategy.barrier()
     if trainer.is_global_zero:
         note = {"stage": stage, "steps": str(trainer.global_step)}
@@ -113,12 +126,19 @@ def fit_stage(
     trainer.strategy.barrier()
 
 
-def make_logger(cfg: DictConfig, folder: RunFolder, stage: str, start: str) -> Any:
-    """The logger of ``cfg.logger`` for one start of a stage.
-
-    Files: a folder for every start, so that a restart deletes nothing.  W&B: one run a stage, continued.
-    """
-    version = f"{stage}_{start}"
-    if str(cfg.logger._target_).endswith("WandbLogger"):
-        version = f"{folder.path.parent.name}-{folder.path.name}-{stage}"
-    return safe_instantiate(cfg.logger, save_dir=str(folder.path), version=version)
+@contextmanager
+def clear_errors(folder: Path) -> Iterator[None]:
+    """Makes one DataError of what a machine does to a run: a full disk below ``folder``, a data worker that is gone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise cannot_write(Path(error.filename or folder / "logs"), error) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"{error} Data workers mostly end because memory runs out: ask for more of it, or use fewer of them "
+            "(data.num_workers); the same command goes on from the last checkpoint"
+        ) from None

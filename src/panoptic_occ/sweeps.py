@@ -4,6 +4,7 @@ Every job keeps a record in its folder of the sweep, so that the table does not 
 
     runs/sweeps/<time>/<number>/job.json     the words of the job, its state, the run, PQ, and the error if any
     runs/sweeps/<time>/<number>/error.txt    the traceback of a job that failed
+    runs/sweeps/<time>/sweep.png             PQ against the settings of the jobs, where these are one or two
     runs/sweeps/<time>/.submitit/            logs of SLURM jobs
 
 A job that fails does not stop the others, and the same command runs only what is missing, because finished runs are
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 import traceback
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECORD = "job.json"
+SEARCH = "optimization_results.yaml"  # what Hydra's Optuna sweeper leaves in the folder of the sweep
 POLL = 5.0  # seconds between two looks at jobs that still run when the launcher has given up
 DONE = ("finished", "skipped")
 
@@ -70,6 +73,7 @@ class RememberSweep(Callback):
         folder = Path(str(config.hydra.sweep.dir))
         for record in folder.glob(f"*/{RECORD}"):
             record.unlink()
+        (folder / SEARCH).unlink(missing_ok=True)
         _sweep.set((folder, frozenset(_pickles(folder))))
 
 
@@ -130,17 +134,21 @@ def sweep_table() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith("submitit."):
-            raise
         problem = error
     sweep = _sweep.get()
-    if sweep is None:
+    jobs = collect(*sweep, wait=problem is not None) if sweep else []
+    failed = [job for job in jobs if job.state not in DONE]
+    # with debug=true it is the error of a job
+    if problem is not None and (not failed or any(job.error == _in_one_line(problem) for job in failed)):
+        raise problem
+    if sweep is None or not jobs:
         return
-    jobs = collect(*sweep, wait=problem is not None)
-    if not jobs:
-        return
-    Console().print(to_table(jobs), *details(jobs), sep="\n", soft_wrap=True, highlight=False)
-    if failed := [job for job in jobs if job.state not in DONE]:
+    from panoptic_occ.metrics.table import to_text  # takes a moment, which commands without a sweep need not wait
+
+    lines = [*details(jobs), *best(jobs, sweep[0])]
+    Console(soft_wrap=True, highlight=False).print("", to_text(to_table(jobs)), *lines, sep="\n", markup=False)
+    draw(jobs, sweep[0] / "sweep.png")
+    if failed:
         first = failed[0]
         raise SweepError(
             f"{len(failed)} of {len(jobs)} jobs have no result, the first: {first.error or first.state} "
@@ -207,17 +215,30 @@ def _submitted(sweep: Path, before: Set[Path]) -> list[_Submitted]:
 
 
 def to_table(jobs: Sequence[Job]) -> Table:
-    """The states of all jobs, named by the words in which they differ."""
+    """The states of all jobs, with a column for every word in which they differ."""
     table = Table(title=f"sweep: {_counts(jobs)}", box=box.MARKDOWN)
-    for name, side in (("job", "right"), ("", "left"), ("state", "left"), ("minutes", "right"), ("PQ", "right")):
-        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    common = set.intersection(*(set(job.words) for job in jobs)) if len(jobs) > 1 else set()
-    for job in jobs:
-        words = " ".join(word for word in job.words if word not in common)
+    settings = [dict(word.lstrip("+").partition("=")[::2] for word in job.words) for job in jobs]
+    keys = dict.fromkeys(key for values in settings for key in values)
+    varied = [key for key in keys if len({values.get(key) for values in settings}) > 1]
+    for name in ("job", *varied, "state", "minutes", "PQ"):
+        table.add_column(Text(name), justify="right" if name in ("job", "minutes", "PQ") else "left", no_wrap=True)
+    for job, values in zip(jobs, settings, strict=True):
         minutes = "" if job.minutes is None else f"{job.minutes:.1f}"
         score = "" if job.score is None else f"{100 * job.score:.2f}"
-        table.add_row(str(job.number), Text(words), job.state, minutes, score)
+        table.add_row(str(job.number), *(Text(values.get(key, "")) for key in varied), job.state, minutes, score)
     return table
+
+
+def draw(jobs: Sequence[Job], path: Path) -> bool:
+    """A picture of PQ against the one or two settings in which the jobs differ; False when it is another number."""
+    from panoptic_occ.visuals.grid_plot import GridPoint, save_grid  # loads matplotlib
+
+    points = [
+        GridPoint("all runs", dict(word.split("=", 1) for word in job.words), job.score)
+        for job in jobs
+        if job.score is not None and not math.isnan(job.score)
+    ]
+    return save_grid(path, points, "all runs")
 
 
 def details(jobs: Sequence[Job]) -> list[Text]:
@@ -226,6 +247,22 @@ def details(jobs: Sequence[Job]) -> list[Text]:
         Text(f"job {job.number} {job.state}: {job.error or 'it left no message'} (log: {job.log})")
         for job in jobs
         if job.state not in DONE
+    ]
+
+
+def best(jobs: Sequence[Job], sweep: Path) -> list[Text]:
+    """What a search (Optuna) has found, and how far to trust it; nothing for other sweeps."""
+    scored = [job for job in jobs if job.score is not None]
+    if not scored or not (sweep / SEARCH).exists():
+        return []
+    found = max(scored, key=lambda job: job.score or 0.0)
+    words = " ".join(word for word in found.words if word.startswith(("fusion.", "occlusion.")))
+    return [
+        Text(f"best of {len(jobs)} trials: job {found.number} with PQ {100 * (found.score or 0.0):.2f}: {words}"),
+        Text(
+            "This PQ is optimistic: the values were chosen on the images that it is measured on. Report the PQ that "
+            "they reach on other images, or with another seed."
+        ),
     ]
 
 

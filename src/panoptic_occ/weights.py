@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def save_weights(path: Path, modules: Mapping[str, nn.Module], about: Mapping[st
         for part, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": str(FORMAT), **about})
+    with atomic_path(path, sync=True) as temporary:
+        save_file(tensors, temporary, metadata={"format": str(FORMAT), "digest": _digest(tensors), **about})
 
 
 def read_about(path: Path) -> dict[str, str]:
@@ -38,7 +39,7 @@ def read_about(path: Path) -> dict[str, str]:
             f"{path}: the file does not exist; train first, or point run= to a finished run"
         ) from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); copy or train it again") from None
+        raise _damaged(path, f"not a readable safetensors file ({error})") from None
     version = about.get("format", "")
     if not version.isdigit():
         raise CheckpointError(f"{path}: not written by panoptic_occ (its header has no format number)")
@@ -58,6 +59,8 @@ def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> dict[str, str]
     own = {f"{part}.{name}": t for part, m in modules.items() for name, t in m.state_dict().items()}
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if about.get("digest", _digest(tensors)) != _digest(tensors):  # older files have none
+        raise _damaged(path, "damaged, its tensors are not those that were saved")
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [
         f"{name} {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
@@ -78,3 +81,17 @@ def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> dict[str, str]
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
     return about
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash over the bits of all tensors; the format itself has none."""
+    digest = hashlib.blake2b(digest_size=8)
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, how: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {how}; copy it again, or remove it and run the command that trained it, which trains it again"
+    )

@@ -127,25 +127,31 @@ def preempt() -> None:
     call("sbatch", "--partition=high", f"--cpus-per-task={cpus}", "--output=/dev/null", "--wrap=sleep 1")
 
 
-@pytest.mark.parametrize("grace", [0, 20])
-@pytest.mark.parametrize("user_signal", [False, True])
-def test_a_preempted_job_ends_as_if_nothing_had_been(
-    slurm: Path, tmp_path: Path, cache: Path, undisturbed: dict[str, Any], grace: int, user_signal: bool
+@pytest.mark.parametrize("user_signal", [False, pytest.param(True, marks=pytest.mark.quick)])
+def test_preempted_jobs_end_as_if_nothing_had_been(
+    slurm: Path, tmp_path: Path, cache: Path, undisturbed: dict[str, Any], user_signal: bool
 ) -> None:
-    configure(slurm, grace, user_signal)
-    sweep = train(tmp_path, cache, "method=ocfusion")
-    until("a checkpoint", lambda: list(tmp_path.glob("runs/*/base_*/checkpoints/*.ckpt")))
+    """Two jobs at once, in a partition with and in one without time of grace."""
+    configure(slurm, 20, user_signal)
+    sweeps = {}
+    for partition in ("main", "abrupt"):
+        (folder := tmp_path / partition).mkdir()
+        sweeps[folder] = train(folder, cache, "method=ocfusion", f"hydra.launcher.partition={partition}")
+    for folder in sweeps:
+        until("a checkpoint", lambda folder=folder: list(folder.glob("runs/*/base_*/checkpoints/*.ckpt")))
     preempt()
-    status, out = end(sweep)
-    logs = job_logs(tmp_path)
-    assert status == 0, out + logs
-    assert ("SIGUSR2" if user_signal else "SIGTERM") + ": stopping after this step" in logs
-    assert "continuing stage 'base' from" in logs
-    if grace:  # else the job has as long as KillWait, which a step on a loaded machine may exceed
-        assert "saved step" in logs
-    assert metrics(tmp_path) == undisturbed
+    for folder, sweep in sweeps.items():
+        status, out = end(sweep)
+        logs = job_logs(folder)
+        assert status == 0, out + logs
+        assert ("SIGUSR2" if user_signal else "SIGTERM") + ": stopping after this step" in logs
+        assert "continuing stage 'base' from" in logs
+        if folder.name == "main":  # else it has as long as KillWait, which a step on a loaded machine may exceed
+            assert "saved step" in logs
+        assert metrics(folder) == undisturbed
 
 
+@pytest.mark.quick
 def test_a_cancelled_job_stays_cancelled(slurm: Path, tmp_path: Path, cache: Path) -> None:
     configure(slurm, 20, False)
     sweep = train(tmp_path, cache, "method=ocfusion")
@@ -170,6 +176,7 @@ def test_two_processes_stop_and_go_on_together(slurm: Path, tmp_path: Path, cach
     assert metrics(tmp_path)["images"] == 8
 
 
+@pytest.mark.quick
 def test_twenty_jobs_with_random_kills(slurm: Path, tmp_path: Path) -> None:
     """Some jobs are killed outright, some are told to stop; one fails by itself; the same command completes them."""
     program = (str(Path(__file__).with_name("tiny_app.py")), "-m")

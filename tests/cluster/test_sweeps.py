@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from omegaconf import DictConfig
@@ -136,22 +137,38 @@ def test_processes_need_a_launcher_that_starts_them(sweep: Sweep, several: str, 
     assert "hydra/launcher=slurm_4gpu" in message
 
 
-def test_optuna_gets_the_score_and_a_failed_trial_costs_only_itself(sweep: Sweep) -> None:
+def test_optuna_gets_the_score_and_a_failed_trial_costs_only_itself(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
     def parabola(config: DictConfig) -> float:
         if config.fusion.conf_thr < 0.4:
             raise DataError("no detections")
-        return -((config.fusion.conf_thr - 0.6) ** 2)
+        return 1 - (config.fusion.conf_thr - 0.6) ** 2
 
-    options = ["sweep=thresholds_optuna", "hydra.sweeper.n_trials=14", "hydra.sweeper.max_failure_rate=1"]
-    sweep(parabola, *options)
-    best = Path("sweep/optimization_results.yaml").read_text()
-    assert "name: optuna" in best
-    value = float(best.split("fusion.conf_thr:")[1].split()[0])
-    assert abs(value - 0.6) < 0.1
-    assert "failed" in {record(k)["state"] for k in range(14)}
+    message = sweep(parabola, "sweep=thresholds_optuna", "hydra.sweeper.n_trials=14")
+    jobs = [record(k) for k in range(14)]
+    failed = [job for job in jobs if job["state"] == "failed"]
+    assert message is not None and f"error: {len(failed)} of 14 jobs have no result" in message and failed
+    best = max((job for job in jobs if job not in failed), key=lambda job: cast("float", job["score"]))
+    found = Path("sweep/optimization_results.yaml").read_text()
+    value = float(found.split("fusion.conf_thr:")[1].split()[0])
+    assert abs(value - 0.6) < 0.1 and f"fusion.conf_thr={value}" in cast("list[str]", best["words"])
+    said = capsys.readouterr().out
+    assert f"best of 14 trials: job {best['number']} with PQ {100 * cast('float', best['score']):.2f}: " in said
+    assert f": fusion.conf_thr={value} fusion.min_visible=" in said and "This PQ is optimistic" in said
 
 
-@pytest.mark.parametrize("name", ["tau_rho", "sigma", "methods", "thresholds_optuna"])
+def test_a_search_in_which_every_trial_fails(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(config: DictConfig) -> float:
+        raise DataError("no predictions are stored")
+
+    message = sweep(fail, "sweep=thresholds_optuna", "hydra.sweeper.n_trials=2")
+    assert message is not None and message.startswith("error: 2 of 2 jobs have no result, the first: no predictions")
+    said = capsys.readouterr().out
+    assert "sweep: 0 finished, 0 skipped, 2 failed" in said and "best of" not in said
+
+
+@pytest.mark.parametrize("name", ["tau_rho", "sigma", "tau_rho_sigma", "methods", "thresholds_optuna"])
 def test_a_sweep_is_no_part_of_a_runs_name(name: str) -> None:
     config = compose([f"sweep={name}", "fusion.min_visible=0.4"])
     assert config.choices.sweep == name
@@ -177,16 +194,19 @@ def test_launchers_compose_and_are_documented(launcher: str) -> None:
     assert node.gpus_per_node == {"slurm_cpu": None, "slurm_1gpu": 1, "slurm_4gpu": 4}[launcher]
 
 
-def test_the_table_names_jobs_by_what_differs() -> None:
+def test_the_table_has_a_column_for_what_differs() -> None:
     jobs = [
-        Job(0, ("seed=0", "method=rap"), "finished", 1.25, "runs/a", 0.5),
+        Job(0, ("seed=0", "method=rap", "fusion.min_visible=0.4"), "finished", 1.25, "runs/a", 0.5),
         Job(1, ("seed=1", "method=rap"), "cancelled", log="1.err"),
     ]
     table = to_table(jobs)
-    assert [list(column.cells) for column in table.columns][2:] == [
-        ["finished", "cancelled"],
-        ["1.2", ""],
-        ["50.00", ""],
+    assert [(column.header.plain, *map(str, column.cells)) for column in table.columns] == [  # type: ignore[union-attr]
+        ("job", "0", "1"),
+        ("seed", "0", "1"),
+        ("fusion.min_visible", "0.4", ""),
+        ("state", "finished", "cancelled"),
+        ("minutes", "1.2", ""),
+        ("PQ", "50.00", ""),
     ]
     assert [str(line) for line in details(jobs)] == ["job 1 cancelled: it left no message (log: 1.err)"]
     assert collect(Path("no such sweep")) == []

@@ -16,7 +16,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Saves atomically."""
-        with atomic_path(Path(path)) as temporary:
+        with atomic_path(Path(path), sync=True) as temporary:
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(

@@ -45,8 +45,6 @@ class PanopticDataModule(LightningDataModule):
         for name, limit in (("max_train_images", max_train_images), ("max_eval_images", max_eval_images)):
             if limit is not None and limit < 1:
                 raise ConfigError(f"{name}: {limit} must be at least 1, or null for all images")
-        # with fewer images than processes, some processes have nothing to evaluate, and that is right
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.source = source
         self.train_transform = train_transform
         self.eval_transform = eval_transform
@@ -57,6 +55,7 @@ class PanopticDataModule(LightningDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.max_train_images = max_train_images
         self.max_eval_images = max_eval_images
+        self.max_validation_images: int | None = None  # while training
 
     @cached_property
     def train_data(self) -> CocoPanoptic:
@@ -112,15 +111,22 @@ class PanopticDataModule(LightningDataModule):
         return sample_loader(samples, self.num_workers, batch_sampler=sampler, persistent_workers=True)
 
     def val_dataloader(self) -> SampleLoader:
-        """This process's share of the validation images, in a fixed order; targets in the original frame."""
-        n = self.num_eval_images
-        samples = TransformedSamples(self.eval_data, self.eval_transform, n)
-        sampler = EvalSampler(n, *self._place())
-        return sample_loader(samples, self.num_workers, sampler=sampler, batch_size=self.eval_batch_size)
+        """This process's share of the first ``max_validation_images``, for a look at the network while it trains."""
+        return self._eval_loader(_limited(self.num_eval_images, self.max_validation_images))
 
     def test_dataloader(self) -> SampleLoader:
-        """The same images as in validation: the test annotations of COCO are not public."""
-        return self.val_dataloader()
+        """This process's share of the validation split, in a fixed order; targets in the original frame.
+
+        The test annotations of COCO are not public.
+        """
+        return self._eval_loader(self.num_eval_images)
+
+    def _eval_loader(self, n: int) -> SampleLoader:
+        samples = TransformedSamples(self.eval_data, self.eval_transform, n)
+        sampler = EvalSampler(n, *self._place())
+        if not len(sampler):  # more processes than images: with an empty batch, this one takes part in what all do
+            return sample_loader(samples, 0, batch_sampler=[[]])
+        return sample_loader(samples, self.num_workers, sampler=sampler, batch_size=self.eval_batch_size)
 
     def _place(self) -> tuple[int, int]:
         """(rank, number of processes) of the run."""

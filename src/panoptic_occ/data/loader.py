@@ -71,7 +71,7 @@ def sample_loader(
     dataset: TransformedSamples,
     num_workers: int,
     *,
-    batch_sampler: Sampler[list[Item]] | None = None,
+    batch_sampler: Sampler[list[Item]] | Sequence[list[Item]] | None = None,
     sampler: Sampler[int] | None = None,
     batch_size: int = 1,
     persistent_workers: bool = False,

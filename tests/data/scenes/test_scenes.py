@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,33 @@ def test_same_seed_same_scene_other_seed_other_scene() -> None:
     first, again, other = scene(3), scene(3), scene(4)
     assert np.array_equal(first.image, again.image) and np.array_equal(first.owner, again.owner)
     assert not np.array_equal(first.image, other.image)
+
+
+PAINTER = """
+import sys
+from pathlib import Path
+from panoptic_occ.data.scenes import generator
+paint, painted = generator.paint_scene, []
+generator.paint_scene = lambda *settings: painted.append(1) or paint(*settings)
+print("ready", flush=True)
+sys.stdin.readline()
+generator.generate(Path(sys.argv[1]), {"train": 30, "val": 10}, generator.SceneSettings(size=64), 1)
+print(len(painted))
+"""
+
+
+def test_jobs_that_come_together_paint_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PAINTER, str(tmp_path / "scenes")]
+    jobs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for job in jobs:
+        assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    for job in jobs:
+        assert job.stdin is not None
+        job.stdin.write("go\n")
+        job.stdin.flush()
+    painted = [job.communicate()[0] for job in jobs]
+    assert sum(map(int, painted)) == 40
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"]  # no lock is left
 
 
 def test_owner_is_one_of_the_masks_and_everybody_stays_visible() -> None:

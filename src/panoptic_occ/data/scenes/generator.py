@@ -7,7 +7,8 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import SoftFileLease
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -24,7 +26,7 @@ from panoptic_occ.data.panoptic_io import write_panoptic_png
 from panoptic_occ.data.parallel import ordered_map
 from panoptic_occ.data.scenes.layout import THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
-from panoptic_occ.files import atomic_path, read_json, write_json
+from panoptic_occ.files import atomic_path, cannot_write, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ VERSION = 2
 
 SPLITS = ("train", "val")
 PARTS = ".parts"
+LEASE = 60.0  # seconds without a sign of life after which one who paints on another machine counts as dead
 # As in COCO, the ids have gaps, so that nothing can mistake them for contiguous labels.
 CATEGORY_IDS = {name: 1 + 2 * k for k, name in enumerate(THINGS)} | {name: 101 + k for k, name in enumerate(STUFF)}
 COLORS = {
@@ -71,12 +74,36 @@ def generate(root: Path, counts: Mapping[str, int], settings: SceneSettings, pro
     """Writes ``counts[split]`` scenes of every split below ``root``, in parallel, with progress.
 
     Every file is written whole or not at all, and a scene that is already there is kept, so an interrupted generation
-    continues where it stopped.  The annotation files come last: without them a split counts as missing.
+    continues where it stopped.  The annotation files come last: without them a split counts as missing.  Of several
+    processes that come together one paints and the others wait for it.
     """
-    layouts = {split: Layout.of(root, split) for split in counts}
-    missing = [
-        s for s, paths in layouts.items() if not (paths.panoptic_json.exists() and paths.instances_json.exists())
-    ]
+    if not _missing(root, counts):
+        return
+    with _one_at_a_time(root):
+        _generate(root, counts, settings, processes)
+
+
+def _missing(root: Path, splits: Iterable[str]) -> list[str]:
+    """The splits without their annotation files, which come last."""
+    layouts = {split: Layout.of(root, split) for split in splits}
+    return [s for s, paths in layouts.items() if not (paths.panoptic_json.exists() and paths.instances_json.exists())]
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """All jobs of a sweep come here together: one of them paints, the others wait."""
+    lock = SoftFileLease(root.with_name(f".{root.name}.lock"), lease_duration=LEASE)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        held = lock.acquire()
+    except OSError as error:
+        raise cannot_write(Path(lock.lock_file), error) from None
+    with held:
+        yield
+
+
+def _generate(root: Path, counts: Mapping[str, int], settings: SceneSettings, processes: int | None) -> None:
+    missing, layouts = _missing(root, counts), {split: Layout.of(root, split) for split in counts}
     wanted = [(split, number) for split in missing for number in range(1, counts[split] + 1)]
     write = partial(_write_scene, root, settings)
     scenes = ordered_map(write, wanted, len(wanted), processes, "painting scenes")

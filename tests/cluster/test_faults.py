@@ -1,0 +1,209 @@
+"""What clusters do to a run, each with a real process: after every fault the same command goes on and ends the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "+data.max_eval_images=3"]
+RUN += [
+    "thing.max_detections=8",
+    "schedule.base.steps=5",
+    "schedule.base.milestones=[]",
+    "schedule.base.warmup_steps=0",
+]
+RUN += ["schedule.occlusion.steps=3", "schedule.occlusion.milestones=[]"]
+KILLED = -signal.SIGKILL
+STORED = ["base.zip", "truth.zip"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs_dir of a run that nothing happened to."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    commands.run("train", *RUN, f"runs_dir={runs}")
+    return runs
+
+
+def metrics(runs: Path) -> Any:
+    return json.loads((runs / "scenes_tiny" / "run" / "metrics.json").read_text())
+
+
+def checkpoints(runs: Path) -> list[int]:
+    """The steps of which there are checkpoints."""
+    return sorted(int(path.stem) for path in runs.rglob("*.ckpt"))
+
+
+def assert_same(runs: Path, undisturbed: Path) -> None:
+    """The results and all weights of two runs are equal, and nothing is left of checkpoints and broken files."""
+    assert metrics(runs) == metrics(undisturbed)
+    for name in ("base.safetensors", "occlusion.safetensors"):
+        ours, theirs = (load_file(next(folder.rglob(name))) for folder in (runs, undisturbed))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert not [path for path in runs.rglob("*") if path.suffix in (".tmp", ".ckpt", ".lock")]
+
+
+def only_error(log: str) -> str:
+    """The one error message of a log, which must have no traceback."""
+    assert "Traceback" not in log, log[-4000:]
+    (error,) = [line for line in log.splitlines() if line.startswith("error: ")]
+    return error
+
+
+def spoil(path: Path) -> None:
+    """Flips one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_killed_at_the_worst_moments(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    commands.fails(*train, fault="base 4 SIGKILL", status=KILLED)
+    assert checkpoints(tmp_path) == [2]
+    log = commands.fails(*train, fault="half 1 SIGKILL", status=KILLED)
+    assert "continuing stage 'base' from" in log and "00000002.ckpt" in log
+    assert checkpoints(tmp_path) == [2] and list(tmp_path.rglob(".*.ckpt.*.tmp"))
+    commands.fails(*train, fault="base.safetensors 1 SIGKILL", status=KILLED)
+    assert not list(tmp_path.rglob("base.safetensors"))
+    commands.fails(*train, fault="occlusion 2 SIGKILL", status=KILLED)
+    commands.fails(*train, fault="occlusion.safetensors 1 SIGKILL", status=KILLED)
+    assert not list(tmp_path.rglob("occlusion.safetensors"))
+    log = commands.fails(*train, fault="metrics.json 1 SIGKILL", status=KILLED)
+    assert "continuing stage 'occlusion'" in log
+    assert not (tmp_path / "scenes_tiny" / "run" / "metrics.json").exists()
+    log = commands.run(*train)
+    assert "stage '" not in log  # both stages were finished
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_loss_that_is_not_finite_and_a_data_worker_that_dies(
+    commands: Any, undisturbed: Path, tmp_path: Path
+) -> None:
+    train = ["train", *RUN, f"runs_dir={tmp_path}", "data.num_workers=1"]
+    error = only_error(commands.fails(*train, fault="base 4 nan"))
+    assert "the loss of stage 'base' is not finite at step 3: " in error and "Lower schedule.base.lr" in error
+    assert checkpoints(tmp_path) == [2]
+    error = only_error(commands.fails(*train, fault="base 2 worker"))
+    assert "DataLoader worker" in error and "data.num_workers" in error and "goes on from the last checkpoint" in error
+    commands.run(*train)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_damaged_checkpoints(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    commands.fails(*train, fault="base 5 SIGKILL", status=KILLED)
+    (folder,) = tmp_path.rglob("checkpoints")
+    assert checkpoints(tmp_path) == [2, 4]
+    spoil(folder / "00000004.ckpt")
+    log = commands.fails(*train, fault="base 1 SIGKILL", status=KILLED)
+    assert "00000004.ckpt: damaged (wrong checksum of" in log and f"from {folder}/00000002.ckpt" in log
+    os.truncate(folder / "00000002.ckpt", 5000)
+    log = commands.run(*train)
+    assert "00000002.ckpt: damaged (File is not a zip file)" in log and "the stage begins anew" in log
+    assert_same(tmp_path, undisturbed)
+
+
+def test_damaged_weights_are_named_and_made_again(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "scenes_tiny" / "run" / "metrics.json").unlink()
+    base, occlusion = (next(tmp_path.rglob(f"{stage}.safetensors")) for stage in ("base", "occlusion"))
+    spoil(base)
+    os.truncate(occlusion, occlusion.stat().st_size // 2)
+    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    for file in (base, occlusion):
+        error = only_error(commands.fails(*train))
+        assert f"{file}: " in error and "remove it and run the command that trained it" in error
+        file.unlink()
+    commands.run(*train)
+    assert_same(tmp_path, undisturbed)
+
+
+def mounted(*arguments: str | Path) -> None:
+    if subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode:
+        pytest.skip("needs to mount (root)")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted("-t", "tmpfs", "-o", "size=64m", "tmpfs", folder)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk(commands: Any, undisturbed: Path, small_disk: Path) -> None:
+    train = ["train", *RUN, f"runs_dir={small_disk}"]
+    for fault in ("base 4", "pictures.png 1", "image 2"):
+        error = only_error(commands.fails(*train, fault=f"{fault} fill={small_disk}"))
+        assert "No space left on device" in error and "0.0 MiB are free in" in error and "make room there" in error
+        assert str(small_disk) in error and "run the same command again" in error
+        if fault == "base 4":
+            assert checkpoints(small_disk) == [2] and not list(small_disk.rglob("*.tmp"))
+        assert not list(small_disk.rglob("metrics.json"))
+        (small_disk / "filler").unlink()
+    commands.run(*train)
+    assert_same(small_disk, undisturbed)
+    store = ["evaluate", *RUN, f"runs_dir={small_disk}", "save_predictions=true"]
+    error = only_error(commands.fails(*store, fault=f"archive 5 fill={small_disk}"))
+    assert ".zip: cannot write here (No space left on device)" in error
+    assert not list(small_disk.rglob("*.zip"))
+    (small_disk / "filler").unlink()
+    commands.run(*store)
+    assert set(STORED) < {path.name for path in small_disk.rglob("*.zip")}
+
+
+def test_a_read_only_folder(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    mounted("--bind", undisturbed, folder)
+    try:
+        mounted("-o", "remount,ro,bind", folder)
+        assert "is finished" in commands.run("train", *RUN, f"runs_dir={folder}")
+        error = only_error(commands.fails("train", *RUN, f"runs_dir={folder}", "run_name=other"))
+        assert f"{folder}/scenes_tiny/" in error and "Read-only file system" in error and "another runs_dir" in error
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_predictions_are_stored_whole_and_by_one_at_a_time(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    words = ["evaluate", *RUN, f"runs_dir={tmp_path}"]
+    commands.fails(*words, "save_predictions=true", fault="archive 5 SIGKILL", status=KILLED)
+    assert len(list(tmp_path.rglob("predictions_*/.*.tmp"))) == 3
+    assert "base.zip: the file does not exist; to store them, run" in only_error(commands.fails(*words, "saved=true"))
+
+    first = commands.start(*words, "save_predictions=true", fault="archive 5 SIGSTOP")
+    wait_for(lambda: len(list(tmp_path.rglob("predictions_*/.*.tmp"))) == 3 and stopped(first.processes[0].pid))
+    second = commands.start(*words, "save_predictions=true", "fusion.min_visible=0.7")
+    wait_for(lambda: "waiting for the storing of predictions by process" in second.log)
+    os.kill(first.processes[0].pid, signal.SIGCONT)
+    assert first.wait() == second.wait() == [0], first.log + second.log
+    assert not list(tmp_path.rglob("*.tmp"))
+    log = commands.run(*words, "saved=true")
+    folder = Path(log.rpartition("Results, per-class tables and pictures: ")[2].strip())
+    assert json.loads((folder / "metrics.json").read_text()) == metrics(undisturbed)
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def wait_for(condition: Any, patience: float = 120) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
