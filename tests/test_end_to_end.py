@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -345,6 +347,43 @@ def test_oracle_base_on_coco_files(coco_mini: Path, tmp_path: Path) -> None:
     assert true["PQ_th"] > smaller["PQ_th"] > random["PQ_th"] > larger["PQ_th"]
     assert smaller["relation_accuracy"] > 0.9 > 0.1 > larger["relation_accuracy"]
     assert true["PQ_th"] > 0.99 and true["PQ_st"] == 1.0
+
+
+def test_metrics_of_another_thread_are_those_of_the_networks_own(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics work behind the network's back, unless steps are timed; numbers and files are the same."""
+    from panoptic_occ.evaluation import Evaluation
+    from panoptic_occ.pipeline import evaluate
+
+    threads: set[bool] = set()
+    update = Evaluation.update
+
+    def watched(*args: Any) -> Any:
+        threads.add(threading.current_thread() is threading.main_thread())
+        return update(*args)
+
+    monkeypatch.setattr(Evaluation, "update", watched)
+    base = [f"data.source.cache_dir={cache}", "experiment=oracle_base", "data=scenes_tiny", *BASE[1:]]
+    found = {}
+    for timing in (False, True):
+        words = [*base, f"runs_dir={tmp_path}/{timing}", f"timing={str(timing).lower()}"]
+        rows = evaluate(compose(words), words)["relations"]
+        found[timing] = {k: {n: v for n, v in row.items() if not n.endswith("_ms")} for k, row in rows.items()}  # type: ignore[attr-defined]
+        assert threads == {timing}
+        threads.clear()
+    assert json.dumps(found[False]) == json.dumps(found[True])
+    for name in ("pq.json", "pictures.png"):
+        one, other = tmp_path.rglob(name)
+        assert one.read_bytes() == other.read_bytes()
+
+    def broken(*args: Any) -> Any:
+        raise ValueError("a map of another size")
+
+    monkeypatch.setattr(Evaluation, "update", broken)
+    words = [*base, f"runs_dir={tmp_path}/broken"]
+    with pytest.raises(ValueError, match="a map of another size"):
+        evaluate(compose(words), words)
 
 
 def test_a_group_chosen_for_a_run_reads_what_the_run_chose(cache: Path, tmp_path: Path) -> None:

@@ -125,7 +125,9 @@ PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE Grac
 PartitionName=abrupt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 CONF
-printf 'export SLURM_TEST_DIR=%q\nexport SLURM_CONF=%q\nexport PATH=%q:$PATH\n' "$dir" "$SLURM_CONF" "$dir/bin" > "$dir/env.sh"
+# There are fewer processors than the jobs believe, and idle OpenMP threads that spin would make them many times as slow.
+printf 'export SLURM_TEST_DIR=%q\nexport SLURM_CONF=%q\nexport PATH=%q:$PATH\nexport OMP_NUM_THREADS=1\n' \
+  "$dir" "$SLURM_CONF" "$dir/bin" > "$dir/env.sh"
 
 munged --force --key-file="$dir/munge/key" --socket="$dir/munge/socket" --pid-file="$dir/munged.pid" \
   --log-file="$dir/log/munged.log" --seed-file="$dir/munge/seed"

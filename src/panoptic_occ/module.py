@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -15,7 +15,7 @@ from torch import Tensor
 from panoptic_occ.errors import NonFiniteLossError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.metrics.step_time import timed
-from panoptic_occ.model import PanopticFPN
+from panoptic_occ.model import BaseOutput, PanopticFPN
 from panoptic_occ.processes import averaged, gathered, leads
 from panoptic_occ.schedule import StageSchedule
 from panoptic_occ.seeding import stable_seed
@@ -31,7 +31,12 @@ Stage = Literal["base", "occlusion", "joint"]
 
 
 class PanopticModule(pl.LightningModule):
-    """Trains one stage of ``model`` by ``schedule`` and evaluates it; ``seed`` and the step give all randomness."""
+    """Trains one stage of ``model`` by ``schedule`` and evaluates it; ``seed`` and the step give all randomness.
+
+    ``scoring``: what takes the images of a test, ``score`` itself unless it is to be called in another thread.
+    """
+
+    scoring: Callable[[Sample, BaseOutput], None]
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class PanopticModule(pl.LightningModule):
         self.seed = seed
         self.schedule = schedule
         self.evaluation = evaluation
+        self.scoring = self.score
 
     def training_step(self, samples: Sequence[Sample], batch_idx: int) -> Tensor:
         """The total loss of the stage over this process's share of the batch; one that is not finite stops the run.
@@ -124,6 +130,12 @@ class PanopticModule(pl.LightningModule):
         else:
             outputs = self.model.base_outputs(*asked)
         for sample, output in zip(samples, outputs, strict=True):
+            self.scoring(sample, output)
+
+    def score(self, sample: Sample, output: BaseOutput) -> None:
+        """Updates the metrics with one image, in the precision of the trainer whatever the thread."""
+        assert self.evaluation is not None
+        with self.trainer.precision_plugin.forward_context():
             self.evaluation.update(sample, output)
 
     # While a stage trains, the same on a few images.

@@ -239,6 +239,8 @@ def evaluate_model(
             evaluation.listeners += (stack.enter_context(prediction_writer(cfg, orders, evaluation, data, channels)),)
         evaluation.listeners = (stack.enter_context(InBackground(evaluation.listeners)),)
         module = PanopticModule(model, "occlusion", cfg.seed, evaluation=evaluation)
+        if not cfg.timing:  # in the end first this one has seen everything, then the listeners
+            module.scoring = stack.enter_context(InBackground([module.score]))
         with clear_errors(target):
             trainer.test(module, datamodule=data, verbose=False)
     pictures.save(target / "pictures.png")

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import zip_longest
@@ -20,7 +20,7 @@ from rich.table import Table
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.panoptic_io import PanopticResultWriter
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.evaluation import Evaluation, Listener
+from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.files import write_json, write_text
 from panoptic_occ.metrics.breakdown import BreakdownResult
 from panoptic_occ.metrics.panoptic_quality import PQResult, panoptic_quality
@@ -172,25 +172,26 @@ class MapWriter(PanopticResultWriter):
 
 
 class InBackground:
-    """Listeners that work in a thread of their own, so that the network does not wait for codecs and disks.
+    """Functions that get every image in a thread of their own, so that the network need not wait for them: the metrics,
+    and listeners, which wait for codecs and disks.
 
     They see the images one after the other, and are at most IMAGES_BEHIND behind, which bounds the memory.  A context
-    manager: at its end everything has been seen.  What a listener raises is raised by a later call, or at the end.
+    manager: at its end everything has been seen.  What a function raises is raised by a later call, or at the end.
     """
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
-        self.listeners = tuple(listeners)
+    def __init__(self, functions: Sequence[Callable[..., object]]) -> None:
+        self.functions = tuple(functions)
         self._pending: deque[Future[None]] = deque()
 
     def __enter__(self) -> InBackground:
         self._pool = ThreadPoolExecutor(1)
         return self
 
-    def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
-        """Hands one image over."""
+    def __call__(self, *image: object) -> None:
+        """Hands one image over, as the functions take it."""
         while self._pending and (len(self._pending) >= IMAGES_BEHIND or self._pending[0].done()):
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._tell, sample, output, maps))
+        self._pending.append(self._pool.submit(self._tell, *image))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -203,9 +204,9 @@ class InBackground:
                 self._pool.shutdown(wait=False, cancel_futures=True)
 
     @torch.inference_mode()  # which every thread enters for itself
-    def _tell(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
-        for listener in self.listeners:
-            listener(sample, output, maps)
+    def _tell(self, *image: object) -> None:
+        for function in self.functions:
+            function(*image)
 
 
 class Pictures:

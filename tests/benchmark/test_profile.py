@@ -39,7 +39,10 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> list[Profile]:
 
 
 def test_every_stage_is_seen_and_no_other(profiles: list[Profile]) -> None:
-    assert {p.part: set(p.stages) for p in profiles} == {part: {*stages, ELSE} for part, stages in SEEN.items()}
+    found = {p.part: set(p.stages) | set(p.background) for p in profiles}
+    assert found == {part: {*stages, ELSE} for part, stages in SEEN.items()}
+    behind = {part: set(p.background) for p in profiles if (part := p.part) in SEEN}
+    assert {"fusion", "metrics"} <= behind["evaluate"] and not behind["train, stage 1"]
     assert all(seconds > 0 for p in profiles for seconds in p.stages.values())
     assert [p.images for p in profiles] == [16, 16, 4, 4, 4]
     assert all(p.processor > 0 and 100 < p.peak_mib < 10000 for p in profiles)
