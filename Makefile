@@ -20,11 +20,11 @@ train: $(STAMP)  ## train and compare: make train ARGS="method=ocfusion seed=1"
 test: $(STAMP)  ## run the tests on all cores: make test ARGS="-k fusion" (ARGS="-n0 --pdb" to debug)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-test-slurm: $(STAMP)  ## test sweeps on a private SLURM (INSTALL=1 fetches it, as root; QUICK=1: half of the tests)
+test-slurm: $(STAMP)  ## test sweeps and preemption on a private SLURM, four minutes (INSTALL=1 fetches it, as root)
 	@environment="$$(scripts/slurm/start.sh $(if $(INSTALL),--install))"; \
 	source "$$environment"; \
 	trap scripts/slurm/stop.sh EXIT; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slurm$(if $(QUICK), and quick)" -n0 --durations=0 tests/cluster $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -n0 tests/cluster $(ARGS)
 
 bench: $(STAMP)  ## measure the suite beside public ways, about four minutes: make bench ARGS="--job paste"
 	$(BIN)/python scripts/benchmark.py $(ARGS)

@@ -127,7 +127,7 @@ def preempt() -> None:
     call("sbatch", "--partition=high", f"--cpus-per-task={cpus}", "--output=/dev/null", "--wrap=sleep 1")
 
 
-@pytest.mark.parametrize("user_signal", [False, pytest.param(True, marks=pytest.mark.quick)])
+@pytest.mark.parametrize("user_signal", [False, True])
 def test_preempted_jobs_end_as_if_nothing_had_been(
     slurm: Path, tmp_path: Path, cache: Path, undisturbed: dict[str, Any], user_signal: bool
 ) -> None:
@@ -151,7 +151,6 @@ def test_preempted_jobs_end_as_if_nothing_had_been(
         assert metrics(folder) == undisturbed
 
 
-@pytest.mark.quick
 def test_a_cancelled_job_stays_cancelled(slurm: Path, tmp_path: Path, cache: Path) -> None:
     configure(slurm, 20, False)
     sweep = train(tmp_path, cache, "method=ocfusion")
@@ -176,7 +175,6 @@ def test_two_processes_stop_and_go_on_together(slurm: Path, tmp_path: Path, cach
     assert metrics(tmp_path)["images"] == 8
 
 
-@pytest.mark.quick
 def test_twenty_jobs_with_random_kills(slurm: Path, tmp_path: Path) -> None:
     """Some jobs are killed outright, some are told to stop; one fails by itself; the same command completes them."""
     program = (str(Path(__file__).with_name("tiny_app.py")), "-m")
