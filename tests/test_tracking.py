@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
+from panoptic_occ import tracking
 from panoptic_occ.build import build_schedule
 from panoptic_occ.commands import command
 from panoptic_occ.config import compose
@@ -422,3 +423,14 @@ def test_choices() -> None:
         tracked(flat, Path("nowhere"), "base"),
     ):
         pass
+
+
+def test_what_ended_the_work_is_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal to all processes of a job ends W&B's own one too; the run must still ask to be queued again."""
+
+    def broken(exit_code: int) -> None:
+        raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(tracking, "_close_wandb", broken)
+    with pytest.raises(SystemExit, match="255"), tracked(compose(["logger=none"]), tmp_path, "base"):
+        raise SystemExit(255)

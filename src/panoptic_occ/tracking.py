@@ -15,7 +15,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ def tracked(cfg: DictConfig, folder: Path, job: str, start: str = "") -> Iterato
             logger.log_hyperparams({**settings, "stage": job, "folder": str(folder)})
         yield loggers
     except BaseException:
-        _close_wandb(1)
+        with suppress(Exception):  # a signal may have ended W&B's own process too, and what happened first matters
+            _close_wandb(1)
         raise
     _close_wandb(0)
 

@@ -23,6 +23,7 @@ TINY = (
     "experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", "compare=[score]", "data.num_workers=1",
     "schedule.base.steps=24", "schedule.base.milestones=[20]", "schedule.base.checkpoint_every=4",
 )  # fmt: skip
+TRACKED = "logger=[csv,wandb]"  # W&B's own process gets the signals too
 PATIENCE = 900.0  # seconds; a loaded machine is slow
 
 
@@ -136,7 +137,7 @@ def test_preempted_jobs_end_as_if_nothing_had_been(
     sweeps = {}
     for partition in ("main", "abrupt"):
         (folder := tmp_path / partition).mkdir()
-        sweeps[folder] = train(folder, cache, "method=ocfusion", f"hydra.launcher.partition={partition}")
+        sweeps[folder] = train(folder, cache, "method=ocfusion", TRACKED, f"hydra.launcher.partition={partition}")
     for folder in sweeps:
         until("a checkpoint", lambda folder=folder: list(folder.glob("runs/*/base_*/checkpoints/*.ckpt")))
     preempt()
@@ -149,6 +150,27 @@ def test_preempted_jobs_end_as_if_nothing_had_been(
         if folder.name == "main":  # else it has as long as KillWait, which a step on a loaded machine may exceed
             assert "saved step" in logs
         assert metrics(folder) == undisturbed
+        assert len(list(folder.glob("runs/*/base_*/wandb/offline-run-*"))) > 1  # one for each start, of one W&B run
+        (id_file,) = folder.glob("runs/*/base_*/wandb_id")
+        assert {f.stem for f in folder.glob("runs/*/base_*/wandb/*/run-*.wandb")} == {f"run-{id_file.read_text()}"}
+
+
+def test_a_job_that_reaches_its_time_limit_goes_on(slurm: Path, tmp_path: Path, cache: Path) -> None:
+    """SLURM tells a job of one minute to stop some time before; another one has all the time it wants."""
+    configure(slurm, 20, True)
+    longer = ("method=ocfusion", "schedule.base.steps=240", "schedule.base.milestones=[200]")
+    limit = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
+    sweeps = {}
+    for name, words in (("limited", limit), ("free", ())):
+        (folder := tmp_path / name).mkdir()
+        sweeps[folder] = train(folder, cache, *longer, "schedule.base.checkpoint_every=40", *words)
+    for folder, sweep in sweeps.items():
+        status, out = end(sweep)
+        assert status == 0, out + job_logs(folder)
+    limited, free = sweeps
+    assert "SIGUSR2: stopping after this step" in job_logs(limited) and "continuing stage 'base'" in job_logs(limited)
+    assert "stopping" not in job_logs(free)
+    assert metrics(limited) == metrics(free)
 
 
 def test_a_cancelled_job_stays_cancelled(slurm: Path, tmp_path: Path, cache: Path) -> None:
@@ -164,7 +186,7 @@ def test_a_cancelled_job_stays_cancelled(slurm: Path, tmp_path: Path, cache: Pat
 
 def test_two_processes_stop_and_go_on_together(slurm: Path, tmp_path: Path, cache: Path) -> None:
     configure(slurm, 20, True)
-    both = ("trainer.devices=2", "trainer.strategy=ddp")
+    both = ("trainer.devices=2", "trainer.strategy=ddp", TRACKED)
     sweep = train(tmp_path, cache, "method=ocfusion", *both)
     until("a checkpoint", lambda: list(tmp_path.glob("runs/*/base_*/checkpoints/*.ckpt")))
     preempt()
