@@ -62,3 +62,11 @@ def test_other_grids_have_no_picture(tmp_path: Path, varied: int) -> None:
     points = [GridPoint("rap", {"fixed": 1} | dict.fromkeys(names, value), 0.5) for value in (1, 2)]
     assert not save_grid(tmp_path / "grid.png", points, "rap")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_are_not_joined_by_a_line(tmp_path: Path, drawn: list[Figure]) -> None:
+    points = [GridPoint("all runs", {"method": method}, 0.5) for method in ("rap", "oanet")]
+    assert save_grid(tmp_path / "sweep.png", points, "all runs")
+    axes = drawn[0].axes[0]
+    assert [line.get_linestyle() for line in axes.get_lines()] == ["None"]
+    assert axes.get_legend() is None

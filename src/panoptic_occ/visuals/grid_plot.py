@@ -47,20 +47,23 @@ def save_grid(path: Path, points: Sequence[GridPoint], method: str) -> bool:
 
 def _lines(axes: Axes, points: Sequence[GridPoint], key: str, method: str) -> None:
     ticks = _ticks(points, key)
+    joined = "solid" if any(_is_number(tick) for tick in ticks) else "none"  # between two methods there is nothing
     others = [order for order in dict.fromkeys(point.order for point in points) if order != method]
     styles = {order: STYLES[k % len(STYLES)] for k, order in enumerate(others)} | {method: OWN}
     for order, (color, marker) in styles.items():
         mine = [point for point in points if point.order == order]
         if all(key in point.settings for point in mine):
             x = [ticks.index(str(point.settings[key])) for point in mine]
-            axes.plot(x, [100 * p.pq for p in mine], color=color, marker=marker, markersize=6, label=order)
+            y = [100 * point.pq for point in mine]
+            axes.plot(x, y, color=color, marker=marker, markersize=6, linestyle=joined, label=order)
         else:  # this order does not know the setting
             axes.axhline(100 * mine[0].pq, color=color, linestyle="dashed", label=order)
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_xlabel(key)
     axes.set_ylabel("PQ, percent")
     axes.grid(color="#dddddd", linewidth=0.8)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if others:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _heat_map(axes: Axes, own: Sequence[GridPoint], column: str, row: str, method: str) -> None:
@@ -86,3 +89,11 @@ def _heat_map(axes: Axes, own: Sequence[GridPoint], column: str, row: str, metho
 def _ticks(points: Sequence[GridPoint], key: str) -> list[str]:
     """The values of a setting in the order of the grid, evenly spaced: some are null, and steps differ widely."""
     return list(dict.fromkeys(str(point.settings[key]) for point in points if key in point.settings))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
