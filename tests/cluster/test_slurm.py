@@ -22,6 +22,7 @@ LAUNCHER = ("hydra/launcher=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra
 TINY = (
     "experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", "compare=[score]", "data.num_workers=1",
     "schedule.base.steps=24", "schedule.base.milestones=[20]", "schedule.base.checkpoint_every=4",
+    "validate.every=null",  # a signal that comes in a validation saves no step
 )  # fmt: skip
 TRACKED = "logger=[csv,wandb]"  # W&B's own process gets the signals too
 PATIENCE = 900.0  # seconds; a loaded machine is slow
