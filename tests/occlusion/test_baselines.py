@@ -46,7 +46,7 @@ class TestScore:
     def test_suppression_of_all_classes_goes_first(self):
         """mmdetection's heuristic: class-agnostic NMS, then the plain fusion of what is left."""
         instances = toy_detections(toy_sample(8, 3).target, 3)
-        stats, policy = PairStats.of(instances.masks), FusionPolicy(max_occluded=0.5)
+        stats, policy = PairStats.of(instances.masks), FusionPolicy()  # without NMS, remains of all would be kept
         kept = nms(instances.boxes, instances.scores, 0.3).sort().values
         assert 0 < len(kept) < len(instances)
         left = instances[kept]
