@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -266,3 +267,27 @@ def test_area_that_contradicts_the_png_is_trusted_but_reported(tmp_path, capsys)
     warning = capsys.readouterr().err
     assert "1 ground-truth segments in 1 images" in warning
     assert "000001.png, segment 1: area 5 in the JSON, 4 pixels in the PNG" in warning
+
+
+COUNT_FAULTS = """
+import resource, sys
+from pathlib import Path
+from panoptic_occ.metrics import pq_files
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    pq_files.panoptic_quality_of_files(*map(Path, sys.argv[1:]), processes=1)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps or returns memory in its way")
+def test_memory_of_an_image_is_that_of_the_one_before(tmp_path):
+    """The kernel clears no fresh pages: a map of 480x640 ids alone has 300 of them, and an image needs several."""
+    ids = np.arange(1, 4, dtype=np.int32).repeat(160)[:, None].repeat(640, 1)
+    images = {k: (ids, info_of(ids, {1: 3, 2: 8, 3: 50})) for k in range(20)}
+    files = [str(save(tmp_path / name, images)) for name in ("target", "result")]
+    command = [sys.executable, "-c", COUNT_FAULTS, *files]
+    faults = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert faults < 300 * len(images)

@@ -32,8 +32,8 @@ POLICY = FusionPolicy(CONF_THR, min_visible=0.5)
 SIG_RATIO = 0.2
 PARTNER_IOU, PARTNERS = 0.9, 0.8
 TRAINING_IMAGES = 8
-COCO_SIDE = 544
-"""A square of about the pixels of an image of COCO, padded by nothing."""
+COCO_SIDE = 928
+"""A square with the pixels of the 800x1066 at which most images of COCO train, padded by nothing."""
 COCO_NETWORK = (
     "backbone=resnet50_fpn", "backbone.weights=null", "thing=mask_rcnn", "stuff=pfpn", "schedule=coco_1x",
     f"data.source.size={COCO_SIDE}", f"data.train_transform.short_edge=[{COCO_SIDE}]",

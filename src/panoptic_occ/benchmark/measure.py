@@ -28,6 +28,8 @@ SHORT = 0.02
 """Seconds that a contender runs in each turn at least: quick ones are called several times."""
 MOST_CALLS = 8
 QUICK = 0.5
+SLOW = 3.0
+"""Seconds from which the first call, the one whose result is compared, is timed too: warming up is little of it."""
 
 
 class MismatchError(PanopticOccError, AssertionError):
@@ -119,56 +121,72 @@ def race(job: Job, patience: Patience) -> Outcome:
     """Prepares, checks, then times a job; a result that differs from its reference is never timed."""
     if job.turns is not None:
         patience = replace(patience, turns=min(job.turns, patience.turns))
+    clock = time.process_time if job.cores == 1 else time.perf_counter
     with cores(job.cores):
         contest = job.prepare()
         try:
-            memory = checked(contest)
+            looks = checked(contest, clock)
             runs = [contest.ours, *(stand_in.run for stand_in in contest.stand_ins)]
-            samples = in_turns(runs, patience, time.process_time if job.cores == 1 else time.perf_counter)
+            samples = in_turns(runs, patience, clock, [look.seconds for look in looks])
         except MismatchError as error:
             return Outcome(job.name, job.about, job.size, problem=str(error))
         finally:
             contest.close()
     timings = [
-        Timing(1e3 * statistics.median(times), 1e3 * min(times), len(times), peak)
-        for times, peak in zip(samples, memory, strict=True)
+        Timing(1e3 * statistics.median(times), 1e3 * min(times), len(times), look.peak)
+        for times, look in zip(samples, looks, strict=True)
     ]
     lines = [Line(s.name, timing, s.target) for s, timing in zip(contest.stand_ins, timings[1:], strict=True)]
     lines += [Line(name, None, target) for name, target in contest.absent]
     return Outcome(job.name, job.about, job.size, timings[0], tuple(lines))
 
 
-def checked(contest: Contest) -> list[float | None]:
-    """Runs everybody and compares the results; the memory that each took.  MismatchError when a result differs."""
-    ours, peak = first_look(contest.ours)
-    memory = [peak]
+@dataclass(frozen=True)
+class Look:
+    """The first call of a contender: its result, seconds, and the memory that it took in MB."""
+
+    result: Any
+    seconds: float
+    peak: float | None
+
+
+def checked(contest: Contest, clock: Callable[[], float] = time.process_time) -> list[Look]:
+    """Runs everybody and compares the results.  MismatchError when one differs."""
+    ours = first_look(contest.ours, clock)
+    looks = [replace(ours, result=None)]
     for stand_in in contest.stand_ins:
-        theirs, peak = first_look(stand_in.run)
-        stand_in.check(ours, theirs)
-        memory.append(peak)
-    return memory
+        theirs = first_look(stand_in.run, clock)
+        stand_in.check(ours.result, theirs.result)
+        looks.append(replace(theirs, result=None))
+    return looks
 
 
-def first_look(run: Callable[[], Any]) -> tuple[Any, float | None]:
-    """A result, and the memory that it took; quick ones are called again for that, without what is set up once."""
-    start = time.perf_counter()
-    result, peak = high_water(run)
-    if time.perf_counter() - start < QUICK:
-        peak = high_water(run)[1]
-    return result, peak
+def first_look(run: Callable[[], Any], clock: Callable[[], float]) -> Look:
+    """The first call; quick ones are called again for the memory, without what is set up once."""
+
+    def timed() -> tuple[Any, float]:
+        start = clock()
+        result = run()
+        return result, clock() - start
+
+    (result, seconds), peak = high_water(timed)
+    return Look(result, seconds, high_water(run)[1] if seconds < QUICK else peak)
 
 
 def in_turns(
-    runs: Sequence[Callable[[], Any]], patience: Patience, clock: Callable[[], float] = time.process_time
+    runs: Sequence[Callable[[], Any]], patience: Patience, clock: Callable[[], float], first: Sequence[float]
 ) -> list[list[float]]:
-    """Seconds of every call, contender by contender; each is called in every turn."""
-    samples: list[list[float]] = [[] for _ in runs]
-    started = time.perf_counter()
+    """Seconds of every call, contender by contender; each is called in every turn.  ``first``: seconds of the first
+    calls, a turn that counts for those that are slow.
+    """
+    samples = [[seconds] if seconds >= SLOW else [] for seconds in first]
+    done = int(any(samples))
+    started = time.perf_counter() - done * sum(first)
     gc.collect()
     gc.disable()
     try:
-        for turn in range(patience.most):
-            if turn >= patience.turns and time.perf_counter() - started > patience.seconds:
+        for turn in range(done, patience.most):
+            if turn >= patience.turns and all(samples) and time.perf_counter() - started > patience.seconds:
                 break
             for times, run in zip(samples, runs, strict=True):
                 times += _calls(run, clock)

@@ -24,6 +24,7 @@ from panoptic_occ.structures import InstanceSet, Relation, Target
 
 ROI_SIZE = 14
 PAIRS_AT_ONCE = {"cpu": 32, "cuda": 512}  # 13 and 206 MB per activation in float32 at 512 channels
+FLAT_AT_ONCE = 512  # 50 MB; the gradient of fc1 is as large as its 25 million weights, so it is made once
 SPLIT_FROM = 1.25  # pairs per instance from which the first convolution is cheaper once per instance than once per pair
 SYMMETRIES = ("raw", "avg")
 RULES = ("majority", "delta")
@@ -134,15 +135,26 @@ class PairHead(nn.Module):
         split = 2 * len(pairs) > SPLIT_FROM * (len(firsts) + len(seconds))
         halves = self.first_halves(x[firsts], x[seconds]) if split else (x[firsts], x[seconds])
         at_once = PAIRS_AT_ONCE.get(x.device.type, PAIRS_AT_ONCE["cuda"])
-        parts = []
-        for i, j in zip(above.split(at_once), below.split(at_once), strict=True):
-            # index_select, because its gradient is added row by row, and that of indexing number by number
-            first, second = halves[0].index_select(0, i), halves[1].index_select(0, j)
-            y = first.add_(second) if split else self.conv1(torch.cat([first, second], dim=1))
-            for conv in (self.conv2, self.conv3, self.conv4):
-                y = conv(y.relu_())  # in place: fresh memory for every activation costs as much as the addition
-            parts.append(self.fc1(y.relu_().flatten(1)).relu_())
-        return torch.cat(parts)
+        hidden = []
+        for group in torch.stack([above, below]).split(FLAT_AT_ONCE, dim=1):
+            flat = [self.convolved(*halves, chunk, split) for chunk in group.split(at_once, dim=1)]
+            hidden.append(self.fc1(torch.cat(flat)).relu_())
+        return torch.cat(hidden)
+
+    def convolved(
+        self,
+        firsts: Float[Tensor, "n c 14 14"],
+        seconds: Float[Tensor, "m c 14 14"],
+        pairs: Int[Tensor, "2 p"],
+        split: bool,
+    ) -> Float[Tensor, "p flat"]:
+        """What ``fc1`` reads; ``split``: the instances have been through their halves of ``conv1`` already."""
+        # index_select, because its gradient is added row by row, and that of indexing number by number
+        first, second = firsts.index_select(0, pairs[0]), seconds.index_select(0, pairs[1])
+        y = first.add_(second) if split else self.conv1(torch.cat([first, second], dim=1))
+        for conv in (self.conv2, self.conv3, self.conv4):
+            y = conv(y.relu_())  # in place: fresh memory for every activation costs as much as the addition
+        return y.relu_().flatten(1)
 
     def first_halves(
         self, firsts: Float[Tensor, "n c 14 14"], seconds: Float[Tensor, "m c 14 14"]
