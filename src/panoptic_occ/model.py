@@ -90,8 +90,8 @@ class PanopticFPN(nn.Module):
     def batch(self, samples: Sequence[Sample], training: bool = True) -> Batch:
         """Normalises the images and pads them to one size, a multiple of 32.
 
-        Without ``training``, images on a CPU always are in ``channels_last``: all maps follow the layout of the image,
-        convolutions are faster in it there, and RoIAlign needs no copy.  Weights stay as they are.
+        Without ``training`` of the base, images on a CPU always are in ``channels_last``: all maps follow the layout
+        of the image, convolutions are faster in it there, and RoIAlign needs no copy.  Weights stay as they are.
         """
         sizes = [(int(s.image.shape[1]), int(s.image.shape[2])) for s in samples]
         height, width = (-(-max(edge) // SIZE_DIVISOR) * SIZE_DIVISOR for edge in zip(*sizes, strict=True))
@@ -122,7 +122,7 @@ class PanopticFPN(nn.Module):
     def _examples(self, samples: Sequence[Sample]) -> list[TrainingExample]:
         if self.occlusion.learns_from == "annotations":
             return [TrainingExample.of_annotations(sample.annotations) for sample in samples]
-        batch = self.batch(samples)
+        batch = self.batch(samples, training=False)  # nothing of the base learns
         wanted = [self.occlusion.taught_by(target) for target in batch.targets]
         pyramids, requires = self._pyramids(batch), self.occlusion.requires
         found = self.exchange.positives(self.thing, self.stuff, pyramids, batch, requires, wanted)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from panoptic_occ.benchmark import reference
@@ -25,6 +26,7 @@ from panoptic_occ.masks import PairStats
 from panoptic_occ.model import BaseOutput, PanopticFPN
 from panoptic_occ.occlusion.ocfusion import OCFusion, PairHead
 from panoptic_occ.structures import InstanceSet, PanopticMap, Relation
+from panoptic_occ.thing.mask_rcnn import MaskRCNN
 
 NO_SLOWER = 0.95
 """Where nothing can be shared, ours and the plain head do the same; 5 % are noise."""
@@ -32,14 +34,16 @@ POLICY = FusionPolicy(CONF_THR, min_visible=0.5)
 SIG_RATIO = 0.2
 PARTNER_IOU, PARTNERS = 0.9, 0.8
 TRAINING_IMAGES = 8
-COCO_SIDE = 928
-"""A square with the pixels of the 800x1066 at which most images of COCO train, padded by nothing."""
-COCO_NETWORK = (
-    "backbone=resnet50_fpn", "backbone.weights=null", "thing=mask_rcnn", "stuff=pfpn", "schedule=coco_1x",
-    f"data.source.size={COCO_SIDE}", f"data.train_transform.short_edge=[{COCO_SIDE}]",
-    f"data.train_transform.max_edge={COCO_SIDE}",
-)  # fmt: skip
-"""The network that trains on COCO, on a scene painted as large."""
+COCO_WORDS = ("backbone=resnet50_fpn", "backbone.weights=null", "thing=mask_rcnn", "stuff=pfpn", "schedule=coco_1x")
+COCO_SIDES = {"large": 1024, "small": 544}
+"""Squares that nothing pads, with the pixels of 800x1333 (the largest image that trains on COCO) and of 480x640."""
+MOST_PAIRS = 128
+COCO_PAIRS = 53
+"""Pairs of an image of COCO on average, at most: 48,719 of its 118,287 training images have a significant pair (counted
+by RAP's script), and no image trains on more than ``MOST_PAIRS``."""
+PROPOSAL_IOU = 0.2
+"""A trained network proposes every thing many times, and 128 of them train.  Boxes of random weights are as many from
+this overlap on."""
 
 
 def jobs() -> list[Job]:
@@ -66,11 +70,15 @@ def jobs() -> list[Job]:
             Job(
                 "coco_stages",
                 "a step of stage 2, ResNet-50",
-                f"{COCO_SIDE}x{COCO_SIDE}, {name}",
-                partial(training_steps, name, 1, COCO_NETWORK),
+                f"{side}x{side}, {name}",
+                partial(training_steps, name.split(",")[0], 1, coco_words(side, pairs), PROPOSAL_IOU),
                 turns=1,
             )
-            for name in ("ocfusion", "rap")  # REFINE's head takes as long as OCFusion's
+            for name, side, pairs in (  # REFINE's head takes as long as OCFusion's
+                (f"ocfusion, {COCO_PAIRS} pairs", COCO_SIDES["large"], COCO_PAIRS),
+                (f"ocfusion, {MOST_PAIRS} pairs", COCO_SIDES["small"], MOST_PAIRS),
+                ("rap", COCO_SIDES["small"], MOST_PAIRS),
+            )
         ),
         Job("relation", "OCFusion's relation step", f"{size}, N = 20", relation_step, turns=2),
         Job("inference", text, size, inference, turns=2),
@@ -183,40 +191,53 @@ def relation_step() -> Contest:
     return Contest(occlusion, [StandIn(f"the whole network (the step: {pairs} pairs)", network, check, 10.0)])
 
 
-def training_steps(occlusion: str, images: int, network: Sequence[str] = ()) -> Contest:
+def coco_words(side: int, pairs: int) -> tuple[str, ...]:
+    """The network that trains on COCO, on a scene painted as large."""
+    transform = (f"data.train_transform.short_edge=[{side}]", f"data.train_transform.max_edge={side}")
+    return (*COCO_WORDS, f"data.source.size={side}", *transform, f"schedule.pairs_per_image={pairs}")
+
+
+def training_steps(
+    occlusion: str, images: int, network: Sequence[str] = (), proposal_iou: float | None = None
+) -> Contest:
     """Losses, gradients and the optimiser's step, by default with the base of ``make train``; nothing is compared but
-    that stage 2 leaves the base alone."""
+    that stage 2 leaves the base alone.  ``proposal_iou``: overlap from which a proposal is positive (None: as usual).
+    """
     folder = TemporaryDirectory(prefix="panoptic_occ_bench_")
     source = [f"data.source.{key}" for key in (f"train_images={images}", "val_images=1", f"cache_dir={folder.name}")]
     cfg = compose([*source, "processes=1", f"occlusion={occlusion}", *network])
     data, schedule = build_data(cfg), build_schedule(cfg)
     samples = [data.train_transform(data.train_data.load(k), 0) for k in range(images)]
     base, head = (build_model(cfg, data.categories) for _ in range(2))
+    if proposal_iou is not None:
+        for branch in (base.thing, head.thing):
+            assert isinstance(branch, MaskRCNN)
+            branch.roi_heads.proposal_matcher = Matcher(proposal_iou, proposal_iou, allow_low_quality_matches=False)
     base.train().occlusion.requires_grad_(False)
     for part in head.base_modules().values():
         part.eval().requires_grad_(False)
     head.occlusion.train()
     frozen = _sum(head.base_modules()["backbone"].parameters())
-
-    def first() -> None:
-        _step(base, optimizers[0], base.base_losses(samples))
-
-    def second() -> Float[Tensor, ""]:
-        _step(head, optimizers[1], head.occlusion_losses(samples, torch.Generator().manual_seed(0)))
-        return _sum(head.base_modules()["backbone"].parameters())
-
     optimizers = [
         schedule.stage(stage, images).optimize([p for p in model.parameters() if p.requires_grad])[0]
         for stage, model in (("base", base), ("occlusion", head))
     ]
+    for optimizer in optimizers:  # the first step makes its buffers
+        _step(optimizer, {"nothing": torch.stack([p.sum() for p in optimizer.param_groups[0]["params"]]).sum() * 0})
 
-    def check(ours: Tensor, theirs: Any) -> None:
-        equal(ours, frozen, "weights of the frozen base")
+    def first() -> None:
+        _step(optimizers[0], base.base_losses(samples))
+
+    def second() -> None:
+        _step(optimizers[1], head.occlusion_losses(samples, torch.Generator().manual_seed(0)))
+
+    def check(ours: Any, theirs: Any) -> None:
+        equal(_sum(head.base_modules()["backbone"].parameters()), frozen, "weights of the frozen base")
 
     return Contest(second, [StandIn("a step of stage 1", first, check, 2.0)], close=folder.cleanup)
 
 
-def _step(model: PanopticFPN, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> None:
+def _step(optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> None:
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()
     optimizer.step()
