@@ -35,12 +35,9 @@ SIG_RATIO = 0.2
 PARTNER_IOU, PARTNERS = 0.9, 0.8
 TRAINING_IMAGES = 8
 COCO_WORDS = ("backbone=resnet50_fpn", "backbone.weights=null", "thing=mask_rcnn", "stuff=pfpn", "schedule=coco_1x")
-COCO_SIDES = {"large": 1024, "small": 544}
-"""Squares that nothing pads, with the pixels of 800x1333 (the largest image that trains on COCO) and of 480x640."""
-MOST_PAIRS = 128
 COCO_PAIRS = 53
 """Pairs of an image of COCO on average, at most: 48,719 of its 118,287 training images have a significant pair (counted
-by RAP's script), and no image trains on more than ``MOST_PAIRS``."""
+by RAP's script), and no image trains on more than 128."""
 PROPOSAL_IOU = 0.2
 """A trained network proposes every thing many times, and 128 of them train.  Boxes of random weights are as many from
 this overlap on."""
@@ -71,14 +68,12 @@ def jobs() -> list[Job]:
                 "coco_stages",
                 "a step of stage 2, ResNet-50",
                 f"{side}x{side}, {name}",
-                partial(training_steps, name.split(",")[0], 1, coco_words(side, pairs), PROPOSAL_IOU),
+                partial(training_steps, name.split(",")[0], 1, coco_words(side), PROPOSAL_IOU),
                 turns=1,
             )
-            for name, side, pairs in (  # REFINE's head takes as long as OCFusion's
-                (f"ocfusion, {COCO_PAIRS} pairs", COCO_SIDES["large"], COCO_PAIRS),
-                (f"ocfusion, {MOST_PAIRS} pairs", COCO_SIDES["small"], MOST_PAIRS),
-                ("rap", COCO_SIDES["small"], MOST_PAIRS),
-            )
+            # a square that nothing pads, with the pixels of 800x1333 (the largest image that trains) or of 480x640;
+            # REFINE's head takes as long as OCFusion's
+            for name, side in ((f"ocfusion, {COCO_PAIRS} pairs", 1024), ("rap", 544))
         ),
         Job("relation", "OCFusion's relation step", f"{size}, N = 20", relation_step, turns=2),
         Job("inference", text, size, inference, turns=2),
@@ -191,10 +186,10 @@ def relation_step() -> Contest:
     return Contest(occlusion, [StandIn(f"the whole network (the step: {pairs} pairs)", network, check, 10.0)])
 
 
-def coco_words(side: int, pairs: int) -> tuple[str, ...]:
+def coco_words(side: int) -> tuple[str, ...]:
     """The network that trains on COCO, on a scene painted as large."""
     transform = (f"data.train_transform.short_edge=[{side}]", f"data.train_transform.max_edge={side}")
-    return (*COCO_WORDS, f"data.source.size={side}", *transform, f"schedule.pairs_per_image={pairs}")
+    return (*COCO_WORDS, f"data.source.size={side}", *transform, f"schedule.pairs_per_image={COCO_PAIRS}")
 
 
 def training_steps(
