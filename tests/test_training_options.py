@@ -78,29 +78,41 @@ def test_losses_are_close_to_those_of_float32(common: list[str], option: str, to
     assert (gradient - other).norm() < 5 * tolerance * gradient.norm()
 
 
-@pytest.mark.parametrize("option", ["bf16 and channels_last", "compile"])
-def test_a_run_that_was_interrupted_ends_as_the_undisturbed_one(
-    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
-) -> None:
-    words = [*common, *OPTIONS[option]]
-    undisturbed = fitted(words, tmp_path / "whole")
-    step = PanopticModule.training_step
-    with monkeypatch.context() as patch:
+def cut(words: list[str], runs: Path, step: int = 3) -> None:
+    """Trains until the power goes."""
+    honest = PanopticModule.training_step
 
-        def interrupted(self: PanopticModule, samples: object, batch_idx: int) -> torch.Tensor:
-            if self.global_step == 3:
-                raise RuntimeError("power cut")
-            return step(self, samples, batch_idx)  # type: ignore[arg-type]
+    def interrupted(self: PanopticModule, samples: object, batch_idx: int) -> torch.Tensor:
+        if self.global_step == step:
+            raise RuntimeError("power cut")
+        return honest(self, samples, batch_idx)  # type: ignore[arg-type]
 
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PanopticModule, "training_step", interrupted)
         with pytest.raises(RuntimeError, match="power cut"):
-            fitted(words, tmp_path / "cut")
-    assert list((tmp_path / "cut").rglob("*.ckpt"))
-    resumed = fitted(words, tmp_path / "cut")
-    assert undisturbed.keys() == resumed.keys()
-    for name, tensor in undisturbed.items():
-        assert torch.isfinite(tensor).all(), name
-        assert torch.equal(tensor, resumed[name]), name
+            fitted(words, runs)
+    assert list(runs.rglob("*.ckpt"))
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Finite, and equal to the last bit."""
+    assert all(torch.isfinite(tensor).all() for tensor in one.values())
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("option", ["bf16 and channels_last", "compile"])
+def test_a_run_that_was_interrupted_ends_as_the_undisturbed_one(common: list[str], tmp_path: Path, option: str) -> None:
+    words = [*common, *OPTIONS[option]]
+    cut(words, tmp_path / "cut")
+    assert same(fitted(words, tmp_path / "cut"), fitted(words, tmp_path / "whole"))
+
+
+def test_a_base_that_one_method_began_is_continued_by_another(common: list[str], tmp_path: Path) -> None:
+    cut([*common, "occlusion=ocfusion"], tmp_path / "cut")
+    (folder,) = (tmp_path / "cut").glob("*/base_*")
+    continued = fitted([*common, "occlusion=rap"], tmp_path / "cut")
+    assert (folder / "base.safetensors").is_file()  # the same base, not another one
+    assert same(continued, fitted([*common, "occlusion=refine"], tmp_path / "whole"))
 
 
 def test_training_logs_its_throughput(common: list[str], tmp_path: Path) -> None:

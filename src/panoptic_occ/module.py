@@ -90,11 +90,19 @@ class PanopticModule(pl.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remembers how many processes share the batch."""
+        """Keeps what the stage trains, and how many processes share the batch."""
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: tensor for name, tensor in weights.items() if self.trains(name)}
         checkpoint[PROCESSES] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says so when their number has changed: the images stay the same, what is drawn at random does not."""
+        """Adds what the stage leaves alone: a base that trained for one method can go on for another one.
+
+        Says so when the number of processes has changed: the images stay the same, what is drawn at random does not.
+        """
+        saved, own = checkpoint["state_dict"], self.state_dict()
+        alone = {name: tensor for name, tensor in own.items() if not self.trains(name)}
+        checkpoint["state_dict"] = {name: tensor for name, tensor in saved.items() if self.trains(name)} | alone
         before, now = checkpoint.get(PROCESSES, self.trainer.world_size), self.trainer.world_size
         if before != now and leads():
             log.warning(
@@ -103,6 +111,10 @@ class PanopticModule(pl.LightningModule):
                 before,
                 now,
             )
+
+    def trains(self, name: str) -> bool:
+        """Whether a tensor of the state, by its name in it, belongs to what the stage trains."""
+        return self.stage == "joint" or name.startswith("model.occlusion.") == (self.stage == "occlusion")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """A fresh optimiser over what the stage trains."""

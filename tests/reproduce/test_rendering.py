@@ -118,7 +118,8 @@ def test_files_are_written_beside_each_other(shown: Sheet, lines: list[Line], tm
 
 
 def test_what_every_row_was_given_is_named(table: Table, measured: Measured, lines: list[Line]) -> None:
-    given = ("backbone=small", "experiment=x", "schedule.base.steps=9", *lines[1].row.overrides)
+    elsewhere = ("backbone=small", "experiment=x", "schedule=scenes_small")
+    given = (*elsewhere, "schedule.base.steps=9", *lines[1].row.overrides)
     rows = tuple(replace(row, words=(*row.words, *given)) for row in measured.rows)
     found = sheet(table, replace(measured, rows=rows), lines)
     assert found.notes[1] == "Other than in the table's own configuration: schedule.base.steps=9."

@@ -113,11 +113,11 @@ def notes(measured: Measured, lines: Sequence[Line]) -> list[str]:
 
 
 def _chosen(measured: Measured, lines: Sequence[Line]) -> list[str]:
-    """Settings that every row was given on the command line; backbones are named elsewhere."""
+    """Settings that every row was given on the command line; schedule and backbones are named elsewhere."""
     made = [set(row.words) for row in measured.rows if row.seeds]
     own = {word for line in lines for word in line.row.overrides}
     given = set[str]().union(*made[:1]).intersection(*made) - own
-    return sorted(word for word in given if not word.startswith(("experiment=", "method=", "backbone")))
+    return sorted(word for word in given if not word.startswith(("experiment=", "method=", "schedule=", "backbone")))
 
 
 def _where(rows: Mapping[str, Sequence[str]]) -> str:
