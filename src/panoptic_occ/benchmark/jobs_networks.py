@@ -36,8 +36,9 @@ PARTNER_IOU, PARTNERS = 0.9, 0.8
 TRAINING_IMAGES = 8
 COCO_WORDS = ("backbone=resnet50_fpn", "backbone.weights=null", "thing=mask_rcnn", "stuff=pfpn", "schedule=coco_1x")
 COCO_PAIRS = 53
-"""Pairs of an image of COCO on average, at most: 48,719 of its 118,287 training images have a significant pair (counted
-by RAP's script), and no image trains on more than 128."""
+"""An estimate of the pairs of an image of COCO: 48,719 of its 118,287 training images have a significant annotated pair
+(counted by RAP's script), and none trains on more than 128.  An image with all 128 takes longer than a step of stage 1.
+"""
 PROPOSAL_IOU = 0.2
 """A trained network proposes every thing many times, and 128 of them train.  Boxes of random weights are as many from
 this overlap on."""
