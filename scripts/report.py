@@ -31,8 +31,8 @@ RESULTS = ROOT / "results"
 SEEDS = (0, 1, 2)
 POLICY = "duplicates"
 """The policy of ``experiment=cross`` in the README's table: RAP's check for things found twice, in every row."""
-OWN = {method: method for method in ("oanet", "ocfusion", "banet", "rap", "refine")} | {"oanet_by_score": "oanet"}
-"""Methods that are also shown with the thresholds of a paper, and whose (``conf/fusion``)."""
+OWN = ("oanet", "ocfusion", "banet", "rap", "refine")
+"""Methods that are also shown with the thresholds of their own paper (``conf/fusion``)."""
 KEYS = ("PQ", "PQ_th", "relation_accuracy", "by_score")
 NAMES = {
     "score": "score order",
@@ -41,7 +41,6 @@ NAMES = {
     "random": "random order",
     "class_prior": "class prior",
     "oanet": "**OANet**",
-    "oanet_by_score": "**OANet**, times score",
     "ocfusion": "**OCFusion**",
     "banet": "**BANet**",
     "rap": "**RAP**",
@@ -61,8 +60,8 @@ def measure_scenes(runs_dir: Path) -> None:
     for seed in SEEDS:
         common = [f"seed={seed}", f"runs_dir={runs_dir}"]
         seeds[str(seed)] = {"cross": trained(["experiment=cross", *common])}
-        for method, policy in OWN.items():
-            words = ["method=panoptic_fpn", f"occlusion={method}", f"fusion={policy}", *common]
+        for method in OWN:
+            words = ["method=panoptic_fpn", f"occlusion={method}", f"fusion={method}", *common]
             seeds[str(seed)][method] = trained([*words, "compare=[score,ground_truth]"])
     data = build_data(compose())
     held_out = (data.eval_data.load(k) for k in range(len(data.eval_data)))

@@ -51,5 +51,4 @@ def test_a_method_has_a_schedule_of_its_own() -> None:
     small, own = compose(["occlusion=ocfusion"]).schedule.occlusion, compose(["occlusion=oanet"]).schedule.occlusion
     assert (small.lr, small.steps) == (0.001, 180)
     assert (own.lr, own.steps, list(own.milestones), own.warmup_steps) == (0.02, 250, [200], small.warmup_steps)
-    assert compose(["occlusion=oanet_by_score"]).schedule.occlusion == own
     assert compose(["occlusion=oanet", "schedule.occlusion.steps=7"]).schedule.occlusion.steps == 7

@@ -30,7 +30,18 @@ def detections(masks, scores=None, labels=None):
     )
 
 
-def run(masks, policy, above=(), sig_ratio=0.2, mode="either", scores=None, labels=None, value=None, semantic=None):
+def run(
+    masks,
+    policy,
+    above=(),
+    sig_ratio=0.2,
+    mode="either",
+    scores=None,
+    labels=None,
+    value=None,
+    semantic=None,
+    order=None,
+):
     """Fuses with a relation given as (above, below) pairs, ``"all"``, or RAP values (smaller = closer)."""
     instances = detections(masks, scores, labels)
     stats = PairStats.of(instances.masks)
@@ -44,7 +55,8 @@ def run(masks, policy, above=(), sig_ratio=0.2, mode="either", scores=None, labe
     else:
         for i, j in above:
             margin[i, j] = 1.0
-    relation = Relation(margin, stats.significant(sig_ratio, mode), antisymmetric=False)
+    turns = None if order is None else torch.tensor(order)
+    relation = Relation(margin, stats.significant(sig_ratio, mode), order=turns, antisymmetric=False)
     return fuse(instances, stats, relation, semantic, policy)
 
 
@@ -234,6 +246,22 @@ class TestRapChecks:
         policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.5)
         panoptic = run([ABC[0], ABC[0]], policy, value=(0, -1), scores=[0.8, 0.8])
         assert statuses(panoptic) == ["kept", "duplicate"]
+
+    @pytest.mark.parametrize(("order", "expected"), [([0, 1, 2], [8, 0, 4]), ([2, 1, 0], [4, 0, 8])])
+    def test_of_two_duplicates_the_better_score_stands_in_any_order(self, order, expected):
+        """The second mask repeats the first; the third hides half of the first, or the other way round."""
+        masks = [rectangle((0, 2), (0, 4)), rectangle((0, 2), (0, 4)), rectangle((1, 3), (0, 4))]
+        panoptic = run(masks, FusionPolicy(duplicate_thr=0.6), order=order)
+        assert areas(panoptic) == expected
+        assert statuses(panoptic) == ["kept", "duplicate", "kept"] and panoptic.records[1].blocker == 0
+
+    def test_a_duplicate_below_the_lowest_score_beats_nobody(self):
+        masks, policy = [ABC[0], ABC[0]], FusionPolicy(duplicate_thr=0.6, conf_thr=0.5)
+        assert statuses(run(masks, policy, order=[0, 1], scores=[0.4, 0.8])) == ["low_score", "kept"]
+
+    def test_on_the_canvas_the_order_decides_which_one_is_the_duplicate(self):
+        policy = FusionPolicy(duplicate_thr=0.6, duplicate_areas="canvas")
+        assert statuses(run([ABC[0], ABC[0]], policy, order=[1, 0])) == ["duplicate", "kept"]
 
 
 class TestPostMinVisible:

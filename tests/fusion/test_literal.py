@@ -104,7 +104,12 @@ class Literal:
             {"status": "low_score", "area": int(mask.sum()), "free": 0, "reclaimed": 0, "final": 0, "blocker": None}
             for mask in masks
         ]
-        order = sorted(range(n), key=lambda i: (-scene.scores[i], i)) if scene.order is None else scene.order.tolist()
+        order = sorted(range(n), key=lambda i: (-scene.scores[i], i))
+        self.beaten: dict[int, int] = {}
+        if scene.order is not None:
+            if policy.duplicate_areas == "original":
+                self.settle_duplicates(order)
+            order = scene.order.tolist()
         for i in order:
             if scene.scores[i] >= np.float32(policy.conf_thr):
                 self.offer(i)
@@ -116,6 +121,29 @@ class Literal:
             self.records[i]["final"] = int((self.owner == i).sum())
         self.numbered = [i for i in order if (self.owner == i).any()]
         return self.with_stuff()
+
+    def settle_duplicates(self, by_score: list[int]) -> None:
+        standing: list[int] = []
+        for i in by_score:
+            excluded = self.scene.duplicate_of is not None and self.scene.duplicate_of[i] >= 0
+            if self.scene.scores[i] < np.float32(self.policy.conf_thr) or excluded or not self.scene.masks[i].any():
+                continue
+            twins = self.twins(i, standing)
+            if twins.any():
+                self.beaten[i] = int(twins.argmax())
+            else:
+                standing.append(i)
+
+    def twins(self, i: int, others: list[int]) -> np.ndarray:
+        """Pixels that mask i shares with each mask that it repeats."""
+        scene, policy = self.scene, self.policy
+        found = np.zeros(len(scene.masks), dtype=int)
+        for j in others if policy.duplicate_thr is not None else []:
+            other = self.owner == j if policy.duplicate_areas == "canvas" else scene.masks[j]
+            common = (scene.masks[i] & other).sum()
+            if common and min(common / scene.masks[i].sum(), common / other.sum()) >= policy.duplicate_thr:
+                found[j] = (scene.masks[i] & scene.masks[j]).sum()
+        return found
 
     def note(self, i: int, status: str, blocker: int | None = None) -> None:
         self.records[i]["status"], self.records[i]["blocker"] = status, blocker
@@ -129,6 +157,8 @@ class Literal:
             return self.note(i, "empty")
         if scene.duplicate_of is not None and scene.duplicate_of[i] >= 0:
             return self.note(i, "duplicate", int(scene.duplicate_of[i]))
+        if i in self.beaten:
+            return self.note(i, "duplicate", self.beaten[i])
         held = np.array([(mask & (owner == j)).sum() for j in range(n)])
         won = np.array([(claim & (owner == j)).sum() * scene.above[i, j] for j in range(n)])
         gain = claim & ((owner == -1) | np.isin(owner, np.flatnonzero(scene.above[i])))
@@ -138,12 +168,7 @@ class Literal:
             share = same.sum() / area
             if share > policy.same_class_thr or (share == policy.same_class_thr and not policy.same_class_strict):
                 return self.note(i, "same_class", largest(same))
-        twins = np.zeros(n, dtype=int)
-        for j in self.accepted if policy.duplicate_thr is not None else []:
-            other = owner == j if policy.duplicate_areas == "canvas" else scene.masks[j]
-            common = (mask & other).sum()
-            if common and min(common / area, common / other.sum()) >= policy.duplicate_thr:
-                twins[j] = (mask & scene.masks[j]).sum()
+        twins = self.twins(i, self.accepted)
         if twins.any():
             return self.note(i, "duplicate", largest(twins))
         hidden = policy.max_occluded is not None and (area - gain.sum()) / area > policy.max_occluded

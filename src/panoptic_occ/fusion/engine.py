@@ -16,13 +16,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.canvas import Canvas, Counts
 from panoptic_occ.fusion.semantic import STUFF_RULES, StuffRule, fill_stuff
 from panoptic_occ.masks import PairStats
+from panoptic_occ.occlusion.suppression import suppress
 from panoptic_occ.structures import InstanceRecord, InstanceSet, InstanceStatus, PanopticMap, Relation, Segment
 
 log = logging.getLogger(__name__)
@@ -42,12 +43,14 @@ class FusionPolicy:
     taken.  ``min_visible``: reject when this share or less can be taken.  ``same_class_thr``: reject when this share or
     more is already owned by instances of the same class (RAP, CA), with ``same_class_strict`` only when it is more.
     ``duplicate_thr``: reject when the intersection with an accepted instance is this share or more of both masks (RAP,
-    EO); ``duplicate_areas``: of the accepted one counts its whole mask (``original``, the paper) or only what it owns
-    by then (``canvas``, RAP's code).  ``post_min_visible``: remove an accepted instance that others left this share or
-    less.  ``stuff_area`` in pixels: smaller stuff segments stay void; by ``stuff_rule``, whole classes are measured
-    (``class``) or each connected ``component`` of them (OANet).  ``erase_thr``: components of the stuff with a lower
-    mean probability stay void, measured up to ``erase_radius`` pixels around them (REFINE, see ``fusion.erasing``);
-    with ``erase_after``, components of what the things leave free.
+    EO); where the relation brings an order of its own, the intersection with one of better score that is no duplicate
+    itself: the better one stands in any order.  ``duplicate_areas``: of the other one counts its whole mask
+    (``original``, the paper) or only what it owns by then (``canvas``, RAP's code; always an accepted one).
+    ``post_min_visible``: remove an accepted instance that others left this share or less.  ``stuff_area`` in pixels:
+    smaller stuff segments stay void; by ``stuff_rule``, whole classes are measured (``class``) or each connected
+    ``component`` of them (OANet).  ``erase_thr``: components of the stuff with a lower mean probability stay void,
+    measured up to ``erase_radius`` pixels around them (REFINE, see ``fusion.erasing``); with ``erase_after``,
+    components of what the things leave free.
     Raises ConfigError for values outside [0, 1] and for a negative or fractional area.
     """
 
@@ -139,8 +142,10 @@ class _Fusion:
         self.area = self.canvas.area
         self.claimed: list[int] = self.area if relation.claims is None else relation.claims.area.tolist()
         self.inter = self.canvas.inter
-        self.duplicates = _duplicates(stats, policy)
         self.duplicate_of = [-1] * n if relation.duplicate_of is None else relation.duplicate_of.tolist()
+        self.duplicates = _duplicates(stats, policy)
+        if relation.order is not None and policy.duplicate_areas == "original":
+            self._suppress(instances.scores)
         self.taken: list[Counts] = [{}] * n  # [i][j]: pixels that i took from j
         self.owned = self.canvas.owned
         self.free = [0] * n
@@ -197,6 +202,13 @@ class _Fusion:
             return [j for j in np.flatnonzero(self.duplicates[i]).tolist() if j in self.canvas.number]
         area = self.area[i]
         return [j for j, pixels in held.items() if pixels / area >= threshold and pixels / self.owned[j] >= threshold]
+
+    def _suppress(self, scores: Float[Tensor, " n"]) -> None:
+        """Settles all duplicates by score beforehand: in the relation's order, the worse one may come first."""
+        takes_part = np.array(self.confident, bool) & (np.array(self.area) > 0) & (np.array(self.duplicate_of) < 0)
+        pairs = self.duplicates & takes_part & takes_part[:, None]
+        found = suppress(scores.cpu(), torch.from_numpy(np.where(pairs, self.inter, 0)))
+        self.duplicate_of = np.where(takes_part, found.numpy(), self.duplicate_of).tolist()
 
     def things(self) -> tuple[Int[Tensor, "h w"], tuple[Segment, ...]]:
         """The map of segment ids and the segments; instances that others covered too far are gone."""

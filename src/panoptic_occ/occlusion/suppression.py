@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -38,12 +38,22 @@ def duplicates(instances: InstanceSet, stats: PairStats, kind: Suppression, iou_
     else:
         union = stats.area[:, None] + stats.area[None, :] - stats.inter
         iou = stats.inter.double() / union.clamp(min=1)
-    over = torch.where(iou > iou_thr, iou, 0).cpu()
-    kept = torch.zeros(len(instances), dtype=torch.bool)
-    for i in torch.argsort(instances.scores, descending=True, stable=True).tolist():
-        twins = torch.where(kept, over[i], 0)
-        if twins.any():
-            found[i] = twins.argmax()
+    over = torch.where(iou > iou_thr, iou, 0)
+    return suppress(instances.scores, over)
+
+
+def suppress(scores: Float[Tensor, " n"], overlap: Real[Tensor, "n n"]) -> Int[Tensor, " n"]:
+    """Going by falling score (stable): the one still standing that each instance overlaps most, -1 if it stands itself.
+
+    ``overlap[i, j]``: 0 for pairs that can stand side by side; its diagonal is not read.
+    """
+    found = torch.full((len(scores),), -1)
+    stands = torch.zeros(len(scores), dtype=torch.bool)
+    overlap = overlap.cpu()
+    for i in torch.argsort(scores, descending=True, stable=True).tolist():
+        rivals = torch.where(stands, overlap[i], 0)
+        if rivals.any():
+            found[i] = rivals.argmax()
         else:
-            kept[i] = True
-    return found.to(instances.scores.device)
+            stands[i] = True
+    return found.to(scores.device)
