@@ -79,6 +79,13 @@ class InstanceSet:
             if value is not None and len(value) != n:
                 raise ValueError(f"InstanceSet: {item.name} has {len(value)} entries, scores have {n}")
 
+    @staticmethod
+    def empty(size: tuple[int, int], channels: int, device: torch.device | str = "cpu") -> InstanceSet:
+        """No instances of an image of ``size`` (height, width), with everything that a method may ask for."""
+        none = torch.zeros(0, device=device)
+        soft, features = none.view(0, 28, 28), none.view(0, channels, 14, 14)
+        return InstanceSet(MaskCrops.empty(size, device), none.view(0, 4), none, none.long(), soft, features)
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -294,6 +301,11 @@ class Batch:
     images: Float[Tensor, "b 3 h w"]
     sizes: tuple[tuple[int, int], ...]
     samples: tuple[Sample, ...]
+
+    def __getitem__(self, index: Sequence[int]) -> Batch:
+        """The images at ``index``, with the padding that they have."""
+        sizes, samples = tuple(self.sizes[k] for k in index), tuple(self.samples[k] for k in index)
+        return Batch(self.images[list(index)], sizes, samples)
 
     @property
     def targets(self) -> list[Target]:

@@ -25,7 +25,7 @@ from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import PairStats
 from panoptic_occ.model import BaseOutput, PanopticFPN
 from panoptic_occ.occlusion.ocfusion import OCFusion, PairHead
-from panoptic_occ.structures import InstanceSet, PanopticMap, Relation
+from panoptic_occ.structures import InstanceSet, PanopticMap, Relation, Sample
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 
 NO_SLOWER = 0.95
@@ -35,10 +35,9 @@ SIG_RATIO = 0.2
 PARTNER_IOU, PARTNERS = 0.9, 0.8
 TRAINING_IMAGES = 8
 COCO_WORDS = ("backbone=resnet50_fpn", "backbone.weights=null", "thing=mask_rcnn", "stuff=pfpn", "schedule=coco_1x")
-COCO_PAIRS = 53
-"""An estimate of the pairs of an image of COCO: 48,719 of its 118,287 training images have a significant annotated pair
-(counted by RAP's script), and none trains on more than 128.  An image with all 128 takes longer than a step of stage 1.
-"""
+COCO_SIDE, COCO_PAIRS = 1024, 128
+"""A square that nothing pads with the pixels of 800x1333, the largest image that trains; and the most pairs of an image
+that OCFusion trains on."""
 PROPOSAL_IOU = 0.2
 """A trained network proposes every thing many times, and 128 of them train.  Boxes of random weights are as many from
 this overlap on."""
@@ -64,17 +63,12 @@ def jobs() -> list[Job]:
             Job("stages", "a step of stage 2", f"8 scenes, {name}", partial(training_steps, name, TRAINING_IMAGES))
             for name in ("ocfusion", "refine", "rap", "oanet")
         ),
-        *(
-            Job(
-                "coco_stages",
-                "a step of stage 2, ResNet-50",
-                f"{side}x{side}, {name}",
-                partial(training_steps, name.split(",")[0], 1, coco_words(side), PROPOSAL_IOU),
-                turns=1,
-            )
-            # a square that nothing pads, with the pixels of 800x1333 (the largest image that trains) or of 480x640;
-            # REFINE's head takes as long as OCFusion's
-            for name, side in ((f"ocfusion, {COCO_PAIRS} pairs", 1024), ("rap", 544))
+        Job(
+            "coco_stages",
+            "a step of stage 2, ResNet-50",
+            f"2 images of {COCO_SIDE}x{COCO_SIDE}, ocfusion, {COCO_PAIRS} pairs in one",
+            coco_steps,
+            turns=1,
         ),
         Job("relation", "OCFusion's relation step", f"{size}, N = 20", relation_step, turns=2),
         Job("inference", text, size, inference, turns=2),
@@ -187,28 +181,35 @@ def relation_step() -> Contest:
     return Contest(occlusion, [StandIn(f"the whole network (the step: {pairs} pairs)", network, check, 10.0)])
 
 
-def coco_words(side: int) -> tuple[str, ...]:
-    """The network that trains on COCO, on a scene painted as large."""
-    transform = (f"data.train_transform.short_edge=[{side}]", f"data.train_transform.max_edge={side}")
-    return (*COCO_WORDS, f"data.source.size={side}", *transform, f"schedule.pairs_per_image={COCO_PAIRS}")
+def training_steps(occlusion: str, images: int) -> Contest:
+    """Losses, gradients and the optimiser's step on the first scenes, with the base of ``make train``."""
+    return _steps([f"occlusion={occlusion}"], images)
 
 
-def training_steps(
-    occlusion: str, images: int, network: Sequence[str] = (), proposal_iou: float | None = None
-) -> Contest:
-    """Losses, gradients and the optimiser's step, by default with the base of ``make train``; nothing is compared but
-    that stage 2 leaves the base alone.  ``proposal_iou``: overlap from which a proposal is positive (None: as usual).
+def coco_steps() -> Contest:
+    """The same with the network that trains on COCO, and two scenes painted as large: one has all pairs that can train,
+    the other has none, as 69,568 of COCO's 118,287 training images (RAP's script finds a significant annotated pair in
+    48,719).  REFINE's head takes as long as OCFusion's.
     """
+    transform = (f"data.train_transform.short_edge=[{COCO_SIDE}]", f"data.train_transform.max_edge={COCO_SIDE}")
+    return _steps([*COCO_WORDS, f"data.source.size={COCO_SIDE}", *transform], 2, coco=True)
+
+
+def _steps(words: Sequence[str], images: int, coco: bool = False) -> Contest:
+    """Nothing is compared but that stage 2 leaves the base alone, and with ``coco`` trains on the pairs promised."""
     folder = TemporaryDirectory(prefix="panoptic_occ_bench_")
     source = [f"data.source.{key}" for key in (f"train_images={images}", "val_images=1", f"cache_dir={folder.name}")]
-    cfg = compose([*source, "processes=1", f"occlusion={occlusion}", *network])
+    cfg = compose([*source, "processes=1", *words])
     data, schedule = build_data(cfg), build_schedule(cfg)
     samples = [data.train_transform(data.train_data.load(k), 0) for k in range(images)]
     base, head = (build_model(cfg, data.categories) for _ in range(2))
-    if proposal_iou is not None:
+    pairs: list[int] = []
+    if coco:
+        samples[1:] = map(without_pairs, samples[1:])
         for branch in (base.thing, head.thing):
             assert isinstance(branch, MaskRCNN)
-            branch.roi_heads.proposal_matcher = Matcher(proposal_iou, proposal_iou, allow_low_quality_matches=False)
+            branch.roi_heads.proposal_matcher = Matcher(PROPOSAL_IOU, PROPOSAL_IOU, allow_low_quality_matches=False)
+        head.occlusion.get_submodule("head").register_forward_pre_hook(lambda _, inputs: pairs.append(len(inputs[1])))
     base.train().occlusion.requires_grad_(False)
     for part in head.base_modules().values():
         part.eval().requires_grad_(False)
@@ -229,8 +230,16 @@ def training_steps(
 
     def check(ours: Any, theirs: Any) -> None:
         equal(_sum(head.base_modules()["backbone"].parameters()), frozen, "weights of the frozen base")
+        expect(not coco or set(pairs) == {2 * COCO_PAIRS}, f"training pairs in both directions: {pairs}")
 
     return Contest(second, [StandIn("a step of stage 1", first, check, 2.0)], close=folder.cleanup)
+
+
+def without_pairs(sample: Sample) -> Sample:
+    """The sample with annotations that hide nothing of each other, as far as stage 2 knows."""
+    target = sample.annotations
+    relation = replace(target.relation, inter=target.relation.area.diag())
+    return replace(sample, target=replace(target, relation=relation))
 
 
 def _step(optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]) -> None:

@@ -40,6 +40,13 @@ class TrainingExample:
         instances = InstanceSet(target.masks, target.boxes.float(), scores, target.labels)
         return TrainingExample(instances, torch.arange(len(scores), device=scores.device), target)
 
+    @staticmethod
+    def without_instances(target: Target, channels: int) -> TrainingExample:
+        """An image without any positive proposal; ``channels`` of the RoI features."""
+        device = target.labels.device
+        instances = InstanceSet.empty(target.masks.size, channels, device)
+        return TrainingExample(instances, torch.zeros(0, dtype=torch.int64, device=device), target)
+
 
 class OcclusionModel(nn.Module):
     """Base class of every relation.  A method without parameters only writes ``forward``.
@@ -96,7 +103,10 @@ class OcclusionModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} requires a class table and does not take one")
 
     def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
-        """Annotations whose proposals can have a part in the loss; of the others not even masks are made."""
+        """Annotations whose proposals can have a part in the loss.
+
+        Of the others not even masks are made, and an image without any of them does not reach the base.
+        """
         return torch.ones(len(target.labels), dtype=torch.bool, device=target.labels.device)
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
