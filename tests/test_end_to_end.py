@@ -318,37 +318,6 @@ def test_folder_that_cannot_be_written(cache: Path, tmp_path: Path) -> None:
         train(compose(options(cache, tmp_path / "runs")))
 
 
-def test_coco_files_train_and_evaluate(coco_mini: Path, tmp_path: Path) -> None:
-    """A few steps on real images, a portrait and landscape mix, with a network that is far too small."""
-    words = [*BASE, "experiment=tiny", "data=coco", f"data.root={coco_mini}", f"runs_dir={tmp_path}", "run_name=mini"]
-    words += [
-        f"data.source.cache_dir={tmp_path}/cache",
-        "data.train_transform.short_edge=[96,128]",
-        "data.batch_size=2",
-    ]
-    words += ["data.train_transform.max_edge=200", "data.eval_transform.short_edge=128", "data.num_workers=0"]
-    words += [
-        "schedule.base.steps=2",
-        "schedule.base.milestones=[]",
-        "schedule.occlusion.steps=2",
-        "schedule.occlusion.milestones=[]",
-    ]
-    metrics = train(compose(words), words)
-    assert metrics["images"] == 12
-
-
-def test_oracle_base_on_coco_files(coco_mini: Path, tmp_path: Path) -> None:
-    from panoptic_occ.pipeline import evaluate
-
-    words = ["experiment=oracle_base", "data=coco", f"data.root={coco_mini}", f"runs_dir={tmp_path}", "trainer=cpu"]
-    words += [f"data.source.cache_dir={tmp_path}/cache", "data.num_workers=0", "trainer.enable_progress_bar=false"]
-    rows = evaluate(compose(words), words)["relations"]
-    true, smaller, larger, random = (rows[k] for k in ("ground_truth", "area", "larger", "random"))  # type: ignore[index]
-    assert true["PQ_th"] > smaller["PQ_th"] > random["PQ_th"] > larger["PQ_th"]
-    assert smaller["relation_accuracy"] > 0.9 > 0.1 > larger["relation_accuracy"]
-    assert true["PQ_th"] > 0.99 and true["PQ_st"] == 1.0
-
-
 def test_metrics_of_another_thread_are_those_of_the_networks_own(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,101 +5,33 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import socket
-import struct
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import wandb
 from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto import wandb_internal_pb2
 
+from helpers.wandb_files import OfflineRun, configured, offline_runs
 from panoptic_occ import tracking
 from panoptic_occ.build import build_schedule
 from panoptic_occ.commands import command
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.pipeline import train
-from panoptic_occ.tracking import answers, tracked, usable_mode
+from panoptic_occ.tracking import tracked
 
 WORDS = (
     "experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", "compare=[score]",
     "schedule.base.steps=4", "schedule.base.milestones=[2]", "validate={every: 2, images: 2}",
     "schedule.occlusion.steps=2", "schedule.occlusion.milestones=[]",
 )  # fmt: skip
-BLOCK = 32768
-FULL, FIRST, LAST = 1, 2, 4  # kinds of fragments; in between, 3
-
-
-@dataclass
-class OfflineRun:
-    """What one start of a W&B run has written."""
-
-    folder: Path
-    run: Any = None
-    config: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    exit_code: int | None = None
-
-
-def fragments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and content of every fragment of a log in LevelDB's format, after W&B's own header of 7 bytes."""
-    place = 7
-    while place + 7 <= len(data):
-        left = BLOCK - place % BLOCK
-        if left < 7:  # too short for another fragment
-            place += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, place)
-        yield kind, data[place + 7 : place + 7 + length]
-        place += 7 + length
-
-
-def offline_runs(folder: Path) -> list[OfflineRun]:
-    """All starts of the W&B run of ``folder``, the first one first."""
-    return [complete(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
-
-
-def complete(file: Path) -> OfflineRun:
-    """A run that has ended; W&B's own process may be a moment behind with its file."""
-    deadline = time.monotonic() + 30
-    while (found := read_run(file)).exit_code is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
-
-
-def read_run(file: Path) -> OfflineRun:
-    found, message = OfflineRun(file.parent / "files"), b""
-    for kind, part in fragments(file.read_bytes()):
-        message = part if kind in (FULL, FIRST) else message + part
-        if kind not in (FULL, LAST):
-            continue
-        record = wandb_internal_pb2.Record.FromString(message)
-        if record.HasField("run"):
-            found.run = record.run
-            found.config |= values(record.run.config.update)
-        elif record.HasField("config"):
-            found.config |= values(record.config.update)
-        elif record.HasField("history"):
-            found.history.append(values(record.history.item))
-        elif record.HasField("exit"):
-            found.exit_code = record.exit.exit_code
-    return found
-
-
-def values(items: Any) -> dict[str, Any]:
-    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
 def table(run: OfflineRun, name: str) -> list[dict[str, Any]]:
@@ -260,10 +192,6 @@ def test_without_a_tracker_the_same_weights_and_no_files(runs: Path, cache: Path
             assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def configured(folder: Path, *words: str) -> DictConfig:
-    return compose(["logger=wandb", f"runs_dir={folder}", *words])
-
-
 def test_a_restart_continues_the_run_and_another_folder_never_joins_it(offline: None, tmp_path: Path) -> None:
     config = configured(tmp_path)
     with pytest.raises(KeyboardInterrupt), tracked(config, tmp_path / "a", "base", "0") as loggers:
@@ -311,104 +239,6 @@ def test_runs_of_a_sweep_are_grouped_but_not_merged(
     monkeypatch.setattr(sys, "argv", ["train", "logger=wandb", "logger.wandb.group=mine", "seed=3", words[-1]])
     main()
     assert offline_runs(tmp_path / "3")[0].run.run_group == "mine"
-
-
-@pytest.fixture
-def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """A user of W&B without a key, whom no server answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-    wandb.teardown()  # it has read the environment once
-    yield monkeypatch
-    monkeypatch.undo()
-    wandb.teardown()
-
-
-def log_in(patch: pytest.MonkeyPatch, url: str | None = None) -> None:
-    patch.setenv("WANDB_API_KEY", 40 * "0")
-    if url:
-        patch.setenv("WANDB_BASE_URL", url)
-    wandb.teardown()
-
-
-def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name.startswith("panoptic_occ")]
-
-
-def test_without_a_key_it_is_offline_and_only_a_wish_for_more_is_answered(
-    stranger: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert usable_mode(None) == "offline" and not ours(caplog)
-    assert usable_mode("disabled") == "disabled" and usable_mode("offline") == "offline"
-    assert usable_mode("online") == "offline"
-    assert ours(caplog) == [
-        "W&B: there is no API key; `wandb login` stores one; going on offline, `wandb sync` uploads the run later"
-    ]
-    with pytest.raises(ConfigError, match=r"mode=on .*is unknown; .*allowed: disabled, offline, online"):
-        usable_mode("on")
-    stranger.setenv("WANDB_API_KEY", "short")
-    wandb.teardown()
-    caplog.clear()
-    assert usable_mode(None) == "offline"
-    (message,) = ours(caplog)
-    assert "40+ characters" in message
-
-
-def test_without_a_server_it_is_offline_within_seconds(
-    stranger: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    log_in(stranger)
-    start = time.monotonic()
-    assert usable_mode("online") == usable_mode(None) == "offline"
-    assert time.monotonic() - start < 10
-    caplog.clear()
-    with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
-        pass
-    (message,) = ours(caplog)
-    assert message.startswith("W&B: http://127.0.0.1:") and "does not answer; going on offline" in message
-    assert len(offline_runs(tmp_path / "a")) == 1
-
-
-def test_a_server_that_never_answers_is_not_waited_for(stranger: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        start = time.monotonic()
-        assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}", within=0.5)
-        assert time.monotonic() - start < 2
-
-
-class Refusing(BaseHTTPRequestHandler):
-    """A server that is there, but knows nobody."""
-
-    def do_GET(self) -> None:
-        self.send_response(401)
-        self.end_headers()
-
-    do_POST = do_GET
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def test_a_server_that_does_not_take_the_run_is_no_reason_to_stop(
-    stranger: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        assert answers(url)
-        log_in(stranger, url)
-        with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
-            pass
-        server.shutdown()
-    (message,) = ours(caplog)
-    assert "401" in message and message.endswith("`wandb sync` uploads the run later")
-    assert [start.exit_code for start in offline_runs(tmp_path / "a")] == [0]
 
 
 def test_choices() -> None:

@@ -106,13 +106,17 @@ def usable_mode(asked: str | None) -> str:
         return asked
     import wandb
 
+    settings = wandb.setup().settings
+    silent, settings.silent = settings.silent, True  # else it waits five seconds for the name of the key's owner
     try:
         has_key = wandb.login(prompt=False, verify=False)
     except wandb.errors.Error as error:
         return _offline(str(error))
+    finally:
+        settings.silent = silent
     if not has_key:
         return "offline" if asked is None else _offline("there is no API key; `wandb login` stores one")
-    server = str(wandb.setup().settings.base_url)
+    server = str(settings.base_url)
     if not answers(server):
         return _offline(f"{server} does not answer")
     return "online"

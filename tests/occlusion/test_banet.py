@@ -7,60 +7,16 @@ import pytest
 import torch
 from torchvision.ops import nms
 
+from helpers.appearance import BANET, COMMON, NO_DROP, areas, ask, detections, owners, random_masks, strip
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.masks import MaskCrops, PairStats, meetings
-from panoptic_occ.metrics.relation_accuracy import relation_counts
-from panoptic_occ.occlusion.banet import AppearanceOrder, answers, common_colors, mean_colors
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.masks import PairStats
+from panoptic_occ.occlusion.banet import AppearanceOrder, answers, mean_colors
 from panoptic_occ.occlusion.suppression import duplicates
-from panoptic_occ.structures import Context, GroundTruthRelation, InstanceSet
-from panoptic_occ.testing import toy_categories
 
-COMMON = {"in_channels": 4, "categories": toy_categories()}
-BANET = FusionPolicy(conf_thr=0.6, max_occluded=0.5)
-NO_DROP = FusionPolicy(conf_thr=0.6)
 RED, GREEN, BLUE, BLACK = (200, 0, 0), (0, 150, 0), (0, 0, 90), (0, 0, 0)
 RESOLVES = ("order", "sequential", "atoms")
 A, B, C = 0, 1, 2
-
-
-def boxes_of(masks):
-    windows = MaskCrops.from_dense(masks).windows
-    top, left, height, width = windows.unbind(dim=1)
-    return torch.stack([left, top, left + width, top + height], dim=1).float()
-
-
-def detections(masks, scores=None, labels=None):
-    n = len(masks)
-    scores = torch.linspace(0.9, 0.7, n) if scores is None else torch.tensor(scores, dtype=torch.float32)
-    labels = torch.arange(n) if labels is None else torch.tensor(labels)
-    return InstanceSet(MaskCrops.from_dense(masks), boxes_of(masks), scores, labels)
-
-
-def ask(image, instances, **options):
-    stats = PairStats.of(instances.masks)
-    return AppearanceOrder(**COMMON, **options)(instances, stats, Context(image=image))
-
-
-def owners(instances, relation, policy=BANET):
-    """The instance of every pixel, -1 where there is none."""
-    panoptic = fuse(instances, PairStats.of(instances.masks), relation, None, policy)
-    owner = torch.full(panoptic.ids.shape, -1)
-    for segment in panoptic.segments:
-        owner[panoptic.ids == segment.id] = segment.instance
-    return owner
-
-
-def areas(instances, relation, policy=BANET):
-    owner = owners(instances, relation, policy)
-    return [int((owner == i).sum()) for i in range(len(instances))]
-
-
-def strip(width, *pixels):
-    masks = torch.zeros((len(pixels), 1, width), dtype=torch.bool)
-    for mask, chosen in zip(masks, pixels, strict=True):
-        mask[0, list(chosen)] = True
-    return masks
 
 
 def row(*colors):
@@ -292,163 +248,6 @@ class TestSuppression:
         assert (everybody.duplicate_of == -1).all() and everybody.valid[0, 1]
 
 
-def random_masks(rng, n, size=(9, 11)):
-    masks = np.zeros((n, *size), dtype=bool)
-    for mask in masks:
-        top, left = (int(rng.integers(0, side - 3)) for side in size)
-        height, width = (int(rng.integers(3, side)) for side in size)
-        mask[top : top + height, left : left + width] = True
-        mask &= rng.random(size) < 0.95
-    return torch.from_numpy(masks)
-
-
-def picture(seed, n=10):
-    """Patches of random colours that say nothing about the masks, so that answers often contradict each other."""
-    rng = np.random.default_rng(seed)
-    masks = random_masks(rng, n)
-    patches = rng.integers(0, 256, (3, 5, 6)).repeat(2, axis=1).repeat(2, axis=2)[:, : masks.shape[1], : masks.shape[2]]
-    image = np.where(rng.random(masks.shape[1:]) < 0.05, 0, patches)
-    instances = detections(masks, 0.65 + rng.permutation(n) / 40)
-    return torch.from_numpy(image.astype(np.uint8)), instances
-
-
-def literal(image, instances, resolve, setaside, uncontested, drop, sig_ratio=0.2):
-    """Section 3.3 and the rules of 4.3 over dense maps, pair by pair; also the number of pairs set aside."""
-    image = image.numpy().astype(float).transpose(1, 2, 0)
-    masks, scores = instances.masks.dense().numpy(), instances.scores.tolist()
-    n = len(masks)
-    length = np.linalg.norm(image, axis=2, keepdims=True)
-    unit = np.divide(image, length, out=np.zeros_like(image), where=length > 0)
-    nu = []
-    for i in range(n):
-        own = masks[i] & (masks.sum(axis=0) == 1)
-        mean = image[own if uncontested and own.any() else masks[i]].mean(axis=0)
-        nu.append(mean / np.linalg.norm(mean))
-
-    def similarity(i, region):
-        return float(np.mean([unit[x] @ nu[i] for x in zip(*np.nonzero(region), strict=True)]))
-
-    def weak(i, j):
-        common = (masks[i] & masks[j]).sum()
-        return not (common / masks[i].sum() > sig_ratio or common / masks[j].sum() > sig_ratio)
-
-    def path(edges, start, end):
-        return start == end or any(path(edges, below, end) for above, below in edges if above == start)
-
-    by_score = sorted(range(n), key=lambda i: -scores[i])
-    left = [mask.copy() for mask in masks]
-    if resolve == "atoms":
-        for i in by_score:
-            for j in by_score[by_score.index(i) + 1 :]:
-                if weak(i, j):
-                    left[j] &= ~left[i]
-        claimants = {x: frozenset(i for i in range(n) if left[i][x]) for x in np.ndindex(masks.shape[1:])}
-        for atom in set(claimants.values()):
-            region = np.zeros(masks.shape[1:], dtype=bool)
-            for x, claimed_by in claimants.items():
-                region[x] = claimed_by == atom
-            for i in sorted(atom, key=lambda i: (round(similarity(i, region), 9), scores[i]))[:-1]:
-                left[i] &= ~region
-    pairs = []
-    for i in range(n):
-        for j in range(i):
-            common = masks[i] & masks[j]
-            if common.any() and not weak(i, j):
-                high, low = max(scores[i], scores[j]), min(scores[i], scores[j])
-                likeness = {k: (round(similarity(k, common), 9), scores[k]) for k in (i, j)}
-                pairs.append((-high, -low, (i, j) if likeness[i] > likeness[j] else (j, i)))
-    edges, aside = [], []
-    for *_, (winner, loser) in sorted(pairs):
-        contradicts = path(edges, loser, winner)
-        if contradicts:
-            aside.append((winner, loser))
-        else:
-            edges.append((winner, loser))
-        if resolve == "sequential" and (not contradicts or setaside == "keep"):
-            left[loser] &= ~left[winner]
-    if resolve != "order":
-        owner = np.full(masks.shape[1:], -1)
-        for i in reversed(by_score):
-            owner[left[i]] = i
-        for i in range(n):
-            if drop and (owner == i).sum() / masks[i].sum() < 0.5:
-                owner[owner == i] = -2
-        return np.where(owner == -2, -1, owner), len(aside)
-    order = []
-    while len(order) < n:
-        free = (i for i in by_score if i not in order)
-        order.append(next(i for i in free if all(above in order for above, below in edges if below == i)))
-    owner = np.full(masks.shape[1:], -1)
-    for i in order:
-        take = masks[i] & (owner == -1)
-        for winner, loser in aside:
-            if setaside == "score" and winner == i and scores[winner] > scores[loser]:
-                take |= masks[i] & (owner == loser)
-        if take.any() and not (drop and take.sum() / masks[i].sum() < 0.5):
-            owner[take] = i
-    return owner, len(aside)
-
-
-VARIANTS = [
-    ("order", "transitive"),
-    ("order", "score"),
-    ("sequential", "score"),
-    ("sequential", "keep"),
-    ("atoms", "keep"),
-]
-
-
-@pytest.mark.parametrize(("resolve", "setaside"), VARIANTS)
-@pytest.mark.parametrize("mean", ["mask", "uncontested"])
-def test_maps_equal_the_literal_version(resolve, setaside, mean):
-    set_aside = 0
-    for seed in range(12):
-        image, instances = picture(seed)
-        relation = ask(image, instances, resolve=resolve, setaside=setaside, mean=mean, nms="none")
-        for policy, drop in ((BANET, True), (NO_DROP, False)):
-            expected, aside = literal(image, instances, resolve, setaside, mean == "uncontested", drop)
-            assert np.array_equal(owners(instances, relation, policy).numpy(), expected), seed
-        set_aside += aside
-        if relation.claims is not None:
-            dense = relation.claims.dense()
-            assert int(dense.sum(dim=0).max()) == 1
-            assert torch.equal(dense.any(dim=0), instances.masks.dense().any(dim=0))
-    assert set_aside > 20
-
-
-@pytest.mark.parametrize(("resolve", "setaside"), VARIANTS[:4])
-def test_the_relation_says_what_the_map_shows(resolve, setaside):
-    """Of every pair, the instance that the relation accuracy takes for the front one owns what only the two claim."""
-    checked = 0
-    for seed in range(12):
-        image, instances = picture(seed, n=4)
-        relation = ask(image, instances, resolve=resolve, setaside=setaside, nms="none")
-        owner, masks = owners(instances, relation, NO_DROP), instances.masks.dense()
-        for i in range(4):
-            for j in range(i):
-                only = masks[i] & masks[j] & (masks.sum(dim=0) == 2)
-                if not only.any():
-                    continue
-                front = owner[only].unique()
-                assert len(front) == 1
-                one, other = torch.zeros(4, 4, dtype=torch.int64), torch.full((4,), 100)
-                one[int(front), i + j - int(front)] = 1
-                truth = GroundTruthRelation(other, other, 50 * (one + one.T), one)
-                stats = PairStats.of(instances.masks)
-                counts = relation_counts(instances, stats, relation, torch.arange(4), truth, 0.2)
-                assert (counts.pairs, counts.correct) == (1, 1), (seed, i, j)
-                checked += 1
-    assert checked > 20
-
-
-def test_the_order_leaves_no_contradiction():
-    for seed in range(12):
-        image, instances = picture(seed)
-        relation = ask(image, instances, nms="none")
-        painted = relation.above()[relation.order][:, relation.order]
-        assert painted.any() and not painted.tril().any()  # nobody lies above an instance that is painted earlier
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -469,28 +268,3 @@ def test_choices_that_do_not_exist_or_do_not_go_together(options, message):
 def test_the_image_must_have_the_size_of_the_masks(image):
     with pytest.raises(ValueError, match=r"needs context.image of shape \(3, 1, 4\), got"):
         ask(image, two_colors()[1])
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_common_colors_against_a_visit_to_every_pixel(seed):
-    """Random masks with holes, of one pixel and of whole rows, at the border of the picture and inside."""
-    rng = np.random.default_rng(seed)
-    n, height, width = int(rng.integers(0, 7)), int(rng.integers(1, 12)), int(rng.integers(1, 12))
-    dense = np.zeros((n, height, width), dtype=bool)
-    for mask in dense:
-        top, left = rng.integers(height), rng.integers(width)
-        part = mask[top : top + rng.integers(1, height + 1), left : left + rng.integers(1, width + 1)]
-        part[:] = rng.random(part.shape) < rng.choice([0.3, 0.8, 1.0])
-    image = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
-    image[:, rng.random((height, width)) < 0.2] = 0
-    masks = MaskCrops.from_dense(torch.from_numpy(dense))
-    common = torch.from_numpy((dense[:, None] & dense[None]).any(axis=(2, 3))).triu(diagonal=1)
-    found = meetings(masks, masks, common)
-    colors = common_colors(torch.from_numpy(image), masks, found)
-    assert colors.shape == (int(common.sum()), 3)
-    for color, i, j in zip(colors.numpy(), found.first, found.second, strict=True):
-        units = []
-        for y, x in np.argwhere(dense[i] & dense[j]):
-            rgb = image[:, y, x].astype(np.float64)
-            units.append(rgb / np.linalg.norm(rgb) if rgb.any() else rgb)
-        assert np.abs(color - np.mean(units, axis=0)).max() < 1e-12

@@ -10,36 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.ranking import loss_of, ranking
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.metrics.relation_accuracy import relation_counts
-from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, SpatialRanking, instance_tensor, ranking_target
 from panoptic_occ.structures import VOID_LABEL, InstanceSet, Relation, Segment, Target
-from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_target
+from panoptic_occ.testing import toy_detections, toy_sample, toy_target
 
 PERSON, TIE = 0, 1
 CONVS = sorted(BRANCHES)
 NO_RELATION = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
-
-
-def ranking(things: int = 3, **options: object) -> SpatialRanking:
-    """A module whose bias is not zero either."""
-    torch.manual_seed(0)
-    model = SpatialRanking(in_channels=4, categories=toy_categories(things), **options)  # type: ignore[arg-type]
-    torch.nn.init.normal_(model.conv.bias)
-    return model.eval()
-
-
-def example(target: Target) -> TrainingExample:
-    return TrainingExample.of_annotations(target)
-
-
-def loss_of(model: SpatialRanking, *targets: Target) -> Tensor:
-    return model.loss([example(target) for target in targets], torch.Generator())["loss_occlusion"]
 
 
 def scene(count: int = 6, seed: int = 0, size: tuple[int, int] = (22, 31)) -> tuple[Target, InstanceSet]:
@@ -328,50 +312,6 @@ class TestRelation:
         scores = model(some, PairStats.of(some.masks)).value
         torch.testing.assert_close(scores, literal_scores(model, some), rtol=1e-5, atol=1e-6)
         assert (scores - all_scores).abs().max() > 0.01
-
-
-def learnable(seed: int, size: int = 40) -> Target:
-    """Discs with squares of another class in front and bars of a third class behind them."""
-    generator = torch.Generator().manual_seed(seed)
-    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    bars, discs, squares = [], [], []
-    for k in range(2):
-        cy, cx = (10 + 20 * k + int(torch.randint(-2, 3, (), generator=generator)) for _ in range(2))
-        discs.append((y - cy) ** 2 + (x - cx) ** 2 < 64)
-        squares.append(((y - cy - 3).abs() < 4) & ((x - cx - 4).abs() < 4))
-        bars.append(((y - cy + 4).abs() < 3) & ((x - cx).abs() < 12))
-    return toy_target(torch.stack(bars + discs + squares), torch.tensor([2, 2, 0, 0, 1, 1]))
-
-
-def pairs_in_order(model: SpatialRanking, targets: list[Target]) -> tuple[int, int]:
-    """(right, all) significant pairs of annotated masks; scores say nothing."""
-    right = total = 0
-    for target in targets:
-        scores = torch.linspace(0.9, 0.6, len(target.labels))  # the one behind has the better score
-        instances = InstanceSet(target.masks, target.boxes, scores, target.labels)
-        stats = PairStats.of(target.masks)
-        with torch.no_grad():
-            relation = model(instances, stats)
-        counts = relation_counts(instances, stats, relation, torch.arange(len(scores)), target.relation, 0.1)
-        right, total = right + counts.correct, total + counts.pairs
-    return right, total
-
-
-@pytest.mark.parametrize("options", [{}, {"conv": "1x1", "conflict": "class"}, {"stride": 4}], ids=str)
-def test_a_handful_of_images_is_learned(options: dict[str, object]) -> None:
-    targets = [learnable(seed) for seed in range(3)]
-    model = ranking(**options)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    first = loss_of(model, *targets).item()
-    for _ in range(30):
-        loss = loss_of(model, *targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < first / 4
-    right, total = pairs_in_order(model, targets)
-    assert total >= 12
-    assert right / total > 0.95
 
 
 class TestSettings:
