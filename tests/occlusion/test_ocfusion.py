@@ -4,28 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion import ocfusion
 from panoptic_occ.occlusion.ocfusion import OCFusion, PairHead, pair_inputs, training_pairs
-from panoptic_occ.testing import toy_categories, toy_detections, toy_example, toy_sample
-
-COMMON = {"in_channels": 4, "categories": toy_categories()}
+from panoptic_occ.testing import toy_categories, toy_example
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
     return OCFusion(**COMMON)
-
-
-def generator():
-    return torch.Generator().manual_seed(5)
-
-
-def scene(count=7, seed=0):
-    instances = toy_detections(toy_sample(count, seed).target, seed)
-    return instances, PairStats.of(instances.masks)
 
 
 class TestHead:
@@ -304,13 +294,7 @@ class TestTraining:
 
     def test_overfits_a_few_images(self, model):
         examples = [toy_example(5, seed) for seed in range(2)]
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(40):
-            optimizer.zero_grad()
-            loss = model.loss(examples, generator())["loss_occlusion"]
-            loss.backward()
-            optimizer.step()
-        assert loss.item() < 0.05
+        assert overfit(model, examples, 40) < 0.05
         for example in examples:
             pairs, targets = training_pairs(example, 0.2, 1000, generator())
             with torch.no_grad():

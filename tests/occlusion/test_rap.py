@@ -5,29 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.ocfusion import pair_inputs
 from panoptic_occ.occlusion.rap import RAP, ranking_losses
 from panoptic_occ.structures import GroundTruthRelation
-from panoptic_occ.testing import toy_categories, toy_detections, toy_example, toy_sample
-
-COMMON = {"in_channels": 4, "categories": toy_categories()}
+from panoptic_occ.testing import toy_categories, toy_example
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
     return RAP(**COMMON)
-
-
-def generator():
-    return torch.Generator().manual_seed(5)
-
-
-def scene(count=7, seed=0):
-    instances = toy_detections(toy_sample(count, seed).target, seed)
-    return instances, PairStats.of(instances.masks)
 
 
 class TestHead:
@@ -178,12 +168,7 @@ class TestLoss:
 
     def test_overfits_a_few_images(self, model):
         examples = [toy_example(5, seed) for seed in range(2)]
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(25):
-            optimizer.zero_grad()
-            loss = model.loss(examples, generator())["loss_occlusion"]
-            loss.backward()
-            optimizer.step()
+        overfit(model, examples)
         right = []
         for example in examples:
             front, back = model.training_pairs(example, generator()).unbind(dim=1)

@@ -4,27 +4,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.ocfusion import OCFusion, pair_inputs, training_pairs
 from panoptic_occ.occlusion.refine import SoftOcclusion, soft_margin
-from panoptic_occ.testing import toy_categories, toy_detections, toy_example, toy_sample
-
-COMMON = {"in_channels": 4, "categories": toy_categories()}
+from panoptic_occ.testing import toy_categories, toy_example
 
 
 def build(**options):
     torch.manual_seed(0)
     return SoftOcclusion(**{**COMMON, **options})
-
-
-def generator():
-    return torch.Generator().manual_seed(5)
-
-
-def scene(count=7, seed=0):
-    instances = toy_detections(toy_sample(count, seed).target, seed)
-    return instances, PairStats.of(instances.masks)
 
 
 def all_pairs(n):
@@ -238,12 +227,7 @@ class TestTraining:
     def test_overfits_a_few_images(self, label_prior):
         model = build(label_prior=label_prior, sigma=None)
         examples = [toy_example(5, seed) for seed in range(2)]
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(25):
-            optimizer.zero_grad()
-            loss = model.loss(examples, generator())["loss_occlusion"]
-            loss.backward()
-            optimizer.step()
+        overfit(model, examples)
         right = []
         for example in examples:
             pairs, targets = training_pairs(example, 0.2, 1000, generator())
