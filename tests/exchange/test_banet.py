@@ -11,60 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from helpers.aggregation import CATEGORIES, CHANNELS, SIZE, batch_of, branches, exchange, pyramids
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.exchange.banet import FeatureAggregation, InstanceToSemantic, LayoutContext
-from panoptic_occ.exchange.base import Exchange, Pyramids
-from panoptic_occ.exchange.sampling import sampled_count
+from panoptic_occ.exchange.base import Exchange
 from panoptic_occ.instantiate import safe_instantiate
-from panoptic_occ.structures import Batch
-from panoptic_occ.stuff.base import StuffHead
 from panoptic_occ.stuff.concat import ConcatHead
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
-from panoptic_occ.testing import toy_categories, toy_sample
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.ground_truth import GroundTruthThings
-from panoptic_occ.thing.mask_rcnn import MaskRCNN
 
-CHANNELS = 8
-SIZE = 64
-CATEGORIES = toy_categories()
 FEATURES = frozenset({"soft", "roi_features"})
-
-
-def branches() -> tuple[MaskRCNN, ConcatHead]:
-    torch.manual_seed(0)
-    thing = MaskRCNN(
-        in_channels=CHANNELS,
-        categories=CATEGORIES,
-        anchor_scale=4,
-        rpn_test=(100, 40),
-        rois_per_image=16,
-        mask_convs=1,
-        max_detections=8,
-    )
-    stuff = ConcatHead(in_channels=CHANNELS, categories=CATEGORIES, hidden=4, widths=[2, 1])
-    nn.init.normal_(stuff.predictor.weight)
-    return thing, stuff
-
-
-def exchange(stuff: StuffHead | GroundTruthStuff, **settings: Any) -> FeatureAggregation:
-    torch.manual_seed(1)
-    return FeatureAggregation(in_channels=CHANNELS, categories=CATEGORIES, stuff=stuff, **settings)
-
-
-def batch_of(counts: tuple[int, ...], seed: int = 0) -> Batch:
-    samples = tuple(toy_sample(n, seed + i, size=(SIZE, SIZE)) for i, n in enumerate(counts))
-    return Batch(torch.zeros(len(samples), 3, SIZE, SIZE), ((SIZE, SIZE),) * len(samples), samples)
-
-
-def pyramids(images: int = 2) -> Pyramids:
-    generator = torch.Generator().manual_seed(2)
-    levels = {
-        name: torch.randn(images, CHANNELS, SIZE // 2**k, SIZE // 2**k, generator=generator)
-        for k, name in zip(range(2, 7), ("0", "1", "2", "3", "pool"), strict=True)
-    }
-    return Pyramids.of(levels)
 
 
 def set_to(layer: nn.Module, value: float) -> None:
@@ -278,91 +236,6 @@ def test_inlaid_boxes_depend_on_their_own_threshold_only() -> None:
     for few, many in zip(results["c"][0], results["a"][0], strict=True):
         assert torch.equal(few.masks.pixels, many.masks[torch.arange(len(few))].pixels)
         assert (few.scores >= high).all()
-
-
-# ----------------------------------------------------------------------------------------------- training
-
-
-def test_both_directions_learn_from_each_other() -> None:
-    """L_I2S reaches the mask head and phi; L_mask reaches the semantic head."""
-    thing, stuff = branches()
-    module = exchange(stuff, context=32)
-    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((2, 3)))
-    losses.stuff["i2s"].backward(retain_graph=True)
-    heads = thing.roi_heads
-    reached = [heads.mask_head[0][0].weight, module.phi.weight, *(p for p in module.i2s.parameters())]  # type: ignore
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in reached)
-    assert heads.mask_predictor[-1].weight.grad is None
-    stuff.zero_grad()
-    losses.thing["mask"].backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stuff.stacks.parameters())
-
-
-def test_images_without_instances_train() -> None:
-    thing, stuff = branches()
-    module = exchange(stuff)
-    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((0, 0)))
-    total = torch.stack([*losses.thing.values(), *losses.stuff.values()]).sum()
-    total.backward()
-    assert torch.isfinite(total)
-    assert all(p.grad is not None for p in module.parameters())
-
-
-def test_kept_boxes_are_sixty_to_a_hundred_percent_and_at_least_one() -> None:
-    torch.manual_seed(6)
-    drawn = [sampled_count(10, (0.6, 1.0)) for _ in range(2000)]
-    shares = [drawn.count(k) / len(drawn) for k in range(6, 11)]
-    assert sum(shares) == pytest.approx(1)
-    # uniform on [6, 10] and rounded: half a unit of four for the ends, one unit for the others
-    assert shares == pytest.approx([1 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 8], abs=0.04)
-    assert {sampled_count(1, (0.0, 0.3)) for _ in range(20)} == {1}
-    assert sampled_count(0, (0.6, 1.0)) == 0
-
-
-def test_only_annotated_boxes_are_inlaid_in_training() -> None:
-    thing, stuff = branches()
-    module, batch = exchange(stuff, keep=(0.5, 0.5)), batch_of((4, 1, 0))
-    seen: list[list[Rois]] = []
-    assert module.i2s is not None
-    module.i2s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
-    module.losses(thing.train(), stuff, pyramids(3), batch)
-    (rois,) = seen
-    assert [len(r) for r in rois] == [2, 1, 0]
-    for r, target in zip(rois, batch.targets, strict=True):
-        assert all(any(torch.equal(box, other) for other in target.boxes) for box in r.boxes)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_masks_weigh_what_is_inlaid(training: bool) -> None:
-    """inlay=mask: every cell of F_ins times the mean probability of its 2x2 mask pixels, of the own class."""
-    thing, stuff = branches()
-    module, plain = exchange(stuff, inlay="mask", inlay_thr=0.0), exchange(stuff, inlay_thr=0.0)
-    plain.load_state_dict(module.state_dict())
-    crops: list[Tensor] = []
-    rois: list[Rois] = []
-    batch = batch_of((3, 2))
-
-    def look(_: nn.Module, inputs: Any) -> None:
-        crops.append(inputs[1])
-        rois.extend(inputs[2])
-
-    for own in (module, plain):
-        assert own.i2s is not None
-        own.i2s.register_forward_pre_hook(look)
-        torch.manual_seed(2)
-        if training:
-            own.losses(thing.train(), stuff, pyramids(), batch)
-        else:
-            own.eval().outputs(thing.eval(), stuff, pyramids(), batch, 0.0, frozenset())
-    weighted, features = crops
-    labels = torch.cat([r.labels for r in rois[: len(batch.samples)]]).tolist()
-    assert len(set(labels)) > training  # untrained, all detections are of one class
-    logits = thing.mask_logits(features)
-    for i, label in enumerate(labels):
-        probability = logits[i, label + 1].sigmoid()
-        for y, x in ((0, 0), (5, 9), (13, 13)):
-            share = probability[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean()
-            assert torch.allclose(weighted[i, :, y, x], features[i, :, y, x] * share, atol=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------- configuration
