@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from panoptic_occ.config import compose
-from panoptic_occ.errors import PanopticOccError
+from panoptic_occ.errors import ConfigError, PanopticOccError
 from panoptic_occ.files import write_text
 from panoptic_occ.markers import fill
 from panoptic_occ.metrics.table import to_text
@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None, results: Path = Path("results/t
     words = [word for word in options.words if "=" in word]
     tables = [word for word in options.words if "=" not in word]
     data, seeds = _take(words, "data") or "scenes", _take(words, "seeds")
-    request = Request(options.results, data, tuple(words), _numbers(seeds), options.jobs, console)
     try:
+        request = Request(options.results, data, tuple(words), _numbers(seeds), options.jobs, console)
         if options.list:
             request.show(request.listing([load(name) for name in tables or names()]), LISTING)
             return 0
@@ -176,7 +176,13 @@ def _take(words: list[str], key: str) -> str | None:
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
-    return None if text is None else tuple(int(number) for number in text.split(","))
+    """``0,1`` or ``[0,1]``; ConfigError for anything else."""
+    if text is None:
+        return None
+    numbers = [number.strip() for number in text.removeprefix("[").removesuffix("]").split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise ConfigError(f"seeds={text}: needs whole numbers with commas between them, such as seeds=0,1,2")
+    return tuple(map(int, numbers))
 
 
 def _minutes(before: Measured | None, planned: PlannedRow) -> float:
