@@ -91,11 +91,11 @@ def test_terminal_shows_every_cell(shown: Sheet) -> None:
     assert all(cell in text for row in shown.rows for cell in row)
 
 
-def test_brief_schedule_and_one_seed_are_said(table: Table, measured: Measured, published: Published) -> None:
+def test_one_seed_is_said(table: Table, measured: Measured, published: Published) -> None:
     base = replace(measured.rows[0], seeds={0: {"PQ": 0.5}})
-    found = replace(measured, schedule="scenes_brief", rows=(base,))
+    found = replace(measured, rows=(base,))
     notes = sheet(table, found, compare(table, found, published)).notes
-    assert notes[0] == "Measured: scenes, 200 images; brief schedule, one seed; R50 is small."
+    assert notes[0] == "Measured: scenes, 200 images; schedule scenes_small, one seed; R50 is small."
 
 
 def test_a_note_about_many_rows_is_said_once(table: Table, measured: Measured, lines: list[Line]) -> None:

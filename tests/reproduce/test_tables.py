@@ -126,17 +126,6 @@ def test_a_method_keeps_its_stuff_branch_on_coco() -> None:
     assert compose(["experiment=coco"]).choices.stuff == "pfpn"
 
 
-def test_the_brief_schedule_is_for_tables_of_many_bases_and_the_scenes_only() -> None:
-    """Those of OCFusion and REFINE share their bases with tables that train a head."""
-    for name in NAMES:
-        defaults = OmegaConf.load(conf_dir() / "experiment" / f"{name}.yaml").defaults
-        many = load(name).kind == "full" and name.split("/")[0] in ("oanet", "banet")
-        assert ({"override /preset": "scenes_brief"} in defaults) == many, name
-    assert compose(["experiment=oanet/table1"]).choices.schedule == "scenes_brief"
-    brief, small = (compose([f"schedule={name}"]).schedule for name in ("scenes_brief", "scenes_small"))
-    assert 0.2 < brief.base.steps / small.base.steps < 0.3
-
-
 def test_unknown_table_is_answered_with_the_right_one() -> None:
     with pytest.raises(ConfigError, match="did you mean 'ocfusion/table6'"):
         load("ocfusion/tabel6")

@@ -128,7 +128,6 @@ def _where(rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def _circumstances(measured: Measured, lines: Sequence[Line]) -> str:
-    brief = "brief schedule" if measured.schedule.endswith("_brief") else f"schedule {measured.schedule}"
     counts = {line.seeds for line in lines if line.seeds}
     if not counts:
         return "Nothing is measured yet."
@@ -139,7 +138,8 @@ def _circumstances(measured: Measured, lines: Sequence[Line]) -> str:
     images = "" if measured.images is None else f", {measured.images} images"
     stands = dict.fromkeys((row.backbone, row.stands_for) for row in measured.rows if row.stands_for and row.seeds)
     backbones = ", ".join(f"{name} is {choice}" for name, choice in stands)
-    return f"Measured: {measured.data}{images}; {brief}, {seeds}" + (f"; {backbones}." if backbones else ".")
+    found = f"Measured: {measured.data}{images}; schedule {measured.schedule}, {seeds}"
+    return found + (f"; {backbones}." if backbones else ".")
 
 
 def _printed_in(number: str) -> str:
