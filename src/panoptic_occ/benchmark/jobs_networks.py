@@ -35,9 +35,9 @@ SIG_RATIO = 0.2
 PARTNER_IOU, PARTNERS = 0.9, 0.8
 TRAINING_IMAGES = 8
 COCO_WORDS = ("backbone=resnet50_fpn", "backbone.weights=null", "thing=mask_rcnn", "stuff=pfpn", "schedule=coco_1x")
-COCO_SIDE, COCO_PAIRS = 1024, 128
-"""A square that nothing pads with the pixels of 800x1333, the largest image that trains; and the most pairs of an image
-that OCFusion trains on."""
+COCO_SIDE, COCO_PAIRS = 928, 128
+"""A square that nothing pads with the pixels of 800x1066, in which most images of COCO train; and the most pairs of an
+image that OCFusion trains on."""
 PROPOSAL_IOU = 0.2
 """A trained network proposes every thing many times, and 128 of them train.  Boxes of random weights are as many from
 this overlap on."""
@@ -205,7 +205,7 @@ def _steps(words: Sequence[str], images: int, coco: bool = False) -> Contest:
     base, head = (build_model(cfg, data.categories) for _ in range(2))
     pairs: list[int] = []
     if coco:
-        samples[1:] = map(without_pairs, samples[1:])
+        samples[:-1] = map(without_pairs, samples[:-1])
         for branch in (base.thing, head.thing):
             assert isinstance(branch, MaskRCNN)
             branch.roi_heads.proposal_matcher = Matcher(PROPOSAL_IOU, PROPOSAL_IOU, allow_low_quality_matches=False)
