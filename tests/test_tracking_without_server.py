@@ -71,6 +71,7 @@ def test_without_a_server_it_is_offline_within_seconds(
     start = time.monotonic()
     assert usable_mode("online") == usable_mode(None) == "offline"
     assert time.monotonic() - start < 5
+    assert not wandb.setup().settings.silent  # only while it asked
     caplog.clear()
     with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
         pass

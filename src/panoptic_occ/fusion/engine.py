@@ -144,7 +144,7 @@ class _Fusion:
         self.inter = self.canvas.inter
         self.duplicate_of = [-1] * n if relation.duplicate_of is None else relation.duplicate_of.tolist()
         self.duplicates = _duplicates(stats, policy)
-        if relation.order is not None and policy.duplicate_areas == "original":
+        if relation.order is not None and policy.duplicate_areas == "original" and self.duplicates.any():
             self._suppress(instances.scores)
         self.taken: list[Counts] = [{}] * n  # [i][j]: pixels that i took from j
         self.owned = self.canvas.owned
