@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_occ.build import build_schedule
+from panoptic_occ.build import build_model, build_schedule
 from panoptic_occ.categories import Categories
 from panoptic_occ.config import compose, conf_dir
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.instantiate import safe_instantiate
+from panoptic_occ.occlusion.upsnet import PixelArgmax
 
 CATEGORIES = Categories.from_json(
     [{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 1}, {"id": 3, "name": "c", "isthing": 0}]
@@ -53,6 +54,38 @@ def test_data_module_builds(choice: str, tmp_path: Path) -> None:
 def test_methods_and_experiments_compose(choice: str) -> None:
     config = compose([choice if "=" in choice else f"method={choice}"])
     assert config.choices.occlusion and config.method.name
+
+
+@pytest.mark.parametrize("preset", choices("preset"))
+@pytest.mark.parametrize("method", choices("method"))
+def test_every_method_can_be_built_with_every_preset(method: str, preset: str) -> None:
+    """The parts of a method fit each other: REFINE and UPSNet read thing classes from the stuff branch, for instance."""
+    untrained = ["backbone.weights=null", "backbone.frozen_stages=0"] if preset == "coco" else []
+    config = compose([f"method={method}", f"preset={preset}", *untrained])
+    model = build_model(config, CATEGORIES)
+    if isinstance(model.occlusion, PixelArgmax):  # it says so only when it is asked
+        assert model.stuff.first_label == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "stage2"),
+    [
+        ("panoptic_fpn", (0.5, 0.5), (0.002, 2500, (1250,))),
+        ("oanet", (0.25, 0.25), (0.02, 100000, (60000, 80000))),
+        ("banet", (0.2, 0.3), (0.002, 2500, (1250,))),
+        ("rap", (0.5, 0.5), (0.002, 10000, (5000,))),
+    ],
+)
+def test_on_coco_every_method_trains_as_its_paper_says(
+    method: str, weights: tuple[float, float], stage2: tuple[float, int, tuple[int, ...]]
+) -> None:
+    """lambda and second stages: OANet 4.1, BANet 4.1, RAP's released configuration."""
+    config = compose([f"method={method}", "preset=coco"])
+    assert (config.schedule.loss_weights.stuff, config.schedule.loss_weights.i2s) == weights
+    stage = build_schedule(config).stage("occlusion", 16)
+    assert (stage.lr, stage.steps, stage.milestones) == stage2
+    typed = compose([f"method={method}", "preset=coco", "schedule.loss_weights.stuff=0.7"])
+    assert typed.schedule.loss_weights.stuff == 0.7
 
 
 @pytest.mark.parametrize("choice", choices("trainer"))

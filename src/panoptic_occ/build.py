@@ -69,7 +69,7 @@ def build_occlusion(cfg: DictConfig, in_channels: int, categories: Categories) -
 
 def build_schedule(cfg: DictConfig) -> Schedule:
     """Both stages of ``cfg.schedule``."""
-    settings = OmegaConf.masked_copy(cfg.schedule, [key for key in cfg.schedule if key != "methods"])
+    settings = OmegaConf.masked_copy(cfg.schedule, ["_target_", "reference_batch", "base", "occlusion"])
     schedule: Schedule = safe_instantiate(settings)
     return schedule
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from panoptic_occ.data.parallel import available_cores
 from panoptic_occ.errors import PanopticOccError
 from panoptic_occ.files import write_json
-from panoptic_occ.metrics.pq_files import AreaCheck, default_processes, panoptic_quality_of_files
+from panoptic_occ.metrics.pq_files import AreaCheck, panoptic_quality_of_files
 from panoptic_occ.metrics.pq_scores import PQResult
 from panoptic_occ.metrics.table import pq_table, to_text
 
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pred_folder", type=Path, help=folder % "predicted PNGs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too, as fractions")
     parser.add_argument(
-        "--processes", type=_positive, default=default_processes(), help="default: all cores (here %(default)s)"
+        "--processes", type=_positive, default=available_cores(), help="default: all cores (here %(default)s)"
     )
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -56,17 +56,11 @@ class StageSchedule:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Both stages, written for ``reference_batch`` images an iteration; ``loss_weights``: thing and stuff (lambda).
+    """Both stages, written for ``reference_batch`` images an iteration."""
 
-    ``pairs_per_image``: training pairs of an image, read by the pairwise occlusion methods (OCFusion: B).
-    """
-
-    name: str
     reference_batch: int
     base: StageSchedule
     occlusion: StageSchedule
-    pairs_per_image: int = 128
-    loss_weights: dict[str, float] = field(default_factory=lambda: {"thing": 1.0, "stuff": 0.5})
 
     def stage(self, name: str, total_batch: int) -> StageSchedule:
         """``base`` or ``occlusion`` for another total batch: lr grows with it, iterations shrink (the same epochs)."""

@@ -268,8 +268,10 @@ def best(jobs: Sequence[Job], sweep: Path) -> list[Text]:
 
 def score_of(metrics: Mapping[str, Any]) -> float:
     """The number that a sweep compares: PQ of the run's method, at the best point if there is a grid; NaN without."""
+    from panoptic_occ.metrics.table import SEPARATOR  # takes a moment, which commands without a sweep need not wait
+
     method, rows = str(metrics["method"]), metrics["relations"]
-    own = [row for name, row in rows.items() if name == method or name.startswith(method)]
+    own = [row for name, row in rows.items() if name.partition(SEPARATOR)[0] == method]
     found = [float(row["PQ"]) for row in own if row.get("PQ") is not None]
     return max(found, default=float("nan"))
 

@@ -214,6 +214,7 @@ def test_the_table_has_a_column_for_what_differs() -> None:
 
 def test_the_score_is_the_methods_own() -> None:
     rows = {"score": {"PQ": 0.9}, "rap": {"PQ": 0.5}, "rap | tau 0.4": {"PQ": 0.6}, "rap | tau 0.5": {"PQ": None}}
+    rows["rap_canvas"] = {"PQ": 0.8}  # another relation, whose name begins with the method's
     assert score_of({"method": "rap", "relations": rows}) == 0.6
     assert str(score_of({"method": "oanet", "relations": rows})) == "nan"
 

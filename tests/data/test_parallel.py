@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from panoptic_occ.data.parallel import ordered_map
+from panoptic_occ.errors import PanopticOccError
 
 
 class Source:
@@ -58,3 +60,13 @@ def test_the_first_fault_stops_everything(processes: int) -> None:
     with pytest.raises(ValueError, match="seven"):
         seen.extend(ordered_map(fail_at_seven, source, source.total, processes, chunk=1))
     assert source.taken < 20
+
+
+def be_killed(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_killed_worker_is_one_clear_error() -> None:
+    with pytest.raises(PanopticOccError, match="one of 2 worker processes was killed, often for lack of memory"):
+        list(ordered_map(be_killed, range(4), 4, processes=2, chunk=1))

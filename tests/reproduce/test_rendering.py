@@ -51,7 +51,7 @@ def test_markdown(shown: Sheet) -> None:
 - Paper: Table 3, COCO val.
 - Direction: sign of our gain against the published one; within spread: not larger than its own.
 - up (R50), PQ: sic; 1.8 by the rows.
-- off\* (R50): needs tta, which this version does not have.
+- off\* (R50): nothing stands for R50 on this data.
 """
     )
 
@@ -83,7 +83,7 @@ def test_csv_has_all_digits(lines: list[Line]) -> None:
     up = rows["up", "PQ"]
     assert float(up["mean"]) == pytest.approx(52.5) and float(up["gain_spread"]) == pytest.approx(0.5)
     assert (up["seeds"], up["published"], up["published_gain"], up["direction"]) == ("3", "41.3", "1.9", "same")
-    assert rows["off*", "PQ"]["mean"] == "" and rows["off*", "PQ"]["note"].startswith("needs tta")
+    assert rows["off*", "PQ"]["mean"] == "" and rows["off*", "PQ"]["note"].startswith("nothing stands for R50")
 
 
 def test_terminal_shows_every_cell(shown: Sheet) -> None:

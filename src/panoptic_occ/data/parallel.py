@@ -1,4 +1,4 @@
-"""Runs a function over many items in worker processes, with progress, in order, holding only a few items at a time."""
+"""Worker processes that end with this one, and a function over many items in them: in order, holding only a few."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from panoptic_occ.errors import PanopticOccError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -32,8 +36,8 @@ def ordered_map(
 ) -> Iterator[Out]:
     """``function(item)`` for all items, in their order; 1 process stays in this one, None takes one per core.
 
-    Workers are spawned, not forked: torch's threads and a live progress display do not survive a fork.  ``function``
-    must be picklable and is sent to each worker once, ``chunk`` items at a time.  The first exception stops everything.
+    ``function`` must be picklable and is sent to each worker once, items ``chunk`` at a time.  The first exception
+    stops everything; PanopticOccError when a worker is killed.
     """
     # a worker costs seconds to start: there is no use for more of them than chunks
     processes = min(processes or available_cores(), -(-total // chunk))
@@ -51,21 +55,36 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def worker_pool(processes: int, initializer: Callable[..., None], *arguments: object) -> Iterator[ProcessPoolExecutor]:
+    """``processes`` workers, which call ``initializer(*arguments)`` first and end with this process, even a killed one.
+
+    Spawned, not forked: torch's threads, a GPU and a live progress display do not survive a fork.  Leaving the block
+    with an exception drops the work that nobody began.  PanopticOccError when a worker is killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(initializer, arguments))
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise PanopticOccError(
+            f"one of {processes} worker processes was killed, often for lack of memory; use fewer processes"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _spread(function: Callable[[In], Out], items: Iterable[In], processes: int, chunk: int) -> Iterator[Out]:
     source = iter(items)
-    context = multiprocessing.get_context("spawn")
     work = pickle.dumps(function, protocol=pickle.HIGHEST_PROTOCOL)
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(work,))
     pending: deque[Future[bytes]] = deque()
-    try:
+    with worker_pool(processes, _set_work, work) as pool:
         while True:
             while len(pending) < 3 * processes and (some := list(islice(source, chunk))):
                 pending.append(pool.submit(_run, some))
             if not pending:
                 return
             yield from pickle.loads(pending.popleft().result())
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _work: Callable[[Any], Any] | None = None  # of this worker
@@ -79,9 +98,13 @@ def _run(chunk: list[Any]) -> bytes:
     return pickle.dumps([_work(item) for item in chunk], protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def _start_worker(work: bytes) -> None:
+def _set_work(work: bytes) -> None:
     global _work
     _work = pickle.loads(work)
+
+
+def _start_worker(initializer: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    initializer(*arguments)
     # workers wait for work on a pipe that they hold open themselves: a killed parent would leave them there for ever
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +14,8 @@ import numpy as np
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.panoptic_io import read_panoptic_png
-from panoptic_occ.errors import DataError, PanopticOccError
+from panoptic_occ.data.parallel import available_cores, worker_pool
+from panoptic_occ.errors import DataError
 from panoptic_occ.files import read_json
 from panoptic_occ.metrics.pq_core import PQCounts, SegmentRow, known_ids, match_segments, overlap_table
 from panoptic_occ.metrics.pq_scores import PQResult, result_of
@@ -52,11 +50,6 @@ class _Task(NamedTuple):
     prediction_png: Path
     target_rows: list[SegmentRow]
     prediction_rows: list[SegmentRow]
-
-
-def default_processes() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def panoptic_quality_of_files(
@@ -94,7 +87,7 @@ def panoptic_quality_of_files(
 
     total = len(target["annotations"])
     chunks = _chunks(tasks())
-    workers = min(processes or default_processes(), -(-total // CHUNK))
+    workers = min(processes or available_cores(), -(-total // CHUNK))
     count = partial(_count_chunk, num_categories=len(categories))
     counts, check, done = PQCounts.zeros(len(categories)), AreaCheck(), 0
     for part, part_check, images in map(count, chunks) if workers == 1 else _parallel(count, chunks, workers):
@@ -114,10 +107,8 @@ def _parallel(
     This process is one of the workers, and works alone while the others start.
     """
     others = workers - 1
-    # spawn: a forked child of a program that has started threads (torch, a GPU) can hang
-    pool = ProcessPoolExecutor(others, mp_context=get_context("spawn"), initializer=_keep_freed_memory)
     pending: deque[Future[_Outcome] | _Outcome] = deque()
-    try:
+    with worker_pool(others, _keep_freed_memory) as pool:
         for chunk in chunks:
             ahead = sum(isinstance(part, Future) and not part.done() for part in pending)
             pending.append(pool.submit(count, chunk) if ahead < AHEAD * others else count(chunk))
@@ -125,12 +116,6 @@ def _parallel(
                 yield _outcome(pending.popleft())
         while pending:
             yield _outcome(pending.popleft())
-    except BrokenProcessPool:
-        raise PanopticOccError(
-            f"one of the {workers} worker processes was killed (often by lack of memory); use fewer with --processes"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _keep_freed_memory() -> None:

@@ -13,7 +13,7 @@ from panoptic_occ.config import compose, group_choices
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.evaluated import relevant
 from panoptic_occ.files import read_json
-from panoptic_occ.reproduce.tables import Row, Table, missing_need
+from panoptic_occ.reproduce.tables import Row, Table, missing_backbone
 from panoptic_occ.runs import (
     RunFolder,
     base_folder,
@@ -86,11 +86,11 @@ class PlannedRow:
 def plan(table: Table, setting: Setting) -> list[PlannedRow]:
     """Every row of ``table``, in its order; ConfigError when not even the table's own configuration composes."""
     common = [f"experiment={table.name}", *setting.words]
-    config, groups = compose(common), group_choices()
+    config = compose(common)
     detections: dict[str, PlannedRow] = {}
     planned = []
     for row in table.rows:
-        pending = missing_need(row, config, groups)
+        pending = missing_backbone(row, config)
         if pending:
             planned.append(PlannedRow(row, "train", pending=pending))
             continue

@@ -27,7 +27,7 @@ class Row:
 
     ``backbone``: as in the paper; the configuration's ``backbones`` says what stands for it.  ``base``: the name of the
     row with the same backbone that gains are measured against.  ``published``, ``table``: the row's name and the table
-    in published.csv.  ``needs``: a group or key that the configuration must have.
+    in published.csv.
     """
 
     name: str
@@ -36,7 +36,6 @@ class Row:
     published: str
     base: str | None
     overrides: tuple[str, ...] = ()
-    needs: str | None = None
 
     @property
     def key(self) -> str:
@@ -94,7 +93,6 @@ def parse(name: str, block: DictConfig) -> Table:
             published=row.get("published", row.name),
             base=row.get("base", block.base),
             overrides=tuple(row.get("overrides", ())),
-            needs=row.get("needs"),
         )
         for row in block.rows
     )
@@ -104,13 +102,9 @@ def parse(name: str, block: DictConfig) -> Table:
     return Table(name, block.paper, str(block.table), block.title, block.kind, tuple(block.metrics), rows, also)
 
 
-def missing_need(row: Row, config: DictConfig, groups: dict[str, list[str]]) -> str | None:
-    """Why ``row`` cannot run with ``config``; None when it can.  ``groups``: the groups with their choices."""
-    if row.needs is not None and row.needs not in groups and row.needs not in config:
-        return f"needs {row.needs}, which this version does not have"
-    if row.backbone not in config.backbones:
-        return f"nothing stands for {row.backbone} on this data"
-    return None
+def missing_backbone(row: Row, config: DictConfig) -> str | None:
+    """Why ``row`` cannot run with ``config``; None when it can."""
+    return None if row.backbone in config.backbones else f"nothing stands for {row.backbone} on this data"
 
 
 def _name(root: Path, file: Path) -> str:
