@@ -22,6 +22,7 @@ from panoptic_occ.model import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.score import ScoreOrder
 from panoptic_occ.recording import Recording
+from panoptic_occ.runs import base_folder
 from panoptic_occ.schedule import Schedule
 from panoptic_occ.seeding import stable_seed
 
@@ -45,7 +46,7 @@ def build_model(cfg: DictConfig, categories: Categories) -> PanopticFPN:
     """The network with weights that are a function of ``cfg.seed``, module by module, so that choosing another
     occlusion module does not change the base."""
     _seed(cfg.seed, "backbone")
-    backbone: Any = share_features(safe_instantiate(cfg.backbone), cfg.share)
+    backbone: Any = share_features(safe_instantiate(_backbone(cfg)), cfg.share)
     parts = {"in_channels": backbone.out_channels, "categories": categories}
     _seed(cfg.seed, "thing")
     thing = safe_instantiate(cfg.thing)(**parts)
@@ -58,6 +59,14 @@ def build_model(cfg: DictConfig, categories: Categories) -> PanopticFPN:
     model = PanopticFPN(backbone, thing, stuff, exchange, occlusion, weights, channels_last=cfg.channels_last)
     model.tta = safe_instantiate(cfg.tta)
     return model
+
+
+def _backbone(cfg: DictConfig) -> DictConfig:
+    """``cfg.backbone``, without pretrained weights where a trained base replaces them: nothing need be downloaded."""
+    if cfg.backbone.get("weights") is None or not base_folder(cfg).weights("base").exists():
+        return cfg.backbone
+    trained: DictConfig = OmegaConf.merge(cfg.backbone, {"weights": None, "frozen_stages": 0})  # a base is frozen whole
+    return trained
 
 
 def build_occlusion(cfg: DictConfig, in_channels: int, categories: Categories) -> OcclusionModel:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.instantiate import check_targets
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -78,9 +79,15 @@ def finish(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
 
 
 def sibling(config: DictConfig, occlusion: str) -> DictConfig:
-    """The configuration of the same command with another occlusion method, on the same base."""
+    """The configuration of the same command with another occlusion method, on the same base.
+
+    ConfigError when the words of a run folder would build something that such a folder may not build.
+    """
     words = [word for word in config.command if not word.lstrip("+~").startswith(("occlusion", "hydra"))]
-    return compose([*words, f"occlusion={occlusion}"], users_conf())
+    found = compose([*words, f"occlusion={occlusion}"], users_conf())
+    if config.run is not None:
+        check_targets(found, f"{config.run}: the command in config.yaml", config.trusted)
+    return found
 
 
 def users_conf() -> Path | None:

@@ -38,7 +38,7 @@ from panoptic_occ.run_keys import BASE_KEYS, STAGE_KEYS, base_key, changes, pred
 log = logging.getLogger(__name__)
 
 # What a command does beside computing; a later command on the same run does not inherit it.
-OF_ONE_COMMAND = ("logger", "force", "save_maps", "save_predictions", "saved", "grid", "check", "debug")
+OF_ONE_COMMAND = ("logger", "force", "trusted", "save_maps", "save_predictions", "saved", "grid", "check", "debug")
 
 # Overrides that never change what is computed, or that the folder's name holds already.
 NOT_IN_NAME = re.compile(
@@ -195,13 +195,16 @@ def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> 
         )
     before = OmegaConf.load(file)
     assert isinstance(before, DictConfig)
-    check_targets(before, file, asked.trusted)
+    trusted = asked.trusted  # the file's own word for it does not count
+    check_targets(before, file, trusted)
     # a group chosen now reads what the run chose before (its data, its schedule), not the defaults
     words = [word for word in before.command if "_target_" not in word]
     config = before.copy()
+    config.run = str(path)
     for key in OF_ONE_COMMAND:
         config[key] = asked[key]
     asked = compose([*words, *overrides], users_conf())
+    check_targets(asked, f"{file}: its command", trusted)
     for key in dict.fromkeys(word.lstrip("+~").split("=", 1)[0] for word in overrides):
         if not key.startswith("hydra"):
             OmegaConf.update(config, key, OmegaConf.select(asked, key), merge=False, force_add=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.error import URLError
+
 import pytest
 import torch
 from torch import nn
@@ -39,7 +41,21 @@ def test_frozen_norm_is_torchvisions_with_and_without_a_gradient() -> None:
     with torch.no_grad():
         for layout in (torch.contiguous_format, torch.channels_last):
             torch.testing.assert_close(own(x.contiguous(memory_format=layout)), expected)
-        assert torch.equal(own(x.bfloat16()), reference(x.bfloat16()))
+
+
+def test_frozen_norm_keeps_half_precision() -> None:
+    """Else every activation of a frozen backbone would take twice the memory that bfloat16 is chosen for."""
+    torch.manual_seed(0)
+    norm = FrozenNorm(6)
+    for name, buffer in norm.named_buffers():
+        buffer.uniform_(0.2, 3) if name == "running_var" else buffer.normal_()
+    x = torch.randn(2, 6, 5, 4)
+    half = x.bfloat16().requires_grad_()
+    normed = norm(half)
+    assert normed.dtype == torch.bfloat16
+    torch.testing.assert_close(normed.float(), norm(half.detach().float()), rtol=2**-8, atol=2**-8)
+    normed.float().sum().backward()
+    assert half.grad is not None and half.grad.abs().min() > 0
 
 
 @pytest.mark.parametrize(
@@ -49,8 +65,18 @@ def test_frozen_norm_is_torchvisions_with_and_without_a_gradient() -> None:
         ({"weights": "IMAGENET1K_V9"}, "did you mean 'IMAGENET1K_V1'"),
         ({"frozen_stages": 6}, "0..5"),
         ({"frozen_stages": 2}, "would freeze random filters"),
+        ({"frozen_stages": 2, "norm": "batch"}, "would go on counting"),
     ],
 )
 def test_settings_that_cannot_work_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resnet_fpn("resnet18", **settings)  # type: ignore[arg-type]
+
+
+def test_without_a_network_pretrained_weights_say_where_they_belong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> nn.Module:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("panoptic_occ.backbone.resnet.get_model", offline)
+    with pytest.raises(ConfigError, match=r"IMAGENET1K_V1: cannot be loaded .*no route.* put torchvision's file into"):
+        resnet_fpn("resnet18", weights="IMAGENET1K_V1")

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torchvision.models.detection.image_list import ImageList
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.masks import MaskCrops
@@ -101,6 +102,30 @@ def test_mask_target_is_aligned_with_the_pixels() -> None:
     logits[0, 1] = (dense[0, 6:34, 4:32].float() * 2 - 1) * 40
     rois = Rois(torch.tensor([[4.0, 6.0, 32.0, 34.0]]), target.labels, torch.ones(1), torch.tensor([0]))
     assert mask_loss(logits, [rois], [target]).item() < 1e-6
+
+
+def test_mask_targets_do_not_know_the_precision_of_the_logits() -> None:
+    """A small object far from the origin, where bfloat16 counts pixels in steps of eight."""
+    target = make_target([[1203, 703, 1223, 723]], [0], size=1344)
+    rois = [Rois(target.boxes, target.labels, torch.ones(1), torch.tensor([0]))]
+    logits = torch.full((1, 3, 28, 28), 4.0)
+    assert mask_loss(logits.bfloat16(), rois, [target]) == mask_loss(logits, rois, [target])
+
+
+def test_boxes_are_exact_in_half_precision() -> None:
+    branch = make_branch().eval()
+    size = (256, 1344)
+    torch.manual_seed(1)
+    shapes = {str(k): (size[0] // 2 ** (k + 2), size[1] // 2 ** (k + 2)) for k in range(4)} | {"pool": (4, 21)}
+    features = {name: torch.randn(1, 8, *shape).bfloat16() for name, shape in shapes.items()}
+    images = ImageList(torch.zeros(1, 3, *size), [size])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        anchors = branch.rpn.anchor_generator(images, list(features.values()))[0]
+        (proposals,), _ = branch.rpn(images, features)
+    assert proposals.dtype == torch.float32
+    assert len(anchors.unique(dim=0)) == len(anchors)  # rounded to bfloat16, neighbours would be the same
+    far = proposals[proposals[:, 0] > 1024, 0]
+    assert len(far) > 10 and (far % 8 != 0).any()
 
 
 def test_detections_are_ranked_cut_and_placed_in_the_original_frame() -> None:

@@ -16,11 +16,14 @@ from panoptic_occ.errors import ConfigError, did_you_mean
 
 
 class FrozenNorm(FrozenBatchNorm2d):
-    """torchvision's BatchNorm of fixed statistics, which without a gradient runs as one kernel instead of two."""
+    """torchvision's BatchNorm of fixed statistics, as one kernel instead of two where there is no gradient.
+
+    Half precision stays half precision.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """``(x - mean) / sqrt(var + eps) * weight + bias``, channel by channel."""
-        if torch.is_grad_enabled() or x.dtype != self.weight.dtype:  # half precision comes out in full precision here
+        if torch.is_grad_enabled() and x.dtype == self.weight.dtype:
             normed: Tensor = super().forward(x)
             return normed
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
@@ -57,7 +60,18 @@ def resnet_fpn(
             f"backbone.frozen_stages={frozen_stages} without pretrained weights would freeze random filters; "
             "set backbone.weights or backbone.frozen_stages=0"
         )
-    body = get_model(name, weights=weights, norm_layer=NORMS[norm])
+    if norm == "batch" and frozen_stages > 0:
+        raise ConfigError(
+            f"backbone.frozen_stages={frozen_stages} with norm=batch: BatchNorm would go on counting there; "
+            "set backbone.norm=frozen or backbone.frozen_stages=0"
+        )
+    try:
+        body = get_model(name, weights=weights, norm_layer=NORMS[norm])
+    except OSError as error:
+        raise ConfigError(
+            f"backbone.weights={weights}: cannot be loaded ({error}); without a network, put torchvision's file "
+            f"into {torch.hub.get_dir()}/checkpoints, or train from scratch with backbone.weights=null"
+        ) from error
     for stage in STAGES[:frozen_stages]:
         frozen = [getattr(body, stage), *([body.bn1] if stage == "conv1" else [])]
         for module in frozen:

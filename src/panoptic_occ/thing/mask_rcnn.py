@@ -16,16 +16,32 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import roi_align
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.structures import Batch, InstanceSet, Target
 from panoptic_occ.thing.base import RoiChange, Rois, ThingBranch, Wanted
 from panoptic_occ.thing.paste import paste_instances
-from panoptic_occ.thing.pooling import PyramidRoIAlign
+from panoptic_occ.thing.pooling import PyramidRoIAlign, roi_align
 
 STRIDES = (4, 8, 16, 32, 64)
 PROPOSAL_LEVELS = ("0", "1", "2", "3", "pool")
+
+
+class ExactAnchors(AnchorGenerator):
+    """Anchors in float32, whatever the features are in: bfloat16 counts pixels beyond 1024 in steps of eight."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        """The shapes at the origin; the anchors of an image have their type."""
+        super().set_cell_anchors(torch.float32, device)
+
+
+class ExactRPNHead(RPNHead):
+    """Objectness and box offsets in float32: what boxes are made of."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """For every level (B, A, h, w) and (B, 4 A, h, w)."""
+        logits, offsets = super().forward(x)
+        return [part.float() for part in logits], [part.float() for part in offsets]
 
 
 class MaskRCNN(ThingBranch):
@@ -64,11 +80,11 @@ class MaskRCNN(ThingBranch):
         classes = categories.num_things + 1
         hidden = 4 * in_channels if hidden is None else hidden
         sizes = tuple((round(anchor_scale * stride),) for stride in STRIDES)
-        anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+        anchors = ExactAnchors(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
         self.masks_per_image = masks_per_image
         self.rpn = RegionProposalNetwork(
             anchors,
-            RPNHead(in_channels, anchors.num_anchors_per_location()[0]),
+            ExactRPNHead(in_channels, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=rpn_batch,
@@ -283,9 +299,9 @@ def mask_loss(
         if len(r) == 0:
             continue
         assert r.matches is not None
-        dense = target.masks.dense()[:, None].to(mask_logits.dtype)
+        dense = target.masks.dense()[:, None].float()  # and so the boxes: bfloat16 knows no odd pixel beyond 256
         indexed = torch.cat([r.matches[:, None].to(r.boxes), r.boxes], dim=1)
-        truth.append(roi_align(dense, indexed.to(dense.dtype), size, sampling_ratio=2, aligned=True)[:, 0] >= 0.5)
+        truth.append(roi_align(dense, indexed.float(), size)[:, 0] >= 0.5)
         classes.append(target.labels[r.matches] + 1)
     chosen = mask_logits[torch.arange(len(mask_logits), device=mask_logits.device), torch.cat(classes)]
     return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(truth).float())

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 from torchvision.ops.poolers import initLevelMapper
 
 LEVELS = ("0", "1", "2", "3")
@@ -74,6 +73,21 @@ def align_rois(
         aligned=aligned,
     )
     return aligned_rois.to(feature.dtype)
+
+
+def roi_align(
+    feature: Float[Tensor, "b c h w"],
+    rois: Float[Tensor, "m 5"],
+    output_size: int,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+) -> Float[Tensor, "m c s s"]:
+    """torchvision's kernel.  Its own function of this name compiles a substitute in Python where a GPU is asked to be
+    deterministic, if only as far as it can."""
+    size = (output_size, output_size)
+    found: Tensor = torch.ops.torchvision.roi_align(feature, rois, spatial_scale, *size, sampling_ratio, aligned)
+    return found
 
 
 def reads_bags(feature: Tensor) -> bool:
