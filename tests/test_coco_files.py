@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
+
 from panoptic_occ.config import compose
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.pipeline import evaluate, train
 
 
@@ -33,6 +37,16 @@ def test_coco_files_train_and_evaluate(coco_mini: Path, tmp_path: Path) -> None:
     ]
     metrics = train(compose(words), words)
     assert metrics["images"] == 12
+
+    other = tmp_path / "other copy"  # the same but for one byte, and yet nobody knows what else
+    shutil.copytree(coco_mini / "annotations", other / "annotations")
+    for split in ("train2017", "val2017"):
+        (other / split).symlink_to(coco_mini / split)
+    file = other / "annotations" / "instances_train2017.json"
+    file.write_text(file.read_text() + " ")
+    words = [word for word in words if not word.startswith("data.root=")] + [f"data.root={other}"]
+    with pytest.raises(ConfigError, match=r"base\.safetensors: trained on other annotations .*data\.name="):
+        train(compose(words), words)
 
 
 def test_oracle_base_on_coco_files(coco_mini: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_finished_run_is_not_repeated_and_the_base_is_shared(
     assert ours == theirs  # the same base, the same detections, the same order
 
 
-def test_finished_run_is_evaluated_again_for_orders_it_has_not_seen(
+def test_finished_run_is_evaluated_again_for_what_it_has_not_seen(
     trained: tuple[Path, dict[str, object]], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs, metrics = trained
@@ -107,6 +107,9 @@ def test_finished_run_is_evaluated_again_for_orders_it_has_not_seen(
     after = train(compose(options(cache, runs, "compare=[score,larger]")))["relations"]
     assert isinstance(after, dict) and list(after) == ["score", "larger", "ocfusion"]
     assert after["score"] == before["score"] and after["ocfusion"] == before["ocfusion"]
+    # the same folder with another policy, as after a change in a YAML file
+    strict = train(compose(options(cache, runs, "run_name=ocfusion_small_s0", "fusion.conf_thr=0.9")))["relations"]
+    assert isinstance(strict, dict) and strict["ocfusion"] != before["ocfusion"]
     again = train(compose(options(cache, runs)))  # as the tests that follow expect it
     assert again["relations"] == json.loads(json.dumps(before))
 
@@ -135,6 +138,11 @@ def test_keys_hold_what_matters(cache: Path, tmp_path: Path) -> None:
     same = ("method=panoptic_fpn", "fusion.conf_thr=0.7", "data.num_workers=2", "processes=2", "compare=[score]")
     same += ("thing.nms_thr=0.6", "data.source.cache_dir=/elsewhere")
     other = ("seed=1", "schedule.base.lr=0.01", "thing.mask_convs=1", "data.source.mix.prior=0.9", "backbone.depth=2")
+    other += (
+        "+trainer.sync_batchnorm=true",
+        "+trainer.gradient_clip_algorithm=value",
+        "+trainer.limit_train_batches=3",
+    )
     for change in same:
         assert base_key(compose(options(cache, tmp_path, change))) == base_key(plain), change
     for change in other:

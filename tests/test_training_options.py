@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from panoptic_occ.build import build_data, build_model, build_schedule
 from panoptic_occ.config import compose
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.module import PanopticModule
 from panoptic_occ.run_keys import base_key, changes
 from panoptic_occ.runs import base_folder, run_folder
-from panoptic_occ.stages import fit_stage
+from panoptic_occ.stages import fit_stage, make_trainer
 
 OPTIONS = {
     "bf16": ["trainer.precision=bf16-mixed"],
@@ -137,3 +138,8 @@ def test_bases_from_before_an_option_existed_keep_their_name(common: list[str]) 
     assert "compile" in config and base_key(older) == base_key(config)
     assert not changes(older, config, ("compile",))
     assert changes(older, compose([*common, "compile=true"]), ("compile",)) == "compile: None -> True"
+
+
+def test_accumulated_batches_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"accumulate_grad_batches=2: .* choose a smaller data\.batch_size"):
+        make_trainer(compose(["trainer=cpu", "+trainer.accumulate_grad_batches=2"]))

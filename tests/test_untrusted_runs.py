@@ -1,4 +1,4 @@
-"""A run folder from somebody else: neither its configuration nor its command builds what such a folder may not build."""
+"""A run folder from somebody else: its configuration and its command build only what runs consist of."""
 
 from __future__ import annotations
 

@@ -79,6 +79,29 @@ def relevant(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not NOT_IN_NAME.match(key)}
 
 
+def same_settings(file: Path, cfg: DictConfig) -> bool:
+    """Whether a run's saved configuration computes what ``cfg`` does."""
+    return relevant(_saved(file)) == relevant(cfg)
+
+
+def answers(file: Path, cfg: DictConfig) -> bool:
+    """Whether the results of the run that saved its configuration in ``file`` are those that ``cfg`` asks for: the same
+    settings on data in the same place, and at least its orders."""
+    before = _saved(file)
+    place = "data.source.root"
+    return (
+        relevant(before) == relevant(cfg)
+        and set(cfg.compare) <= set(before.compare)
+        and OmegaConf.select(before, place) == OmegaConf.select(cfg, place)
+    )
+
+
+def _saved(file: Path) -> DictConfig:
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    return config
+
+
 def _files(cfg: DictConfig, orders: Mapping[str, DictConfig]) -> Iterator[Path]:
     """The files that an evaluation reads or stores, as far as they exist: weights, and stored predictions."""
     stored = PredictionFiles(predictions_folder(cfg))

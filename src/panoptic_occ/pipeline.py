@@ -22,7 +22,7 @@ from panoptic_occ.callbacks.preemption import Preemption
 from panoptic_occ.config import sibling
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.evaluated import EvaluationFolder, made_from
+from panoptic_occ.evaluated import EvaluationFolder, answers, made_from
 from panoptic_occ.loading import load_base, load_variants
 from panoptic_occ.locking import work_lock
 from panoptic_occ.metrics.table import to_text
@@ -34,7 +34,6 @@ from panoptic_occ.runs import (
     RunFolder,
     base_folder,
     check_same_run,
-    compares,
     finished,
     load_run_config,
     occlusion_folder,
@@ -54,6 +53,7 @@ from panoptic_occ.stages import clear_errors, fit_stage, make_trainer
 from panoptic_occ.sweeps import note
 from panoptic_occ.thing.oracle import RoiOracle
 from panoptic_occ.tracking import track_results
+from panoptic_occ.weights import check_annotations
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def results_of(folder: RunFolder, cfg: DictConfig) -> dict[str, object] | None:
         return None
     agreed(lambda: check_same_run(folder, cfg))
     done = agreed(lambda: finished(folder))
-    return done if done is not None and compares(folder, cfg) else None  # else: evaluated with fewer orders
+    return done if done is not None and answers(folder.config, cfg) else None  # else: to be evaluated again
 
 
 def _train(cfg: DictConfig, folder: RunFolder) -> dict[str, object]:
@@ -109,6 +109,7 @@ def train_base(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) ->
     """Trains the base of ``cfg``, unless that has been done; while another run trains it, this one waits."""
     base, schedule = base_folder(cfg), build_schedule(cfg)
     if agreed(base.weights("base").exists):
+        agreed(lambda: check_annotations(base.weights("base"), data.source.fingerprint()))
         return
     if cfg.joint and model.occlusion.learns_from != "annotations":
         raise ConfigError(

@@ -30,6 +30,9 @@ BASE_KEYS = (
     "schedule.loss_weights",
     "trainer.precision",
     "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    "trainer.limit_train_batches",
+    "trainer.sync_batchnorm",
     "channels_last",
     "joint",
     "compile",
@@ -37,6 +40,9 @@ BASE_KEYS = (
 # Settings younger than the oldest bases: they count where they are not at their default, so that old keys stay valid.
 YOUNGER_KEYS = {
     "compile": False,
+    "trainer.gradient_clip_algorithm": "norm",
+    "trainer.limit_train_batches": 1.0,
+    "trainer.sync_batchnorm": False,
     "data.source.match": "share",
     "exchange.inlay": "box",
     "occlusion.pair_mean": "proposals",

@@ -172,13 +172,6 @@ def finished(folder: RunFolder) -> dict[str, Any] | None:
     return results
 
 
-def compares(folder: RunFolder, cfg: DictConfig) -> bool:
-    """Whether the run in ``folder`` was made with every order that ``cfg`` wants to see."""
-    before = OmegaConf.load(folder.config)
-    assert isinstance(before, DictConfig)
-    return set(cfg.compare) <= set(before.compare)
-
-
 def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a run folder with the command line's overrides on top.
 

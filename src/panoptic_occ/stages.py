@@ -51,6 +51,12 @@ NOISE = (
 
 def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
     """A Lightning trainer from ``cfg.trainer``; ``settings`` are what a stage or the evaluation fixes itself."""
+    if cfg.trainer.get("accumulate_grad_batches", 1) != 1:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: steps count as batches here, "
+            "and images would be repeated; choose a smaller data.batch_size, which lowers the rate and adds steps, or "
+            "more processes"
+        )
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
@@ -117,7 +123,7 @@ def fit_stage(
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     trainer.strategy.barrier()
     if trainer.is_global_zero:
-        note = {"stage": stage, "steps": str(trainer.global_step)}
+        note = {"stage": stage, "steps": str(trainer.global_step), "annotations": data.source.fingerprint() or ""}
         if stage != "base":
             save_weights(folder.weights("occlusion"), {"occlusion": model.occlusion}, note)
         if stage != "occlusion":  # last: this file makes the base finished

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from panoptic_occ.errors import CheckpointError
+from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.files import atomic_path
 
 FORMAT = 1
@@ -48,6 +48,17 @@ def read_about(path: Path) -> dict[str, str]:
             f"{path}: written by a newer panoptic_occ (format {version}, this version reads up to {FORMAT}); update it"
         )
     return about
+
+
+def check_annotations(path: Path, fingerprint: str | None) -> None:
+    """ConfigError when a weight file says that it was trained on annotations of another ``fingerprint``."""
+    trained = read_about(path).get("annotations")
+    if trained and fingerprint and trained != fingerprint:
+        raise ConfigError(
+            f"{path}: trained on other annotations (fingerprint {trained[:12]}, those of data.root have "
+            f"{fingerprint[:12]}). Give this data set a name of its own (data.name=...), or remove {path.parent} to "
+            "train again"
+        )
 
 
 def load_weights(path: Path, modules: Mapping[str, nn.Module]) -> dict[str, str]:

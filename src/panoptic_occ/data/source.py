@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from panoptic_occ.data.annotations import Layout
 from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.panoptic_instances import INSTANCE_TRUTHS, InstanceTruth
 from panoptic_occ.data.relation_cache import RelationCache
@@ -35,6 +36,10 @@ class Source(Protocol):
 
     def split(self, split: Split) -> CocoPanoptic:
         """The images of a split."""
+        ...
+
+    def fingerprint(self) -> str | None:
+        """SHA-256 (hex) of the training annotations; None where they follow from the settings."""
         ...
 
 
@@ -85,6 +90,10 @@ class CocoSource:
         if split == "train":
             return load_split(self, root, name, self.skip_empty, self.inst_gt, self.match)
         return load_split(self, root, name)
+
+    def fingerprint(self) -> str | None:
+        """SHA-256 (hex) of the training split's annotation files."""
+        return Layout.of(find_root(self.root), self.splits["train"]).fingerprint()
 
 
 def load_split(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from panoptic_occ.config import compose, group_choices
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.evaluated import relevant
+from panoptic_occ.evaluated import same_settings
 from panoptic_occ.files import read_json
 from panoptic_occ.reproduce.tables import Row, Table, missing_backbone
 from panoptic_occ.runs import (
@@ -123,13 +123,6 @@ def waves(rows: Iterable[PlannedRow]) -> Iterator[list[PlannedRow]]:
             claimed |= needs
         yield wave
         left = later
-
-
-def same_settings(file: Path, config: DictConfig) -> bool:
-    """Whether a run's saved configuration computes what ``config`` does."""
-    before = OmegaConf.load(file)
-    assert isinstance(before, DictConfig)
-    return relevant(before) == relevant(config)
 
 
 def _trained(row: Row, words: Sequence[str], seeds: Sequence[int]) -> PlannedRow:

@@ -86,3 +86,6 @@ class ScenesSource(Source):
         if split == "train":
             return load_split(self, self.cache_dir, split, inst_gt=self.inst_gt, match=self.match)
         return load_split(self, self.cache_dir, split)
+
+    def fingerprint(self) -> None:
+        """Painted scenes are a function of the settings."""
