@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.occlusion.banet import AppearanceOrder
+from panoptic_occ.structures import Context, InstanceSet, Relation
 
 SIZE = (5, 6)
 SHARES = (0.0, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
@@ -199,3 +200,22 @@ def test_with_claims_it_is_the_literal_loop(scene, max_occluded):
         found[panoptic.ids.numpy() == segment.id] = segment.instance
     assert np.array_equal(found, owner)
     assert [record.final for record in panoptic.records] == [(owner == i).sum() for i in range(len(masks))]
+
+
+@pytest.mark.parametrize("resolve", ["order", "sequential", "atoms"])
+def test_pixels_given_to_a_duplicate_go_to_what_it_repeats(resolve: str) -> None:
+    """Pixels 0-7 (score .9) and 3-10 (score .8) share 5/8 of both, in the colour of the second, the duplicate."""
+    masks = torch.zeros(2, 1, 12, dtype=torch.bool)
+    masks[0, 0, :8] = masks[1, 0, 3:11] = True
+    image = torch.zeros(3, 1, 12, dtype=torch.uint8)
+    image[0, 0, :3], image[1, 0, 3:] = 200, 200
+    scores, labels = torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64)
+    boxes = torch.tensor([[0.0, 0, 8, 1], [3.0, 0, 11, 1]])
+    crops = MaskCrops.from_dense(masks)
+    stats = PairStats.of(crops)
+    instances = InstanceSet(crops, boxes, scores, labels)
+    order = AppearanceOrder(in_channels=1, categories=None, resolve=resolve)
+    relation = order(instances, stats, Context(image=image))
+    policy = FusionPolicy(conf_thr=0.5, max_occluded=0.5, duplicate_thr=0.5)
+    fused = fuse(instances, stats, relation, None, policy)
+    assert [(record.status, record.final) for record in fused.records] == [("kept", 8), ("duplicate", 0)]

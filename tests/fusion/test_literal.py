@@ -106,9 +106,12 @@ class Literal:
         ]
         order = sorted(range(n), key=lambda i: (-scene.scores[i], i))
         self.beaten: dict[int, int] = {}
+        self.claims = masks if scene.claims is None else scene.claims.copy()
+        if policy.duplicate_areas == "original" and not (scene.order is None and scene.claims is None):
+            self.settle_duplicates(order)
+            for i, twin in self.beaten.items():
+                self.claims[twin] |= self.claims[i] & masks[twin]
         if scene.order is not None:
-            if policy.duplicate_areas == "original":
-                self.settle_duplicates(order)
             order = scene.order.tolist()
         for i in order:
             if scene.scores[i] >= np.float32(policy.conf_thr):
@@ -151,7 +154,7 @@ class Literal:
     def offer(self, i: int) -> None:
         scene, policy, owner = self.scene, self.policy, self.owner
         mask = scene.masks[i]
-        claim = mask if scene.claims is None else scene.claims[i]
+        claim = self.claims[i]
         area, n = mask.sum(), len(scene.masks)
         if area == 0:
             return self.note(i, "empty")

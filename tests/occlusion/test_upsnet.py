@@ -57,7 +57,8 @@ def test_every_pixel_is_the_argmax_of_the_written_formula(seed: int) -> None:
     instances, semantic = toy_detections(sample.target, seed), toy_semantic(sample)
     assert instances.soft is not None and semantic.logits is not None
     height, width = sample.original_size
-    owner = PixelArgmax(**COMMON).owner(instances, semantic.logits)
+    everybody = PixelArgmax(nms="none", same_class_thr=None, **COMMON)
+    owner = everybody.owner(instances, semantic.logits)
     dense = instances.masks.dense()
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     sums = []
@@ -69,13 +70,45 @@ def test_every_pixel_is_the_argmax_of_the_written_formula(seed: int) -> None:
     best, winner = scores.max(dim=0)
     expected = torch.where(best > semantic.logits[3:].amax(dim=0), winner, STUFF)
     assert torch.equal(owner, expected)
-    relation = PixelArgmax(**COMMON)(instances, PairStats.of(instances.masks), Context(semantic=semantic))
+    relation = everybody(instances, PairStats.of(instances.masks), Context(semantic=semantic))
     fused = fuse(instances, PairStats.of(instances.masks), relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
     drawn = torch.full_like(owner, STUFF)
     for segment in fused.segments:
         assert segment.instance is not None
         drawn[fused.ids == segment.id] = segment.instance
     assert torch.equal(drawn, expected)
+
+
+@pytest.mark.parametrize("nms", ["box", "none"])
+def test_a_removed_detection_keeps_no_pixels(nms: str) -> None:
+    """The second of two equal masks has higher logits everywhere: all its pixels are the first one's."""
+    instances = boxes_of((0, 0, 8, 4), (0, 0, 8, 4), logits=[1.0, 2.0], labels=[0, 0])
+    logits = torch.zeros(5, 4, 8)
+    logits[3:] = -9.0
+    stats = PairStats.of(instances.masks)
+    model = PixelArgmax(nms=nms, **COMMON)  # type: ignore[arg-type]
+    relation = model(instances, stats, Context(semantic=SemanticMap(torch.zeros(4, 8).long(), logits, 0)))
+    fused = fuse(instances, stats, relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
+    assert [(record.status, record.final) for record in fused.records] == [("kept", 32), ("duplicate", 0)]
+
+
+def test_masks_are_removed_when_their_own_class_covers_more_than_the_threshold() -> None:
+    """Third of the strip: 3 of 10 pixels covered by class 0, which is not more than .3; of the fourth 4 of 10."""
+    spans = [(0, 10), (0, 10), (7, 17), (13, 23)]
+    dense = torch.zeros(4, 1, 24, dtype=torch.bool)
+    for mask, (left, right) in zip(dense, spans, strict=True):
+        mask[0, left:right] = True
+    boxes = torch.tensor([[left, 0, right, 1] for left, right in spans], dtype=torch.float32)
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 1, 0, 0])
+    instances = InstanceSet(MaskCrops.from_dense(dense), boxes, scores, labels)
+    stats = PairStats.of(instances.masks)
+    assert PixelArgmax(nms="none", **COMMON).removed(instances, stats).tolist() == [-1, -1, -1, 2]
+    assert PixelArgmax(**COMMON).removed(instances, stats).tolist() == [
+        -1,
+        0,
+        -1,
+        2,
+    ]  # the second repeats the first box
 
 
 def test_collapsed_things_are_refused() -> None:

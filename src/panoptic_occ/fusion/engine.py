@@ -23,6 +23,7 @@ from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.canvas import Canvas, Counts
 from panoptic_occ.fusion.semantic import STUFF_RULES, StuffRule, fill_stuff
 from panoptic_occ.masks import PairStats
+from panoptic_occ.occlusion.claims import inherit
 from panoptic_occ.occlusion.suppression import suppress
 from panoptic_occ.structures import InstanceRecord, InstanceSet, InstanceStatus, PanopticMap, Relation, Segment
 
@@ -43,10 +44,11 @@ class FusionPolicy:
     taken.  ``min_visible``: reject when this share or less can be taken.  ``same_class_thr``: reject when this share or
     more is already owned by instances of the same class (RAP, CA), with ``same_class_strict`` only when it is more.
     ``duplicate_thr``: reject when the intersection with an accepted instance is this share or more of both masks (RAP,
-    EO); where the relation brings an order of its own, the intersection with one of better score that is no duplicate
-    itself: the better one stands in any order.  ``duplicate_areas``: of the other one counts its whole mask
-    (``original``, the paper) or only what it owns by then (``canvas``, RAP's code; always an accepted one).
-    ``post_min_visible``: remove an accepted instance that others left this share or less.  ``stuff_area`` in pixels:
+    EO); where the relation brings an order or claims of its own, the intersection with one of better score that is no
+    duplicate itself: the better one stands in any order, and claims what its duplicates were given of its mask.
+    ``duplicate_areas``: of the other one counts its whole mask (``original``, the paper) or only what it owns by then
+    (``canvas``, RAP's code; always an accepted one).  ``post_min_visible``: remove an accepted instance that others
+    left this share or less.  ``stuff_area`` in pixels:
     smaller stuff segments stay void; by ``stuff_rule``, whole classes are measured (``class``) or each connected
     ``component`` of them (OANet).  ``erase_thr``: components of the stuff with a lower mean probability stay void,
     measured up to ``erase_radius`` pixels around them (REFINE, see ``fusion.erasing``); with ``erase_after``,
@@ -134,18 +136,22 @@ class _Fusion:
     def __init__(self, instances: InstanceSet, stats: PairStats, relation: Relation, policy: FusionPolicy) -> None:
         n = len(instances)
         self.policy = policy
-        self.canvas = Canvas(instances.masks, stats, relation.claims)
         self.above = _above(relation)
         self.confident = (instances.scores >= policy.conf_thr).tolist()  # in the dtype of the scores, as ranked() does
         self.scores: list[float] = instances.scores.tolist()
         self.labels: list[int] = instances.labels.tolist()
-        self.area = self.canvas.area
-        self.claimed: list[int] = self.area if relation.claims is None else relation.claims.area.tolist()
-        self.inter = self.canvas.inter
+        self.area: list[int] = stats.area.tolist()
+        self.inter = stats.inter.cpu().numpy()
         self.duplicate_of = [-1] * n if relation.duplicate_of is None else relation.duplicate_of.tolist()
         self.duplicates = _duplicates(stats, policy)
-        if relation.order is not None and policy.duplicate_areas == "original" and self.duplicates.any():
-            self._suppress(instances.scores)
+        claims = relation.claims
+        brings = relation.order is not None or claims is not None
+        if brings and policy.duplicate_areas == "original" and self.duplicates.any():
+            settled = self._suppress(instances.scores)
+            claims = None if claims is None else inherit(claims, instances.masks, settled)
+            self.duplicate_of = [s if s >= 0 else d for s, d in zip(settled, self.duplicate_of, strict=True)]
+        self.claimed: list[int] = self.area if claims is None else claims.area.tolist()
+        self.canvas = Canvas(instances.masks, stats, claims)
         self.taken: list[Counts] = [{}] * n  # [i][j]: pixels that i took from j
         self.owned = self.canvas.owned
         self.free = [0] * n
@@ -203,12 +209,15 @@ class _Fusion:
         area = self.area[i]
         return [j for j, pixels in held.items() if pixels / area >= threshold and pixels / self.owned[j] >= threshold]
 
-    def _suppress(self, scores: Float[Tensor, " n"]) -> None:
-        """Settles all duplicates by score beforehand: in the relation's order, the worse one may come first."""
+    def _suppress(self, scores: Float[Tensor, " n"]) -> list[int]:
+        """Whom each instance repeats (-1: nobody), settled by score beforehand.
+
+        In the relation's order the worse one may come first, and it may have been given pixels that the better needs.
+        """
         takes_part = np.array(self.confident, bool) & (np.array(self.area) > 0) & (np.array(self.duplicate_of) < 0)
         pairs = self.duplicates & takes_part & takes_part[:, None]
         found = suppress(scores.cpu(), torch.from_numpy(np.where(pairs, self.inter, 0)))
-        self.duplicate_of = np.where(takes_part, found.numpy(), self.duplicate_of).tolist()
+        return np.where(takes_part, found.numpy(), -1).tolist()
 
     def things(self) -> tuple[Int[Tensor, "h w"], tuple[Segment, ...]]:
         """The map of segment ids and the segments; instances that others covered too far are gone."""

@@ -29,6 +29,24 @@ def give_away(masks: MaskCrops, turns: Iterable[Pair], ranking: Sequence[int]) -
     return left
 
 
+def inherit(claims: MaskCrops, masks: MaskCrops, duplicate_of: Sequence[int]) -> MaskCrops:
+    """``claims`` where an instance also gets what was given to its duplicates, as far as it lies in its own mask.
+
+    ``duplicate_of``: the instance that each one repeats, -1 for none.
+    """
+    left = replace(masks, pixels=torch.zeros_like(masks.pixels))
+    items, given, full = list(left), list(claims), list(masks)
+    for own, claim in zip(items, given, strict=True):
+        _, mine, part = shared(own, claim)
+        mine |= part
+    for i, twin in enumerate(duplicate_of):
+        if twin >= 0:
+            _, part, inside = shared(given[i], full[twin])
+            _, _, mine = shared(given[i], items[twin])
+            mine |= part & inside
+    return left
+
+
 def atoms(masks: MaskCrops) -> tuple[Int[Tensor, "h w"], Bool[Tensor, "a n"]]:
     """The atom of every pixel and the instances that claim each atom; atom 0 lies outside all masks."""
     atom_of = np.zeros(masks.size, dtype=np.int64)
