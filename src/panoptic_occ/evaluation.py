@@ -243,7 +243,7 @@ def relate(entry: Entry, output: BaseOutput, sample: Sample) -> Relation:
 
 def _decisions(relation: Relation) -> Hashable:
     """All that the fusion reads of a relation: where two agree in it, one policy makes one map of both."""
-    if relation.claims is not None:
+    if relation.claims is not None or relation.stuff is not None:
         return relation  # equal to itself only
     read = relation.above(), relation.order, relation.duplicate_of
     return tuple(None if part is None else part.cpu().numpy().tobytes() for part in read)

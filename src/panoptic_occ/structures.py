@@ -119,6 +119,8 @@ class Relation:
     not ``valid``).  ``claims``: for methods that give contested pixels away one by one, the part of its mask that each
     instance may take (None: all of it); thresholds still compare with the whole mask.  ``duplicate_of``: for methods
     that first suppress detections, the instance that each one repeats (-1: none); the fusion leaves repetitions out.
+    ``stuff``: for methods that decide about all pixels, the label of the stuff there (``VOID_LABEL``: none), in place
+    of the stuff branch's.
     """
 
     margin: Float[Tensor, "n n"]
@@ -130,6 +132,7 @@ class Relation:
     score_decides: Bool[Tensor, "n n"] | None = None
     claims: MaskCrops | None = None
     duplicate_of: Int[Tensor, " n"] | None = None
+    stuff: Int[Tensor, "h w"] | None = None
 
     def above(self) -> Bool[Tensor, "n n"]:
         """``above[i, j]``: the method says that i lies above j (a NaN margin says nothing)."""

@@ -10,7 +10,7 @@ from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.upsnet import STUFF, VOID, PixelArgmax
-from panoptic_occ.structures import Context, InstanceSet, SemanticMap
+from panoptic_occ.structures import VOID_LABEL, Context, InstanceSet, SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
 
 COMMON = {"in_channels": 4, "categories": toy_categories()}
@@ -24,7 +24,11 @@ def boxes_of(*boxes: tuple[int, int, int, int], logits: list[float], labels: lis
     soft = torch.tensor(logits).sigmoid()[:, None, None].expand(-1, 28, 28)
     scores = torch.linspace(0.9, 0.6, len(boxes))
     return InstanceSet(
-        MaskCrops.from_dense(dense), torch.tensor(boxes, dtype=torch.float32), scores, torch.tensor(labels), soft
+        MaskCrops.from_dense(dense),
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        scores,
+        torch.tensor(labels, dtype=torch.int64),
+        soft,
     )
 
 
@@ -90,6 +94,21 @@ def test_a_removed_detection_keeps_no_pixels(nms: str) -> None:
     relation = model(instances, stats, Context(semantic=SemanticMap(torch.zeros(4, 8).long(), logits, 0)))
     fused = fuse(instances, stats, relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
     assert [(record.status, record.final) for record in fused.records] == [("kept", 32), ("duplicate", 0)]
+
+
+@pytest.mark.parametrize("void", [False, True])
+def test_what_no_instance_wins_is_the_best_stuff_class_or_void(void: bool) -> None:
+    """Also where the semantic map says that a thing is there: thing logit 3, stuff logit 1."""
+    instances = boxes_of(logits=[], labels=[])
+    logits = torch.zeros(5, 4, 8)
+    logits[0], logits[4, :, :4], logits[3, :, 4:] = 3.0, 1.0, 1.0
+    semantic = SemanticMap(torch.full((4, 8), VOID_LABEL), logits, 0)
+    stats = PairStats.of(instances.masks)
+    relation = PixelArgmax(void=void, **COMMON)(instances, stats, Context(semantic=semantic))  # type: ignore[arg-type]
+    policy = FusionPolicy(conf_thr=0, min_visible=0.0, stuff_area=0)
+    fused = fuse(instances, stats, relation, semantic.labels, policy)
+    found = {segment.label: segment.area for segment in fused.segments}
+    assert found == ({} if void else {4: 16, 3: 16})
 
 
 def test_masks_are_removed_when_their_own_class_covers_more_than_the_threshold() -> None:

@@ -113,6 +113,7 @@ def fuse(
     were pasted, then stuff by ascending label; the map has one record per instance.  All tensors on one device.
     With ``relation.claims`` an instance takes pixels of its claim only, and ``free`` counts those; the thresholds
     stay shares of the whole mask.  ``relation.duplicate_of`` rejects an instance before it is looked at.
+    ``relation.stuff`` stands in for the labels of ``semantic``.
     Raises ValueError when the sizes of the inputs contradict each other.
     """
     _check_sizes(instances, stats, relation, semantic)
@@ -124,7 +125,9 @@ def fuse(
         fusion.offer(i)
     ids, segments = fusion.things()
     if semantic is not None:
-        labels = semantic(ids) if callable(semantic) else semantic
+        labels = relation.stuff
+        if labels is None:
+            labels = semantic(ids) if callable(semantic) else semantic
         ids, stuff = fill_stuff(ids, labels, policy.stuff_area, len(segments) + 1, policy.stuff_rule)
         segments += stuff
     return PanopticMap(ids.to(instances.masks.pixels.device, torch.int32), segments, fusion.records())

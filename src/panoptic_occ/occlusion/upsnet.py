@@ -6,7 +6,7 @@ Shapes: N instances, C classes, image (H, W).
     Y_i     (H, W)      mask logits of instance i, placed into its box, 0 outside
     inst_i = X[c_i] + Y_i inside M_i;  a pixel belongs to the largest of inst_1..n, the stuff channels of X and void
 Before that, non-maximum suppression over all classes and the removal of masks that others of their class cover.
-Here an instance never leaves its own mask, and what stuff wins is filled from the semantic map like all free pixels.
+Here an instance never leaves its own mask, and a segment whose pixels the semantic map calls stuff stays a thing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from panoptic_occ.errors import ConfigError
 from panoptic_occ.masks import PairStats, intersections
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.suppression import Suppression, check_suppression, duplicates
-from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
+from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet, Relation
 from panoptic_occ.thing.paste import place_soft
 
 STUFF, VOID = -1, -2
@@ -59,14 +59,17 @@ class PixelArgmax(OcclusionModel):
         """Disjoint claims; the margin is the share of the common pixels by which the row is ahead."""
         duplicate_of = self.removed(instances, stats)
         stands = duplicate_of < 0
-        owner = self.owner(instances, self._logits(context), stands)
+        semantic = self._logits(context)
+        owner = self.owner(instances, semantic, stands)
+        things = self.categories.num_things
+        stuff = (semantic[things:].argmax(dim=0) + things).masked_fill(owner == VOID, VOID_LABEL)
         parts = [(crop & (owner[window] == i)).flatten() for i, (window, crop) in enumerate(instances.masks)]
         pixels = torch.cat(parts) if parts else instances.masks.pixels
         claims = replace(instances.masks, pixels=pixels)
         valid = self.pairs(instances, stats) & stands & stands[:, None]
         won = intersections(claims, instances.masks, valid.cpu())
         margin = torch.where(valid, (won - won.T) / stats.inter.clamp(min=1), 0)
-        return Relation(margin, valid, claims=claims, duplicate_of=duplicate_of)
+        return Relation(margin, valid, claims=claims, duplicate_of=duplicate_of, stuff=stuff)
 
     def removed(self, instances: InstanceSet, stats: PairStats) -> Int[Tensor, " n"]:
         """The better one for which each instance leaves before the pixels are asked; -1: it stays."""
