@@ -1,4 +1,4 @@
-"""The oracle analysis (methods 5.5, BANet Table 4): each part from the annotations, alone and together."""
+"""The oracle analysis (BANet Table 4): each part from the annotations, alone and together."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from panoptic_occ.backbone.sharing import share_features
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.evaluation import Entry, Evaluation, Listener
+from panoptic_occ.evaluation import Entry, Evaluation
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.grid import Grid, Values, changed
 from panoptic_occ.instantiate import safe_instantiate
@@ -111,7 +111,6 @@ def build_evaluation(
     cfg: DictConfig,
     variants: Sequence[Variant],
     categories: Categories,
-    listeners: tuple[Listener, ...] = (),
     recording: Recording | None = None,
 ) -> Evaluation:
     """Every relation with the method's fusion policy, with each of ``cfg.policies`` (changes of that policy), and at
@@ -129,7 +128,6 @@ def build_evaluation(
     return Evaluation(
         entries,
         categories,
-        listeners=listeners,
         recording=recording,
         details=Binning(tuple(cfg.data.object_sizes)) if cfg.details else None,
         timing=cfg.timing,

@@ -68,11 +68,6 @@ class Categories:
         """Number of thing categories: labels below it are things, from it on stuff."""
         return sum(c.isthing for c in self.items)
 
-    @property
-    def num_stuff(self) -> int:
-        """Number of stuff categories."""
-        return len(self.items) - self.num_things
-
     @cached_property
     def _labels(self) -> dict[int, int]:
         return {c.id: label for label, c in enumerate(self.items)}

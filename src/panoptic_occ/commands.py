@@ -18,13 +18,10 @@ from typing import TYPE_CHECKING
 
 from panoptic_occ.config import CONFIG_NAME, conf_dir, explain, finish, group_choices
 from panoptic_occ.errors import ConfigError, PanopticOccError
-from panoptic_occ.instantiate import check_targets, safe_instantiate
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
-
-__all__ = ["check_targets", "command", "conf_dir", "log_handler", "print_help", "safe_instantiate"]
 
 Run = Callable[["DictConfig"], float | None]
 """Runs a command; the number that a sweep compares and a sweeper maximises, if the command has one."""

@@ -41,7 +41,7 @@ CYCLE = [(0, 1), (1, 2), (2, 0)]
 
 
 class TestThreeInstances:
-    @pytest.mark.parametrize("scores", [None, [0.7, 0.7, 0.7]])  # methods 7.5 E3: O(A,B) = O(B,C) = O(C,A) = .6
+    @pytest.mark.parametrize("scores", [None, [0.7, 0.7, 0.7]])  # a cycle: O(A,B) = O(B,C) = O(C,A) = .6
     def test_E3_cyclic_triple(self, scores):
         assert order_counts(detections(3, scores), stats(3), answers(3, CYCLE), 0.2) == OrderCounts(3, 0, 1, 1, 1)
 

@@ -52,7 +52,7 @@ class TestOnePair:
         # detection 1 (lower score, smaller) stands for annotation 0, which lies in front
         result = scores_of(2, [8, 4], relation(2, [(1, 0)]), [1, 0], truth([(0, 1)], 2))
         assert result == (1.0, 1.0, 1, 1, 0.0, 1.0)
-        assert result.as_dict()["score_accuracy"] == 0.0
+        assert result.score_accuracy == 0.0
 
     def test_without_a_word_the_earlier_one_stays_in_front(self):
         result = scores_of(2, [8, 4], relation(2), [1, 0], truth([(0, 1)], 2))

@@ -41,10 +41,6 @@ def test_pq_table_shows_the_official_rows_and_each_class():
     ]
 
 
-def test_pq_table_without_classes():
-    assert len(cells(to_text(pq_table(result(), per_class=False)))) == 5
-
-
 def test_comparison_table_shows_fractions_counts_and_gaps():
     rows = {
         "score": {"PQ": 0.5, "pairs": 12, "accuracy": float("nan")},

@@ -1,4 +1,4 @@
-"""The annotated order fed into other methods (methods 5.5, BANet Table 4, GT Occ)."""
+"""The annotated order fed into other methods (BANet Table 4, GT Occ)."""
 
 from __future__ import annotations
 

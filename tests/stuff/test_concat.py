@@ -82,7 +82,7 @@ def test_upsnet_on_cityscapes() -> None:
 
 
 def test_cost_of_upsnets_head_is_the_published_one() -> None:
-    """methods.md 11.1: 92 GMAC for 800 x 1344 px with plain convolutions."""
+    """Counted by hand: 92 GMAC for 800 x 1344 px with plain convolutions."""
     head = build("banet").to("meta")
     total = 0
 

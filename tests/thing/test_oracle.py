@@ -1,4 +1,4 @@
-"""Annotated boxes and classes in place of the detector's (methods 5.5, BANet Table 4)."""
+"""Annotated boxes and classes in place of the detector's (BANet Table 4)."""
 
 from __future__ import annotations
 

@@ -107,7 +107,6 @@ class PanopticResultWriter:
     whole, so the folder is the only state:
 
     * memory does not grow with the number of images;
-    * an interrupted run goes on: skip the images for which ``finished(file_name)`` is true;
     * several processes share a folder: each writes its own images, then, after a barrier, one of them calls ``close``
       (an image written twice is simply replaced).
 
@@ -138,10 +137,6 @@ class PanopticResultWriter:
             "segments_info": [self._segment_info(segment) for segment in panoptic.segments],
         }
         write_panoptic_png(path, panoptic.ids.cpu().numpy(), text={_ANNOTATION_KEY: json.dumps(annotation)})
-
-    def finished(self, file_name: str) -> bool:
-        """Whether the prediction for this image is there (then it is whole)."""
-        return (self.folder / _png_name(file_name)).is_file()
 
     def close(self) -> None:
         """Writes the JSON over all predictions in the folder, by image id; may be called again after more images."""

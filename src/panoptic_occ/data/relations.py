@@ -1,4 +1,4 @@
-"""Ground-truth occlusion relations from overlapping instance masks and a panoptic map (methods 4.2, appendix A).
+"""Ground-truth occlusion relations from overlapping instance masks and a panoptic map.
 
 Plain functions on CPU tensors.  OCFusion (Lazarow et al., CVPR 2020), section 3.2: of two overlapping instances that
 one lies on top which owns more of the common pixels in the panoptic annotation.
@@ -38,7 +38,7 @@ def matched_segments(
 
 
 def match_boxes(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
-    """The rule of RAP's script (methods 6.2): every thing segment goes to the instance whose box (x, y, w, h) has the
+    """The rule of RAP's released script: every thing segment goes to the instance whose box (x, y, w, h) has the
     smallest Euclidean distance to its own, whatever its category; the first of equal ones.
 
     Two segments of one instance both go away, and a third one counts again, as there.  Crowd segments are left out.
@@ -58,7 +58,7 @@ def match_boxes(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
 
 
 def match_segments(masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap) -> Int[Tensor, " k"]:
-    """Id of the panoptic segment of every instance, 0 for an instance without one (methods 4.2).
+    """Id of the panoptic segment of every instance, 0 for an instance without one.
 
     Candidates are non-crowd segments of the same category of which the mask covers at least half; among them the
     one-to-one assignment with the largest sum of covered shares ``|M & S| / |S|``, ties by IoU.

@@ -29,9 +29,9 @@ class StepBatchSampler(Sampler[list[Item]]):
     is left in a queue waits for the next pass, so every pass uses every image exactly once.  ``sizes`` (n, 2): heights
     and widths.  Each process takes its equal slice of the batch, so the stream does not depend on ``world_size``.
 
-    ``first_step``: where a resumed run begins; no epoch starts before it.  ``position``: asked for the global step
-    whenever an iterator is made, and then epochs are not counted at all: a trainer that ends an epoch early, as
-    Lightning does with the first one after a resume, still goes on with the next batch.
+    ``position``: asked for the global step whenever an iterator is made, and then epochs are not counted at all: a
+    trainer that ends an epoch early, as Lightning does with the first one after a resume, still goes on with the next
+    batch.
 
     An empty data set raises DataError, a batch that the processes cannot share equally raises ConfigError.
     """
@@ -44,7 +44,6 @@ class StepBatchSampler(Sampler[list[Item]]):
         steps_per_epoch: int,
         rank: int = 0,
         world_size: int = 1,
-        first_step: int = 0,
         position: Callable[[], int] | None = None,
     ) -> None:
         if len(sizes) == 0:
@@ -62,7 +61,6 @@ class StepBatchSampler(Sampler[list[Item]]):
         self.steps_per_epoch = steps_per_epoch
         self.rank = rank
         self.world_size = world_size
-        self.first_step = first_step
         self.position = position
         self.set_epoch(0)
 
@@ -73,7 +71,7 @@ class StepBatchSampler(Sampler[list[Item]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Selects the steps ``[epoch * K, (epoch + 1) * K)`` for the next iteration; a running one is not disturbed."""
-        self._start = max(epoch * self.steps_per_epoch, self.first_step)
+        self._start = epoch * self.steps_per_epoch
 
     def __len__(self) -> int:
         # Also for the rest of an epoch: Lightning counts the batches before a resume towards the length by itself.
@@ -84,8 +82,7 @@ class StepBatchSampler(Sampler[list[Item]]):
         if self.position is not None:
             start = self.position()
             return map(self.batch, range(start, start + self.steps_per_epoch))
-        stop = (self._start // self.steps_per_epoch + 1) * self.steps_per_epoch
-        return map(self.batch, range(self._start, stop))
+        return map(self.batch, range(self._start, self._start + self.steps_per_epoch))
 
     def batch(self, step: int) -> list[Item]:
         """This process's items of the batch of global ``step``."""

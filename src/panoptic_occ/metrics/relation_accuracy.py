@@ -38,10 +38,6 @@ class RelationScores(NamedTuple):
     score_accuracy: float
     area_accuracy: float
 
-    def as_dict(self) -> dict[str, float]:
-        """The scores by name."""
-        return self._asdict()
-
 
 def relation_counts(
     instances: InstanceSet,

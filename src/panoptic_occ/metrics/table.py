@@ -22,19 +22,17 @@ SEPARATOR = " | "
 """Between the parts of a label: a method, and the group of rows that it belongs to."""
 
 
-def pq_table(result: PQResult, per_class: bool = True) -> Table:
+def pq_table(result: PQResult) -> Table:
     """PQ, SQ, RQ in percent and N, for All, Things and Stuff, and for each class below them.
 
     A class that occurs in neither ground truth nor prediction shows '-'; it is in no average.
     """
     table = Table(title="panoptic quality", box=box.MARKDOWN)
     table.add_column("", no_wrap=True)
-    for name in ("PQ", "SQ", "RQ", "N", *(("TP", "FP", "FN") if per_class else ())):
+    for name in ("PQ", "SQ", "RQ", "N", "TP", "FP", "FN"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, scores in (("All", result.all), ("Things", result.things), ("Stuff", result.stuff)):
         table.add_row(name, _percent(scores.pq), _percent(scores.sq), _percent(scores.rq), str(scores.n))
-    if not per_class:
-        return table
     for group in (True, False):
         for entry in result.per_class:
             if entry.isthing is group:

@@ -132,7 +132,6 @@ class ValueHead(nn.Module):
         self.convs = nn.Sequential()
         for inputs, stride in ((in_channels, 1), (channels, 1), (channels, 1), (channels, 2)):
             self.convs.extend([nn.Conv2d(inputs, channels, 3, stride=stride, padding=1), nn.ReLU()])
-        self.fcs = nn.Sequential()
         flat = channels * (ROI_SIZE // 2) ** 2
         self.fcs = nn.Sequential(nn.Linear(flat, hidden), nn.ReLU()) if fcs == 2 else nn.Sequential()
         self.value = nn.Linear(hidden if fcs == 2 else flat, 1)

@@ -1,4 +1,4 @@
-"""Pastes soft masks into the image: the one convention of the suite (``methods`` compare pixels, so never mix two)."""
+"""Pastes soft masks into the image: the one convention of the suite (maps are compared by pixels; never mix two)."""
 
 from __future__ import annotations
 
