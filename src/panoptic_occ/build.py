@@ -65,7 +65,8 @@ def _backbone(cfg: DictConfig) -> DictConfig:
     """``cfg.backbone``, without pretrained weights where a trained base replaces them: nothing need be downloaded."""
     if cfg.backbone.get("weights") is None or not base_folder(cfg).weights("base").exists():
         return cfg.backbone
-    trained: DictConfig = OmegaConf.merge(cfg.backbone, {"weights": None, "frozen_stages": 0})  # a base is frozen whole
+    trained = OmegaConf.merge(cfg.backbone, {"weights": None, "frozen_stages": 0})  # a base is frozen whole
+    assert isinstance(trained, DictConfig)
     return trained
 
 

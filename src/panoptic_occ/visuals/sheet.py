@@ -144,10 +144,10 @@ def _cells(row: SheetRow, categories: Categories, baseline: str, method: str, pa
     scale = panel / longest if longest > panel else panel // longest
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     image = _resized(row.image, size)
-    maps = {"ground truth": row.target, **row.panels}
-    colors = segment_colors(list(maps.values()), categories)
+    maps = [("ground truth", row.target), *row.panels.items()]  # a panel may have the same name
+    colors = segment_colors([panoptic for _, panoptic in maps], categories)
     yield _picture(image.permute(1, 2, 0).numpy()), ((row.caption, INK),)
-    for (name, panoptic), palette in zip(maps.items(), colors, strict=True):
+    for (name, panoptic), palette in zip(maps, colors, strict=True):
         shown = replace(panoptic, ids=torch.from_numpy(_nearest(panoptic.ids.cpu().numpy(), size)))
         yield _picture(overlay(image, shown, categories, palette)), ((row.notes.get(name, ""), INK),)
     if baseline != method:
