@@ -21,10 +21,10 @@ from PIL import Image
 from panoptic_occ.build import build_data
 from panoptic_occ.config import compose
 from panoptic_occ.data.order_baselines import class_table, rule_accuracies
-from panoptic_occ.environment import environment
 from panoptic_occ.files import atomic_path, write_json, write_text
 from panoptic_occ.markers import fill
-from panoptic_occ.runs import run_folder
+from panoptic_occ.runs.environment import environment
+from panoptic_occ.runs.folders import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"

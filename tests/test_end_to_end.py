@@ -23,8 +23,8 @@ from panoptic_occ.config import compose
 from panoptic_occ.data.scenes.source import ScenesSource
 from panoptic_occ.errors import CheckpointError, ConfigError, NonFiniteLossError
 from panoptic_occ.pipeline import train
-from panoptic_occ.run_keys import base_key, stage_key
-from panoptic_occ.runs import base_folder, occlusion_folder
+from panoptic_occ.runs.folders import base_folder, occlusion_folder
+from panoptic_occ.runs.keys import base_key, stage_key
 
 BASE = ["experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false"]
 
@@ -65,7 +65,7 @@ def test_run_leaves_everything_behind(trained: tuple[Path, dict[str, object]]) -
 
 def test_stage_two_trains_the_head_and_leaves_the_base(trained: tuple[Path, dict[str, object]], cache: Path) -> None:
     from panoptic_occ.build import build_data, build_model
-    from panoptic_occ.weights import load_weights
+    from panoptic_occ.runs.weights import load_weights
 
     runs, _ = trained
     config = compose(options(cache, runs))
@@ -123,7 +123,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained: tuple[Path, dict
 
 def test_weights_of_another_architecture_are_refused(trained: tuple[Path, dict[str, object]], cache: Path) -> None:
     from panoptic_occ.build import build_data, build_model
-    from panoptic_occ.weights import load_weights
+    from panoptic_occ.runs.weights import load_weights
 
     runs, _ = trained
     config = compose(options(cache, runs, "backbone.out_channels=64"))
@@ -227,8 +227,8 @@ def test_told_to_stop_in_both_stages_ends_as_the_undisturbed_run(
 
 
 def test_a_second_run_for_the_same_folder_is_refused(cache: Path, tmp_path: Path) -> None:
-    from panoptic_occ.locking import work_lock
-    from panoptic_occ.runs import run_folder
+    from panoptic_occ.runs.folders import run_folder
+    from panoptic_occ.runs.locking import work_lock
 
     words = options(cache, tmp_path)
     with work_lock(run_folder(compose(words), words).path, "the run", busy="wait"):
@@ -366,7 +366,7 @@ def test_metrics_of_another_thread_are_those_of_the_networks_own(
 
 def test_a_group_chosen_for_a_run_reads_what_the_run_chose(cache: Path, tmp_path: Path) -> None:
     """``fusion=rap`` takes the smallest stuff area from the run's data, not from the default data."""
-    from panoptic_occ.runs import RunFolder, load_run_config
+    from panoptic_occ.runs.folders import RunFolder, load_run_config
     from panoptic_occ.testing import toy_categories
 
     words = options(cache, tmp_path, "data.stuff_area=33", "save_predictions=true")

@@ -5,7 +5,7 @@ import pytest
 from panoptic_occ import prediction
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.runs import RunFolder
+from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.testing import toy_categories
 
 

@@ -15,8 +15,8 @@ from panoptic_occ.build import build_data, build_model, build_schedule
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.module import PanopticModule
-from panoptic_occ.run_keys import base_key, changes
-from panoptic_occ.runs import base_folder, run_folder
+from panoptic_occ.runs.folders import base_folder, run_folder
+from panoptic_occ.runs.keys import base_key, changes
 from panoptic_occ.stages import fit_stage, make_trainer
 
 OPTIONS = {

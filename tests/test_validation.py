@@ -21,7 +21,7 @@ from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.module import PanopticModule
 from panoptic_occ.pipeline import evaluate, train_occlusion
-from panoptic_occ.runs import occlusion_folder
+from panoptic_occ.runs.folders import occlusion_folder
 
 WORDS = (
     "experiment=oracle_base", "occlusion=oanet", "data=scenes_tiny", "schedule=scenes_tiny", "compare=[score]",

@@ -21,10 +21,10 @@ from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.score import ScoreOrder
-from panoptic_occ.recording import Recording
-from panoptic_occ.runs import base_folder
+from panoptic_occ.runs.folders import base_folder
 from panoptic_occ.schedule import Schedule
 from panoptic_occ.seeding import stable_seed
+from panoptic_occ.stored.recording import Recording
 
 DATA_LABELS = ("name", "stuff_area", "stuff_component_area", "object_sizes", "duplicate_thr", "erase_radius", "root")
 """Keys of the data group that other groups read; the data module does not take them."""

@@ -25,7 +25,7 @@ from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.matching import match_instances
 from panoptic_occ.occlusion.oracle import with_annotated_order
-from panoptic_occ.recording import Recording, asks_network, has_answers
+from panoptic_occ.stored.recording import Recording, asks_network, has_answers
 from panoptic_occ.structures import Context, PanopticMap, Relation, Sample
 from panoptic_occ.stuff.ground_truth import annotated_stuff
 

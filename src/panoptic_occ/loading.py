@@ -14,8 +14,8 @@ from panoptic_occ.errors import CheckpointError
 from panoptic_occ.files import read_json
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.runs import RunFolder, base_folder, occlusion_folder
-from panoptic_occ.weights import load_weights
+from panoptic_occ.runs.folders import RunFolder, base_folder, occlusion_folder
+from panoptic_occ.runs.weights import load_weights
 
 
 def load_base(model: PanopticFPN, cfg: DictConfig) -> None:

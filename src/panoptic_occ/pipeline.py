@@ -22,15 +22,14 @@ from panoptic_occ.callbacks.preemption import Preemption
 from panoptic_occ.config import sibling
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.evaluated import EvaluationFolder, answers, made_from
 from panoptic_occ.loading import load_base, load_variants
-from panoptic_occ.locking import work_lock
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule
 from panoptic_occ.processes import agreed, join, leads, started_together
 from panoptic_occ.results import InBackground, MapWriter, Pictures, read_rows, summary, write_results
-from panoptic_occ.runs import (
+from panoptic_occ.runs.evaluated import EvaluationFolder, answers, made_from
+from panoptic_occ.runs.folders import (
     RunFolder,
     base_folder,
     check_same_run,
@@ -41,7 +40,10 @@ from panoptic_occ.runs import (
     predictions_folder,
     run_folder,
 )
-from panoptic_occ.saved import (
+from panoptic_occ.runs.locking import work_lock
+from panoptic_occ.runs.weights import check_annotations
+from panoptic_occ.stages import clear_errors, fit_stage, make_trainer
+from panoptic_occ.stored.saved import (
     evaluate_stored,
     open_predictions,
     prediction_writer,
@@ -49,11 +51,9 @@ from panoptic_occ.saved import (
     save_command,
     stored_channels,
 )
-from panoptic_occ.stages import clear_errors, fit_stage, make_trainer
 from panoptic_occ.sweeps import note
 from panoptic_occ.thing.oracle import RoiOracle
 from panoptic_occ.tracking import track_results
-from panoptic_occ.weights import check_annotations
 
 log = logging.getLogger(__name__)
 

@@ -29,10 +29,10 @@ from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule, Stage
 from panoptic_occ.processes import agreed
-from panoptic_occ.runs import RunFolder, latest_checkpoint
+from panoptic_occ.runs.folders import RunFolder, latest_checkpoint
+from panoptic_occ.runs.weights import save_weights
 from panoptic_occ.schedule import Schedule
 from panoptic_occ.tracking import tracked
-from panoptic_occ.weights import save_weights
 
 log = logging.getLogger(__name__)
 

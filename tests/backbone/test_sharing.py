@@ -17,7 +17,7 @@ from panoptic_occ.build import build_model
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.exchange.base import Pyramids
-from panoptic_occ.run_keys import base_key
+from panoptic_occ.runs.keys import base_key
 from panoptic_occ.testing import toy_categories
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {

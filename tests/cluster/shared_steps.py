@@ -19,7 +19,7 @@ from panoptic_occ.build import build_data, build_model, build_schedule
 from panoptic_occ.config import compose
 from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.processes import gathered, join, leads
-from panoptic_occ.runs import RunFolder
+from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.stages import fit_stage, make_trainer
 
 STAGES = {"ocfusion": "occlusion", "oanet": "occlusion", "rap": "occlusion", "refine": "occlusion"}

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from panoptic_occ.commands import command
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError, DataError
-from panoptic_occ.runs import overrides_name
+from panoptic_occ.runs.folders import overrides_name
 from panoptic_occ.sweeps import Job, collect, details, note, recorded_job, score_of, to_table
 
 Sweep = Callable[..., str | None]

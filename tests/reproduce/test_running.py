@@ -22,7 +22,7 @@ from panoptic_occ.reproduce.measured import Measured, gather, own_words
 from panoptic_occ.reproduce.plan import PlannedRow, Setting, plan, waves
 from panoptic_occ.reproduce.running import Launcher, Outcome, command, last_error, quoted, run_missing
 from panoptic_occ.reproduce.tables import Table, load
-from panoptic_occ.runs import RunFolder, base_folder, occlusion_folder
+from panoptic_occ.runs.folders import RunFolder, base_folder, occlusion_folder
 
 TINY = ("preset=tiny", "trainer=cpu", "trainer.enable_progress_bar=false")
 

@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 
 from panoptic_occ.config import compose, conf_dir, group_choices
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.evaluated import relevant
 from panoptic_occ.reproduce.plan import Setting, plan
 from panoptic_occ.reproduce.published import Published
 from panoptic_occ.reproduce.tables import load, names, parse
+from panoptic_occ.runs.evaluated import relevant
 
 NAMES = names()
 PUBLISHED = Published.read()

@@ -20,7 +20,6 @@ from panoptic_occ.benchmark.gpu_networks import PRECISIONS, Row, Scale, autocast
 from panoptic_occ.benchmark.growth import POLICY, SIG_RATIO, markdown_table, scene
 from panoptic_occ.benchmark.inputs import NUM_THINGS, categories, map_pair, semantic_logits
 from panoptic_occ.benchmark.stages import FUSION, PAIRS
-from panoptic_occ.environment import environment
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.files import write_json, write_text
 from panoptic_occ.fusion.engine import fuse
@@ -32,6 +31,7 @@ from panoptic_occ.occlusion.ocfusion import OCFusion
 from panoptic_occ.occlusion.rap import RAP
 from panoptic_occ.occlusion.refine import SoftOcclusion
 from panoptic_occ.reproduce.published import Published
+from panoptic_occ.runs.environment import environment
 from panoptic_occ.structures import InstanceSet, PanopticMap, Relation
 from panoptic_occ.stuff.base import semantic_map, upsample
 

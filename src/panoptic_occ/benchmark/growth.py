@@ -23,7 +23,6 @@ from rich.console import Console
 from panoptic_occ.benchmark.growth_plot import draw
 from panoptic_occ.benchmark.inputs import COCO_LIKE, LARGE, Size, categories, detections, semantic_logits
 from panoptic_occ.benchmark.measure import cores, high_water
-from panoptic_occ.environment import environment
 from panoptic_occ.files import atomic_path, write_json, write_text
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
@@ -36,6 +35,7 @@ from panoptic_occ.occlusion.rap import RAP
 from panoptic_occ.occlusion.refine import SoftOcclusion
 from panoptic_occ.occlusion.sognet import RelationalEmbedding
 from panoptic_occ.occlusion.upsnet import PixelArgmax
+from panoptic_occ.runs.environment import environment
 from panoptic_occ.structures import Context, InstanceSet
 from panoptic_occ.stuff.base import semantic_map, upsample
 

@@ -20,8 +20,8 @@ from panoptic_occ.benchmark.growth import markdown_table
 from panoptic_occ.benchmark.profile import QUICK_WORDS, in_folder, train_base
 from panoptic_occ.build import build_data
 from panoptic_occ.config import compose
-from panoptic_occ.environment import environment
 from panoptic_occ.files import write_json, write_text
+from panoptic_occ.runs.environment import environment
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "defaults": (),

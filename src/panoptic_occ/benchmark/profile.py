@@ -47,16 +47,16 @@ from panoptic_occ.build import build_data, build_schedule
 from panoptic_occ.callbacks.checkpoint_io import AtomicCheckpointIO
 from panoptic_occ.config import compose
 from panoptic_occ.data.loader import SampleLoader
-from panoptic_occ.environment import environment
 from panoptic_occ.files import write_json, write_text
 from panoptic_occ.masks import PairStats
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.recording import Recording
 from panoptic_occ.results import MapWriter, Pictures
-from panoptic_occ.runs import base_folder, run_folder
+from panoptic_occ.runs.environment import environment
+from panoptic_occ.runs.folders import base_folder, run_folder
 from panoptic_occ.stages import fit_stage
-from panoptic_occ.store import PredictionWriter, StoredPredictions
+from panoptic_occ.stored.recording import Recording
+from panoptic_occ.stored.store import PredictionWriter, StoredPredictions
 
 # Where a name is looked up, the name, and its stage; the stages of the network are those of ``watched_model``.
 LIBRARY: tuple[tuple[Any, str, str], ...] = (

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from panoptic_occ.benchmark.measure import Outcome
-from panoptic_occ.environment import environment
 from panoptic_occ.files import write_json, write_text
+from panoptic_occ.runs.environment import environment
 
 COLUMNS = ("job", "size", "ours, ms", "against", "ms", "ratio", "target", "reached", "MB, ours", "MB")
 BRIEF = COLUMNS[:8]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from panoptic_occ.build import build_occlusion
 from panoptic_occ.categories import Categories
 from panoptic_occ.reproduce.plan import PlannedRow
-from panoptic_occ.runs import base_folder, occlusion_folder
+from panoptic_occ.runs.folders import base_folder, occlusion_folder
 
 # Whether a module has parameters does not depend on what it tells apart.
 ANY = Categories.from_json([{"id": 1, "name": "thing", "isthing": 1}, {"id": 2, "name": "stuff", "isthing": 0}])

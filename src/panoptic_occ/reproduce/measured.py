@@ -11,7 +11,7 @@ from panoptic_occ.config import compose
 from panoptic_occ.files import read_json, write_json
 from panoptic_occ.reproduce.plan import PlannedRow, Setting
 from panoptic_occ.reproduce.tables import Table
-from panoptic_occ.runs import NOT_IN_NAME
+from panoptic_occ.runs.folders import NOT_IN_NAME
 
 
 @dataclass(frozen=True)

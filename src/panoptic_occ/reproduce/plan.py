@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from panoptic_occ.config import compose, group_choices
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.evaluated import same_settings
 from panoptic_occ.files import read_json
 from panoptic_occ.reproduce.tables import Row, Table, missing_backbone
-from panoptic_occ.runs import (
+from panoptic_occ.runs.evaluated import same_settings
+from panoptic_occ.runs.folders import (
     RunFolder,
     base_folder,
     finished,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panoptic_occ.reproduce.plan import PlannedRow, Run, waves
-from panoptic_occ.runs import predictions_folder
-from panoptic_occ.store import PredictionFiles
+from panoptic_occ.runs.folders import predictions_folder
+from panoptic_occ.stored.store import PredictionFiles
 from panoptic_occ.sweeps import last_error
 
 

@@ -1,6 +1,6 @@
 """What a base saw in every image of a split, kept in files, so that fusing again needs no network.
 
-    <base folder>/predictions_<key>/      <key>: everything at test time that detections depend on, see ``runs``
+    <base folder>/predictions_<key>/      <key>: everything at test time that detections depend on, see ``runs.keys``
         base.zip                          detections and stuff
         truth.zip                         the annotations of the same images, many times faster to read than their files
         <occlusion>_<stage key>.zip       what a trained occlusion module says of these detections
@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from panoptic_occ.archive import Archive, ArchiveWriter
 from panoptic_occ.data.segment_runs import run_starts
 from panoptic_occ.errors import CheckpointError
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.model import BaseOutput
+from panoptic_occ.stored.archive import Archive, ArchiveWriter
 from panoptic_occ.structures import (
     GroundTruthRelation,
     InstanceSet,

@@ -14,7 +14,7 @@ from torch import Tensor
 from panoptic_occ.errors import CheckpointError
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.model import BaseOutput
-from panoptic_occ.store import (
+from panoptic_occ.stored.store import (
     PredictionFiles,
     PredictionWriter,
     StoredPredictions,

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.pipeline import compared_configs
-from panoptic_occ.runs import load_run_config
+from panoptic_occ.runs.folders import load_run_config
 
 CODE = "schedule.pairs_per_image={_target_: pathlib.Path.touch}"
 # the same without the word _target_, which only appears when the references are resolved

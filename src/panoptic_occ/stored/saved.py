@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torchmetrics import Metric
 
-from panoptic_occ.archive import Archive
 from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.data.parallel import available_cores, ordered_map
@@ -21,10 +20,11 @@ from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.files import digest
 from panoptic_occ.model import BaseOutput
-from panoptic_occ.recording import FROM_NETWORK, Recording
-from panoptic_occ.run_keys import prediction_key, prediction_settings
-from panoptic_occ.runs import occlusion_folder, predictions_folder
-from panoptic_occ.store import PredictionFiles, PredictionWriter, StoredPredictions
+from panoptic_occ.runs.folders import occlusion_folder, predictions_folder
+from panoptic_occ.runs.keys import prediction_key, prediction_settings
+from panoptic_occ.stored.archive import Archive
+from panoptic_occ.stored.recording import FROM_NETWORK, Recording
+from panoptic_occ.stored.store import PredictionFiles, PredictionWriter, StoredPredictions
 from panoptic_occ.structures import Sample
 
 FUSIONS_A_BLOCK = 256  # about a second of work

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from panoptic_occ.archive import FORMAT, HEADER, Archive, ArchiveWriter
 from panoptic_occ.errors import CheckpointError, DataError
+from panoptic_occ.stored.archive import FORMAT, HEADER, Archive, ArchiveWriter
 
 ADVICE = "write it again"
 

@@ -16,8 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from panoptic_occ import pipeline, saved
-from panoptic_occ.archive import Archive, ArchiveWriter
+from panoptic_occ import pipeline
 from panoptic_occ.build import build_data, build_evaluation, build_model, build_occlusion, grid_variants
 from panoptic_occ.config import compose
 from panoptic_occ.data.parallel import ordered_map
@@ -25,13 +24,15 @@ from panoptic_occ.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.masks import PairStats
 from panoptic_occ.model import BaseOutput
-from panoptic_occ.recording import Recording
-from panoptic_occ.runs import base_folder, occlusion_folder, predictions_folder
-from panoptic_occ.saved import evaluate_stored
-from panoptic_occ.store import PredictionFiles, PredictionWriter, StoredPredictions
+from panoptic_occ.runs.folders import base_folder, occlusion_folder, predictions_folder
+from panoptic_occ.runs.weights import save_weights
+from panoptic_occ.stored import saved
+from panoptic_occ.stored.archive import Archive, ArchiveWriter
+from panoptic_occ.stored.recording import Recording
+from panoptic_occ.stored.saved import evaluate_stored
+from panoptic_occ.stored.store import PredictionFiles, PredictionWriter, StoredPredictions
 from panoptic_occ.structures import VOID_LABEL, PanopticMap, Sample, SemanticMap
 from panoptic_occ.testing import IN_CHANNELS, toy_categories, toy_detections, toy_sample
-from panoptic_occ.weights import save_weights
 
 Rows = dict[str, dict[str, float]]
 GRID = "{fusion.min_visible: [0.3, 0.6], fusion.conf_thr: [0.5, 0.7], occlusion.sig_ratio: [0.05, 0.5]}"

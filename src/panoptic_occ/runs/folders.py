@@ -4,7 +4,7 @@ A folder is a function of the command, so that the same command finds its own wo
 
     runs/<data>/base_<key>/                   one base, shared by all methods; <key> hashes all that it depends on
         base.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ while training)
-        predictions_<key>/                    stored predictions of the validation split, see ``store``
+        predictions_<key>/                    stored predictions of the validation split, see ``stored``
         <occlusion>_<key>/                    one occlusion module on that base, shared by all runs that use it
             occlusion.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ likewise)
     runs/<data>/<method>_<backbone>_s<seed>/  one run; other overrides are appended to the name
@@ -29,11 +29,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.config import compose, users_conf
-from panoptic_occ.environment import environment
+from panoptic_occ.runs.environment import environment
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.files import read_json, write_json, write_text
 from panoptic_occ.instantiate import check_targets
-from panoptic_occ.run_keys import BASE_KEYS, STAGE_KEYS, base_key, changes, prediction_key, stage_key
+from panoptic_occ.runs.keys import BASE_KEYS, STAGE_KEYS, base_key, changes, prediction_key, stage_key
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What trained weights and stored predictions depend on, as the keys in the names of their folders (``runs``)."""
+"""What trained weights and stored predictions depend on, as the keys in the names of their folders (``folders``)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Stored predictions: what the network found once, to be fused again without it."""
