@@ -15,7 +15,7 @@ from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.metrics.panoptic_quality import panoptic_counts
 from panoptic_occ.metrics.pq_core import IOU_UNIT
-from panoptic_occ.occlusion.ocfusion import PairHead
+from panoptic_occ.occlusion.roi_head import PairHead
 from panoptic_occ.structures import InstanceSet, PanopticMap, Relation, Segment
 from panoptic_occ.stuff.label_map import most_likely
 from panoptic_occ.thing.paste import paste_masks

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.masks import PairStats
-from panoptic_occ.occlusion import ocfusion
-from panoptic_occ.occlusion.ocfusion import OCFusion, PairHead, pair_inputs, training_pairs
+from panoptic_occ.occlusion import roi_head
+from panoptic_occ.occlusion.ocfusion import OCFusion
+from panoptic_occ.occlusion.pairs import training_pairs
+from panoptic_occ.occlusion.roi_head import PairHead, roi_inputs
 from panoptic_occ.testing import toy_categories, toy_example
 
 
@@ -56,7 +58,7 @@ class TestHead:
             y = F.conv2d(y, conv.weight, conv.bias, stride=stride, padding=1).clamp(min=0)
         assert y.shape == (1, 8, 7, 7)
         y = (y.flatten() @ head.fc1.weight.T + head.fc1.bias).clamp(min=0) @ head.project.weight.T
-        torch.testing.assert_close(head(pair_inputs(instances), torch.tensor([[3, 1]])), y, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(head(roi_inputs(instances), torch.tensor([[3, 1]])), y, rtol=1e-4, atol=1e-6)
 
     def test_o8_first_convolution_per_instance_equals_per_pair(self, model, monkeypatch):
         head = model.head.double()
@@ -67,7 +69,7 @@ class TestHead:
         assert (above[pairs[:, 0]] + below[pairs[:, 1]] - joined).abs().max() < 1e-13
         gradients = []
         for split_from in (0.0, 1e9):
-            monkeypatch.setattr(ocfusion, "SPLIT_FROM", split_from)
+            monkeypatch.setattr(roi_head, "SPLIT_FROM", split_from)
             head.zero_grad()
             logits = head(x, pairs)
             logits.square().sum().backward()
@@ -94,7 +96,7 @@ class TestHead:
         x = torch.randn(5, 5, 14, 14)
         pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
         whole = model.head(x, pairs)
-        monkeypatch.setitem(ocfusion.PAIRS_AT_ONCE, "cpu", 4)
+        monkeypatch.setitem(roi_head.PAIRS_AT_ONCE, "cpu", 4)
         torch.testing.assert_close(model.head(x, pairs), whole, rtol=1e-4, atol=1e-6)
 
     def test_unused_instances_change_nothing(self, model):
@@ -106,7 +108,7 @@ class TestHead:
 class TestInference:
     def logits(self, model, instances):
         """Logits of all ordered pairs, one by one."""
-        x, n = pair_inputs(instances), len(instances)
+        x, n = roi_inputs(instances), len(instances)
         pairs = [[i, j] for i in range(n) for j in range(n)]
         with torch.no_grad():
             return torch.cat([model.head(x, torch.tensor([pair])) for pair in pairs]).view(n, n)
@@ -243,7 +245,7 @@ class TestTraining:
         torch.manual_seed(0)
         model = OCFusion(**COMMON, gt_rule="delta")
         pairs, targets = training_pairs(example, 0.2, 1000, generator(), "delta")
-        logits = model.head(pair_inputs(example.instances), pairs)
+        logits = model.head(roi_inputs(example.instances), pairs)
         expected = F.binary_cross_entropy_with_logits(logits, targets)
         torch.testing.assert_close(model.loss([example], generator())["loss_occlusion"], expected)
         with pytest.raises(ConfigError, match="gt_rule='detla' is unknown; did you mean 'delta'"):
@@ -268,7 +270,7 @@ class TestTraining:
         logits, targets = [], []
         for example in examples:
             pairs, wanted = training_pairs(example, 0.2, 128, generator())
-            logits.append(model.head(pair_inputs(example.instances), pairs))
+            logits.append(model.head(roi_inputs(example.instances), pairs))
             targets.append(wanted)
         p, y = torch.cat(logits).sigmoid(), torch.cat(targets)
         expected = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
@@ -298,5 +300,5 @@ class TestTraining:
         for example in examples:
             pairs, targets = training_pairs(example, 0.2, 1000, generator())
             with torch.no_grad():
-                answers = model.head(pair_inputs(example.instances), pairs) > 0
+                answers = model.head(roi_inputs(example.instances), pairs) > 0
             assert torch.equal(answers.float(), targets)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panoptic_occ.occlusion import ocfusion
-from panoptic_occ.occlusion.ocfusion import PairHead
+from panoptic_occ.occlusion import roi_head
+from panoptic_occ.occlusion.roi_head import PairHead
 
 
 def plain(head: PairHead, x: Tensor, pairs: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def gradients(head: PairHead, logits: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("at_once", [3, 32])
 @pytest.mark.parametrize("seed", range(6))
 def test_fuzz_pairs_of_every_shape_with_gradients(seed: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ocfusion.PAIRS_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(roi_head.PAIRS_AT_ONCE, "cpu", at_once)
     torch.manual_seed(seed)
     head = PairHead(4, 8, 16).double()
     n = int(torch.randint(1, 9, ()))

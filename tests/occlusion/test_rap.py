@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.masks import PairStats
-from panoptic_occ.occlusion.ocfusion import pair_inputs
 from panoptic_occ.occlusion.rap import RAP, ranking_losses
+from panoptic_occ.occlusion.roi_head import roi_inputs
 from panoptic_occ.structures import GroundTruthRelation
 from panoptic_occ.testing import toy_categories, toy_example
 
@@ -101,7 +101,7 @@ class TestLoss:
         examples = [toy_example(5), toy_example(1), toy_example(4, seed=1)]
         terms = []
         for example in examples:
-            v = model.head(pair_inputs(example.instances)).tolist()
+            v = model.head(roi_inputs(example.instances)).tolist()
             known = example.target.relation.matrix(0.2)
             for a, match_a in enumerate(example.matches.tolist()):
                 for b, match_b in enumerate(example.matches.tolist()):
@@ -154,7 +154,7 @@ class TestLoss:
         once = RAP(pair_mean="annotations", **COMMON)
         once.load_state_dict(model.state_dict())
         once.training_pairs = lambda example, generator: chosen  # type: ignore[method-assign]
-        front, back = once.head(pair_inputs(example.instances))[chosen].unbind(dim=1)
+        front, back = once.head(roi_inputs(example.instances))[chosen].unbind(dim=1)
         terms = (front - back).exp().log1p()
         expected = (terms[:-1].mean() + terms[-1]) / 2
         assert len(chosen) > 3

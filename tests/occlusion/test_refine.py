@@ -6,8 +6,10 @@ import torch
 
 from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.occlusion.ocfusion import OCFusion, pair_inputs, training_pairs
+from panoptic_occ.occlusion.ocfusion import OCFusion
+from panoptic_occ.occlusion.pairs import training_pairs
 from panoptic_occ.occlusion.refine import SoftOcclusion, soft_margin
+from panoptic_occ.occlusion.roi_head import roi_inputs
 from panoptic_occ.testing import toy_categories, toy_example
 
 
@@ -148,7 +150,7 @@ class TestNetwork:
         model = build(label_channels=6)
         instances, _ = scene(4)
         pairs, prior = all_pairs(4), model.label_prior
-        hidden = model.head.features(pair_inputs(instances), pairs)
+        hidden = model.head.features(roi_inputs(instances), pairs)
         labels = torch.eye(3)[instances.labels]
         e = (labels[pairs[:, 0]] @ prior.above.weight).clamp(min=0)
         e = e * (labels[pairs[:, 1]] @ prior.below.weight).clamp(min=0)
@@ -163,7 +165,7 @@ class TestNetwork:
         instances, _ = scene(4)
         pairs = all_pairs(4)
         plain = model.logits([instances], pairs)
-        torch.testing.assert_close(plain, model.head(pair_inputs(instances), pairs))  # it starts at 0
+        torch.testing.assert_close(plain, model.head(roi_inputs(instances), pairs))  # it starts at 0
         torch.nn.init.normal_(model.label_prior.table)
         added = (model.logits([instances], pairs) - plain).view(4, 4)
         table, (a, b) = model.label_prior.table, instances.labels[pairs].unbind(dim=1)

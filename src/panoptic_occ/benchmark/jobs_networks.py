@@ -24,7 +24,8 @@ from panoptic_occ.config import compose
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import PairStats
 from panoptic_occ.model import BaseOutput, PanopticFPN
-from panoptic_occ.occlusion.ocfusion import OCFusion, PairHead
+from panoptic_occ.occlusion.ocfusion import OCFusion
+from panoptic_occ.occlusion.roi_head import PairHead
 from panoptic_occ.structures import InstanceSet, PanopticMap, Relation, Sample
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_occ.occlusion.ocfusion import PairHead
+from panoptic_occ.occlusion.roi_head import PairHead
 from panoptic_occ.structures import PanopticMap, Segment
 
 

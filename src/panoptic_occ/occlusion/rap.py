@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.occlusion.ocfusion import ROI_SIZE, RULES, initialise, pair_inputs
+from panoptic_occ.occlusion.ground_truth import RULES
+from panoptic_occ.occlusion.roi_head import ROI_SIZE, initialise, roi_inputs
 from panoptic_occ.structures import InstanceSet, Relation, Target
 
 PAIR_MEANS = ("proposals", "annotations")
@@ -73,7 +74,7 @@ class RAP(OcclusionModel):
 
     def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
         """``values`` (N,): the relation value of every instance, smaller = in front."""
-        return {"values": self.head(pair_inputs(instances))}
+        return {"values": self.head(roi_inputs(instances))}
 
     def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
         """Margin v_j - v_i (i above j when its value is smaller) wherever two masks overlap."""
@@ -89,7 +90,7 @@ class RAP(OcclusionModel):
         """Ranking loss, mean over all pairs of the batch; 0 with a graph when there is none."""
         inputs, pairs, weights, offset = [], [], [], 0
         for example in examples:
-            inputs.append(pair_inputs(example.instances))
+            inputs.append(roi_inputs(example.instances))
             found = self.training_pairs(example, generator)
             pairs.append(found + offset)
             weights.append(self._weights(example.matches[found]))

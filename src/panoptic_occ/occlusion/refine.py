@@ -26,14 +26,9 @@ from torch import Tensor, nn
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.occlusion.ocfusion import (
-    SYMMETRIES,
-    PairHead,
-    later_rows,
-    pair_bce,
-    pair_inputs,
-    pair_matrix,
-)
+from panoptic_occ.occlusion.ocfusion import SYMMETRIES
+from panoptic_occ.occlusion.pairs import later_rows, pair_bce, pair_matrix
+from panoptic_occ.occlusion.roi_head import PairHead, roi_inputs
 from panoptic_occ.structures import InstanceSet, Relation, Target
 
 INPUTS = ("mask", "feature", "label")
@@ -120,7 +115,7 @@ class SoftOcclusion(OcclusionModel):
 
     def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
         """The network's answers o_ij; ``pairs`` count through the instances of all images."""
-        features = self.head.features(torch.cat([pair_inputs(image, self.inputs) for image in images]), pairs)
+        features = self.head.features(torch.cat([roi_inputs(image, self.inputs) for image in images]), pairs)
         classes = torch.cat([image.labels for image in images])[pairs]
         if isinstance(self.label_prior, ClassEmbedding):
             features = self.label_prior(features, classes)

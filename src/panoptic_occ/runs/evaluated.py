@@ -17,12 +17,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from panoptic_occ.stored.archive import Archive
 from panoptic_occ.errors import PanopticOccError
 from panoptic_occ.files import digest, write_text
 from panoptic_occ.processes import leads
+from panoptic_occ.runs.folders import (
+    NOT_IN_NAME,
+    RunFolder,
+    base_folder,
+    finished,
+    occlusion_folder,
+    predictions_folder,
+)
 from panoptic_occ.runs.keys import flat
-from panoptic_occ.runs.folders import NOT_IN_NAME, RunFolder, base_folder, finished, occlusion_folder, predictions_folder
+from panoptic_occ.stored.archive import Archive
 from panoptic_occ.stored.store import PredictionFiles
 
 MADE_FROM = "made_from.json"

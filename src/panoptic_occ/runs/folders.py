@@ -29,10 +29,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.config import compose, users_conf
-from panoptic_occ.runs.environment import environment
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.files import read_json, write_json, write_text
 from panoptic_occ.instantiate import check_targets
+from panoptic_occ.runs.environment import environment
 from panoptic_occ.runs.keys import BASE_KEYS, STAGE_KEYS, base_key, changes, prediction_key, stage_key
 
 log = logging.getLogger(__name__)
