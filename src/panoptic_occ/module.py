@@ -16,7 +16,7 @@ from panoptic_occ.errors import NonFiniteLossError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.metrics.step_time import timed
 from panoptic_occ.model import BaseOutput, PanopticFPN
-from panoptic_occ.processes import averaged, gathered, leads
+from panoptic_occ.processes import all_reduce_mean, gathered, leads
 from panoptic_occ.schedule import StageSchedule
 from panoptic_occ.seeding import stable_seed
 from panoptic_occ.structures import Sample
@@ -69,7 +69,7 @@ class PanopticModule(pl.LightningModule):
         if self.stage != "base":
             losses |= self.model.occlusion_losses(samples, torch.Generator().manual_seed(step_seed))
         total = torch.stack(list(losses.values())).sum()
-        *terms, mean = averaged(torch.stack([*losses.values(), total]).detach())
+        *terms, mean = all_reduce_mean(torch.stack([*losses.values(), total]).detach())
         if not torch.isfinite(mean):  # in all processes at once, so that none waits for another
             self._stop(losses, total, samples)
         self.log_dict(

@@ -83,7 +83,7 @@ def gathered(value: T) -> list[T]:
     return values  # type: ignore[return-value]
 
 
-def averaged(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """The mean of ``values`` over all processes, in place."""
     if joined():
         import torch.distributed

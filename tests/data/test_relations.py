@@ -19,7 +19,7 @@ from panoptic_occ.data.relations import (
     TIE_BREAK,
     ground_truth_relation,
     match_boxes,
-    match_segments,
+    match_by_share,
 )
 from panoptic_occ.data.source import CocoSource, relations_path
 from panoptic_occ.errors import ConfigError
@@ -71,7 +71,11 @@ def test_nearest_boxes_as_in_the_script_of_rap() -> None:
     segments = {10: (0, False), 20: (1, False), 30: (2, False)}
     crops = masks_of(*masks)
     assert match_boxes(crops, panoptic_of(ids, segments)).tolist() == [10, 20, 30]
-    assert match_segments(crops, torch.tensor([1, 1, 2]), panoptic_of(ids, segments)).tolist() == [0, 20, 30]
+    assert match_by_share(crops, torch.tensor([1, 1, 2]), panoptic_of(ids, segments)).tolist() == [
+        0,
+        20,
+        30,
+    ]
     ids[5, 5:7] = 40  # also nearest to the second one
     assert match_boxes(crops, panoptic_of(ids, segments | {40: (0, False)})).tolist() == [10, 0, 30]
     ids[4, 6:9] = 50
@@ -120,7 +124,7 @@ def test_matching_is_the_best_one_to_one_assignment(seed: int, n: int, m: int) -
     labels = rng.integers(0, 2, n)
     segment_labels = rng.integers(0, 2, m)
     panoptic = panoptic_of(ids, {k + 1: (int(segment_labels[k]), False) for k in range(m)})
-    found = match_segments(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic).tolist()
+    found = match_by_share(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic).tolist()
 
     def share(i: int, k: int) -> float:
         segment = ids == k
@@ -154,7 +158,7 @@ STRIP = [[1, 1, 2, 2, 2, 2, 0, 0]]
 )
 def test_matching_at_its_limits(mask: list[int], label: int, crowd: bool, expected: int) -> None:
     panoptic = panoptic_of(STRIP, {2: (0, crowd)})
-    assert match_segments(masks_of([mask]), torch.tensor([label]), panoptic).tolist() == [expected]
+    assert match_by_share(masks_of([mask]), torch.tensor([label]), panoptic).tolist() == [expected]
 
 
 def match_by_masks(masks: np.ndarray, labels: np.ndarray, panoptic: PanopticMap) -> list[int]:
@@ -188,14 +192,17 @@ def test_matching_equals_dense_masks(seed: int) -> None:
         for n in rng.permutation(numbers)[:10]
     )
     panoptic = PanopticMap(torch.from_numpy(ids), segments)
-    found = match_segments(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic)
+    found = match_by_share(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic)
     assert found.tolist() == match_by_masks(masks, labels, panoptic)
 
 
 def test_a_tie_goes_to_the_better_iou() -> None:
     """Both masks cover segment 2 wholly; the second is that segment exactly."""
     masks = masks_of([[1] * 8], [[0, 0, 1, 1, 1, 1, 0, 0]])
-    assert match_segments(masks, torch.tensor([0, 0]), panoptic_of(STRIP, {2: (0, False)})).tolist() == [0, 2]
+    assert match_by_share(masks, torch.tensor([0, 0]), panoptic_of(STRIP, {2: (0, False)})).tolist() == [
+        0,
+        2,
+    ]
 
 
 def test_two_poor_matches_do_not_displace_a_good_one() -> None:
@@ -203,4 +210,4 @@ def test_two_poor_matches_do_not_displace_a_good_one() -> None:
     ids = [[1] * 10, [2] * 10]
     masks = masks_of([[1] * 4 + [0] * 6, [1] * 9 + [0]], [[0] * 10, [1] * 6 + [0] * 4])
     panoptic = panoptic_of(ids, {1: (0, False), 2: (0, False)})
-    assert match_segments(masks, torch.tensor([0, 0]), panoptic).tolist() == [2, 0]
+    assert match_by_share(masks, torch.tensor([0, 0]), panoptic).tolist() == [2, 0]

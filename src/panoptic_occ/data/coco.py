@@ -37,7 +37,7 @@ class CocoPanoptic(Dataset[Sample]):
     ``relations``: cached ground-truth relations; without them every load computes its own.  ``inst_gt``: the instances
     are those of the instances JSON (``coco``, full masks that overlap) or are cut from the ``panoptic`` map, which has
     no relations to cache.  ``match``: how an instance finds its segment of the panoptic map, ``share`` of it covered
-    (``relations.match_segments``) or distance of the ``box``es (``relations.match_boxes``).
+    (``relations.match_by_share``) or distance of the ``box``es (``relations.match_boxes``).
     """
 
     def __init__(

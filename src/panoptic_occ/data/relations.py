@@ -34,7 +34,7 @@ def matched_segments(
     masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap, match: SegmentMatch
 ) -> Int[Tensor, " k"]:
     """Id of the panoptic segment of every instance by the rule ``match``, 0 for an instance without one."""
-    return match_segments(masks, labels, panoptic) if match == "share" else match_boxes(masks, panoptic)
+    return match_by_share(masks, labels, panoptic) if match == "share" else match_boxes(masks, panoptic)
 
 
 def match_boxes(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
@@ -57,7 +57,7 @@ def match_boxes(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
     return matched
 
 
-def match_segments(masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap) -> Int[Tensor, " k"]:
+def match_by_share(masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap) -> Int[Tensor, " k"]:
     """Id of the panoptic segment of every instance, 0 for an instance without one.
 
     Candidates are non-crowd segments of the same category of which the mask covers at least half; among them the

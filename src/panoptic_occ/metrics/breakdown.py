@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from panoptic_occ.categories import Categories
-from panoptic_occ.data.relations import match_segments
+from panoptic_occ.data.relations import match_by_share
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.metrics.misses import ERRORS, KILLED, KILLERS, explain_miss, is_merged
@@ -77,7 +77,7 @@ class AnnotatedThings:
     def of(target: Target, detections: MaskCrops, binning: Binning) -> AnnotatedThings:
         """What every map of one image is compared with; ``detections``: ranked, a map may be made of the first ones."""
         target = target.to("cpu")
-        segments = match_segments(target.masks, target.labels, target.panoptic).tolist()
+        segments = match_by_share(target.masks, target.labels, target.panoptic).tolist()
         alone = [s.id for s in target.panoptic.segments if s.isthing and not s.iscrowd and s.id not in segments]
         visible = MaskCrops.from_dense(target.panoptic.ids == torch.tensor(alone, dtype=torch.int64)[:, None, None])
         masks = MaskCrops(

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.data.relations import match_segments
+from panoptic_occ.data.relations import match_by_share
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.structures import InstanceSet, Relation
@@ -139,7 +139,7 @@ def contested_pixels(
         raise ValueError("the relational embedding needs instances.soft; see OcclusionModel.requires")
     target = example.target
     ids = target.panoptic.ids
-    segments = match_segments(target.masks.to("cpu"), target.labels.cpu(), replace(target.panoptic, ids=ids.cpu()))
+    segments = match_by_share(target.masks.to("cpu"), target.labels.cpu(), replace(target.panoptic, ids=ids.cpu()))
     masks = target.masks[own.cpu()].dense()
     owner = torch.full(ids.shape, -1, dtype=torch.int64, device=ids.device)
     for row, segment in enumerate(segments[own.cpu()].tolist()):
