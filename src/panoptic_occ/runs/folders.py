@@ -44,7 +44,8 @@ OF_ONE_COMMAND = ("logger", "force", "trusted", "save_maps", "save_predictions",
 NOT_IN_NAME = re.compile(
     r"^(method|data|backbone|seed|runs_dir|run_name|force|processes|save_maps|save_predictions|save_conf_thr|saved"
     r"|compare|sweep|debug|trusted|run|input|output"
-    r"|data\.(num_workers|eval_batch_size|source\.(root|cache_dir|processes)|root)|(trainer|logger|validate)(\..*)?|hydra.*)$"
+    r"|data\.(num_workers|eval_batch_size|source\.(root|cache_dir|processes)|root)|(logger|validate)(\..*)?|hydra.*"
+    r"|trainer(\.(?!precision$|gradient_clip|limit_train_batches$|sync_batchnorm$).*)?)$"
 )
 
 
