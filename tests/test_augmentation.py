@@ -94,6 +94,18 @@ def test_every_exchange_takes_the_boxes_of_the_plain_view(exchange: str) -> None
     assert output.semantic.labels.shape == SIZE and output.instances.masks.size == SIZE
 
 
+@pytest.mark.parametrize("exchange", ["banet", "ibpp"])
+def test_the_stuff_does_not_depend_on_which_detections_are_asked_for(exchange: str) -> None:
+    """The stuff branch of every view sees the detections that it would see in the plain one."""
+    words = ["exchange.inlay_thr=0.05"] if exchange == "banet" else []
+    model = model_with(f"exchange={exchange}", "tta=flip", *words)
+    (every,) = model.base_outputs([sample_of(0)], 0.05)
+    bar = float(every.instances.scores.median())
+    (best,) = model.base_outputs([sample_of(0)], bar)
+    assert 0 < len(best.instances) < len(every.instances) and best.instances.scores.min() >= bar
+    assert torch.equal(best.semantic.logits, every.semantic.logits)
+
+
 def test_an_oracle_base_is_refused() -> None:
     model = build_model(compose(["experiment=oracle_base", "tta=flip"]), toy_categories()).eval()
     with pytest.raises(ConfigError, match="tta=none"):

@@ -159,8 +159,8 @@ class PanopticFPN(nn.Module):
         return self.exchange.outputs(self.thing, self.stuff, self._pyramids(batch), batch, conf_thr, requires)
 
     def _augmented(self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str]) -> Outputs:
-        """The averages over all views, in the boxes of the plain one."""
-        plain = self._outputs(samples, conf_thr, requires)
+        """The averages over all views, in the boxes of the plain one; the stuff branch sees the same ones in each."""
+        plain = self._outputs(samples, min(conf_thr, self.exchange.shown_thr), requires)
         others, before = [], self.thing.oracle
         try:
             for view in self.tta.views:
@@ -168,7 +168,8 @@ class PanopticFPN(nn.Module):
                 others.append((view, self._outputs([view.show(sample) for sample in samples], 0.0, REQUIRES)))
         finally:
             self.thing.use_oracle(before)
-        return averaged(plain, others, self.num_things)
+        found, maps = averaged(plain, others, self.num_things)
+        return [instances[instances.scores >= conf_thr] for instances in found], maps
 
     def _pyramids(self, batch: Batch) -> Pyramids:
         return Pyramids.of(self.backbone(batch.images))

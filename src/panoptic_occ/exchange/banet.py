@@ -81,6 +81,7 @@ class FeatureAggregation(Exchange):
             channels = in_channels if channels is None else channels
             layout = LayoutContext(channels, context or max(channels // 2, 1), layout_channels, bins) if ocm else None
             self.i2s = InstanceToSemantic(in_channels, head.width, channels, head.num_classes, layout)
+            self.shown_thr = inlay_thr
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

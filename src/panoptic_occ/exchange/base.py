@@ -38,8 +38,11 @@ class Exchange(nn.Module):
     """No exchange (Panoptic FPN, Kirillov et al. 2019), and the contract of those that have one.
 
     An exchange runs both branches, so that it can pass features or predictions from one to the other; its own layers
-    are part of the base.  ``stuff``: the stuff branch, to read widths from; it is not kept.
+    are part of the base.  ``stuff``: the stuff branch, to read widths from; it is not kept.  ``shown_thr``: the score
+    from which the stuff branch sees a detection, whatever is asked for (1: it sees none).
     """
+
+    shown_thr: float = 1.0
 
     def __init__(self, *, in_channels: int, categories: Any, stuff: StuffBranch) -> None:
         super().__init__()

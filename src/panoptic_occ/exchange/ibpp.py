@@ -95,6 +95,7 @@ class IterativeProjection(Exchange):
         self.num_things = categories.num_things
         if iterations == 0:
             return
+        self.shown_thr = 0.0
         head = dense_head(stuff)
         hidden = max(in_channels // 2, 32) if hidden is None else hidden
         heads = 1 if weights == "shared" else iterations
