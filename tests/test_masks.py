@@ -154,3 +154,9 @@ def test_a_crop_that_leaves_the_image_is_refused(corner: tuple[int, int], shape:
     crop: Tensor = torch.ones(shape, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"crop 0 at .* leaves the 2x3 image"):
         MaskCrops.from_crops([crop], [corner], (2, 3))
+
+
+def test_boxes_of_crops() -> None:
+    dense = torch.zeros(2, 5, 7, dtype=torch.bool)
+    dense[0, 1:3, 2:6] = True
+    assert MaskCrops.from_dense(dense).boxes.tolist() == [[2, 1, 6, 3], [0, 0, 0, 0]]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Window = tuple[slice, slice]
@@ -112,6 +112,12 @@ class MaskCrops:
             return MaskCrops(self.pixels[start : start + length], windows, self.size)
         parts = self.pixels.split(lengths)
         return MaskCrops(torch.cat([parts[i] for i in chosen]), windows, self.size)
+
+    @property
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """The crops as boxes xyxy in px (float32), tight where the crops are; right and lower edges are exclusive."""
+        top, left, height, width = self.windows.unbind(dim=1)
+        return torch.stack([left, top, left + width, top + height], dim=1).float()
 
     @property
     def area(self) -> Int[Tensor, " n"]:

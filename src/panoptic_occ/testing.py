@@ -60,7 +60,7 @@ def toy_target(masks: Bool[Tensor, "k h w"], labels: Int[Tensor, " k"]) -> Targe
         inter=common.sum(dim=(2, 3)),
         own=(common & owned[:, None]).sum(dim=(2, 3)),
     )
-    return Target(_boxes(crops), labels, crops, PanopticMap(ids, segments), relation, torch.arange(count))
+    return Target(crops.boxes, labels, crops, PanopticMap(ids, segments), relation, torch.arange(count))
 
 
 def toy_sample(count: int, seed: int = 0, things: int = 3, size: tuple[int, int] = (20, 30)) -> Sample:
@@ -240,8 +240,3 @@ class OcclusionContract:
 
 def _fused(instances: InstanceSet, relation: Relation) -> PanopticMap:
     return fuse(instances, PairStats.of(instances.masks), relation, None, FusionPolicy(min_visible=0.3))
-
-
-def _boxes(masks: MaskCrops) -> Tensor:
-    top, left, height, width = masks.windows.unbind(dim=1)
-    return torch.stack([left, top, left + width, top + height], dim=1).float()

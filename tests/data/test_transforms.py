@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from panoptic_occ.data.transforms import EvalTransform, Grid, TrainTransform, resized_size, tight_boxes
+from panoptic_occ.data.transforms import EvalTransform, Grid, TrainTransform, resized_size
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.structures import GroundTruthRelation, PanopticMap, Sample, Segment, Target
@@ -43,7 +43,7 @@ def make_sample(size: tuple[int, int] = (37, 53), n: int = 5, seed: int = 0) -> 
     segments.append(Segment(7, 3, False, int((ids == 7).sum())))
     crops = MaskCrops.from_dense(dense)
     target = Target(
-        boxes=tight_boxes(crops),
+        boxes=crops.boxes,
         labels=torch.arange(n) % 3,
         masks=crops,
         panoptic=PanopticMap(torch.from_numpy(ids), tuple(segments)),
@@ -201,9 +201,7 @@ def test_crop_removes_instances_from_rows_and_columns_of_the_relation_together()
     own = torch.tensor([[9, 1, 0], [0, 3, 0], [1, 0, 4]])
     relation = GroundTruthRelation(crops.area, torch.tensor([9, 3, 4]), PairStats.of(crops).inter, own)
     segments = tuple(Segment(k + 1, 0, True, int((ids == k + 1).sum()), instance=k) for k in range(3))
-    target = Target(
-        tight_boxes(crops), torch.zeros(3).long(), crops, PanopticMap(ids, segments), relation, torch.arange(3)
-    )
+    target = Target(crops.boxes, torch.zeros(3).long(), crops, PanopticMap(ids, segments), relation, torch.arange(3))
     columns = torch.arange(10, dtype=torch.uint8).expand(3, 4, 10)
     sample = Sample(columns, 1, "x", (4, 10), target)
     assert relation.matrix(0.1).tolist() == [[-1, 1, 0], [0, -1, -1], [1, -1, -1]]
@@ -232,7 +230,7 @@ def test_pairs_that_do_not_meet_in_the_crop_are_never_significant() -> None:
     assert inter[0, 1] == 4
     relation = GroundTruthRelation(crops.area, torch.tensor([11, 7]), inter, torch.tensor([[11, 4], [0, 7]]))
     panoptic = PanopticMap(ids, (Segment(1, 0, True, 11), Segment(2, 0, True, 7)))
-    target = Target(tight_boxes(crops), torch.zeros(2).long(), crops, panoptic, relation, torch.arange(2))
+    target = Target(crops.boxes, torch.zeros(2).long(), crops, panoptic, relation, torch.arange(2))
     sample = Sample(torch.zeros(3, 4, 8, dtype=torch.uint8), 1, "x", (4, 8), target)
     assert relation.matrix(0.1).tolist() == [[-1, 1], [0, -1]]
     seen = set()

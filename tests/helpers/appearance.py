@@ -15,9 +15,7 @@ NO_DROP = FusionPolicy(conf_thr=0.6)
 
 
 def boxes_of(masks):
-    windows = MaskCrops.from_dense(masks).windows
-    top, left, height, width = windows.unbind(dim=1)
-    return torch.stack([left, top, left + width, top + height], dim=1).float()
+    return MaskCrops.from_dense(masks).boxes
 
 
 def detections(masks, scores=None, labels=None):

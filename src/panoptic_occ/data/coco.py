@@ -142,6 +142,4 @@ class CocoPanoptic(Dataset[Sample]):
 
 
 def _target(instances: Instances, panoptic: PanopticMap, relation: GroundTruthRelation) -> Target:
-    top, left, height, width = instances.masks.windows.unbind(dim=1)
-    boxes = torch.stack((left, top, left + width, top + height), dim=1).float()
-    return Target(boxes, instances.labels, instances.masks, panoptic, relation, instances.ids)
+    return Target(instances.masks.boxes, instances.labels, instances.masks, panoptic, relation, instances.ids)

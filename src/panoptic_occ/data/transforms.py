@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
@@ -161,19 +161,13 @@ def transform_target(target: Target, grid: Grid, cropped: bool) -> Target:
     if cropped:
         relation = _without_parted_pairs(relation, masks)
     return Target(
-        boxes=tight_boxes(masks).to(target.boxes.dtype),
+        boxes=masks.boxes.to(target.boxes.dtype),
         labels=target.labels[keep],
         masks=masks,
         panoptic=_transform_panoptic(target.panoptic, grid, keep),
         relation=relation,
         instance_ids=target.instance_ids[keep],
     )
-
-
-def tight_boxes(masks: MaskCrops) -> Float[Tensor, "n 4"]:
-    """Boxes xyxy of tight crops, in px; the right and lower edges are exclusive, so width is x2 - x1."""
-    top, left, height, width = masks.windows.unbind(dim=1)
-    return torch.stack([left, top, left + width, top + height], dim=1).float()
 
 
 def _transform_panoptic(panoptic: PanopticMap, grid: Grid, keep: Tensor) -> PanopticMap:
