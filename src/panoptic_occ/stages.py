@@ -13,13 +13,14 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from panoptic_occ.build import build_validation
 from panoptic_occ.callbacks.checkpoint_io import AtomicCheckpointIO
 from panoptic_occ.callbacks.compiled import CompiledBackbone
 from panoptic_occ.callbacks.preemption import Preemption
+from panoptic_occ.callbacks.progress import StageProgress
 from panoptic_occ.callbacks.throughput import Throughput
 from panoptic_occ.callbacks.two_stage import TwoStage
 from panoptic_occ.data.datamodule import PanopticDataModule
@@ -68,7 +69,7 @@ def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **setti
         "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
         "plugins": [AtomicCheckpointIO(), *slurm],
     }
-    bars = [RichProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []
+    bars = [StageProgress()] if cfg.trainer.get("enable_progress_bar", True) else []
     trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(

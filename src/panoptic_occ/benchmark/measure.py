@@ -112,7 +112,7 @@ class Outcome:
 class Patience:
     """How long a job is repeated: ``turns`` at least, and more until ``seconds`` are over or ``most`` are done."""
 
-    seconds: float = 1.5
+    seconds: float = 1.2
     turns: int = 3
     most: int = 25
 
