@@ -182,3 +182,9 @@ def test_the_readme_gets_the_rows_with_a_target(tmp_path: Path) -> None:
     text = readme.read_text()
     assert text.count("| dense |") == 2 and "| other |" not in text
     assert text.startswith("# x\n") and text.endswith("<!-- end bench -->\nend\n")
+
+
+def test_jobs_of_minutes_are_not_repeated_three_times() -> None:
+    patience = Patience(seconds=2.0, turns=3, most=9, enough=30.0)
+    assert in_turns([lambda: None], patience, time.perf_counter, [40.0]) == [[40.0]]
+    assert len(in_turns([lambda: None], patience, time.perf_counter, [20.0])[0]) > 1

@@ -110,11 +110,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a job is repeated: ``turns`` at least, and more until ``seconds`` are over or ``most`` are done."""
+    """How long a job is repeated: ``turns`` at least, and more until ``seconds`` are over or ``most`` are done.
 
-    seconds: float = 1.2
+    No further turn after ``enough`` seconds.
+    """
+
+    seconds: float = 1.0
     turns: int = 3
     most: int = 25
+    enough: float = 30.0
 
 
 def race(job: Job, patience: Patience) -> Outcome:
@@ -186,7 +190,9 @@ def in_turns(
     gc.disable()
     try:
         for turn in range(done, patience.most):
-            if turn >= patience.turns and all(samples) and time.perf_counter() - started > patience.seconds:
+            elapsed = time.perf_counter() - started
+            patient = turn < patience.turns and elapsed < patience.enough
+            if all(samples) and not patient and elapsed > patience.seconds:
                 break
             for times, run in zip(samples, runs, strict=True):
                 times += _calls(run, clock)

@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from panoptic_occ.errors import PanopticOccError
 
 In = TypeVar("In")
@@ -39,6 +36,9 @@ def ordered_map(
     ``function`` must be picklable and is sent to each worker once, items ``chunk`` at a time.  The first exception
     stops everything; PanopticOccError when a worker is killed.
     """
+    from rich.console import Console  # takes a moment, and the workers of others do without
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     # a worker costs seconds to start: there is no use for more of them than chunks
     processes = min(processes or available_cores(), -(-total // chunk))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
