@@ -109,7 +109,12 @@ def run_folder(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
     if name is None:
         parts = (cfg.method.name, cfg.backbone_name, f"s{cfg.seed}", overrides_name(overrides))
         name = "_".join(part for part in parts if part)
-    return RunFolder(Path(cfg.runs_dir) / str(cfg.data.name) / name)
+    elif not str(name).strip(". ") or re.search(r"[/\\]", str(name)) or str(name).startswith("base_"):
+        raise ConfigError(
+            f"run_name={str(name)!r}: needs a name for one folder below {cfg.runs_dir}/{cfg.data.name}, without / "
+            "and not that of a base (base_...)"
+        )
+    return RunFolder(Path(cfg.runs_dir) / str(cfg.data.name) / str(name))
 
 
 def overrides_name(overrides: Iterable[str]) -> str:
