@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_occ.build import build_model, build_schedule
+from panoptic_occ.build import _backbone, build_model, build_schedule
 from panoptic_occ.categories import Categories
 from panoptic_occ.config import compose, conf_dir
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.occlusion.upsnet import PixelArgmax
+from panoptic_occ.runs.folders import base_folder
 
 CATEGORIES = Categories.from_json(
     [{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 1}, {"id": 3, "name": "c", "isthing": 0}]
@@ -115,3 +116,12 @@ def test_no_class_count_in_any_file() -> None:
 def test_misspellings_are_answered(override: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '.*{hint}"):
         compose([override])
+
+
+def test_pretrained_weights_are_not_read_where_a_trained_base_replaces_them(tmp_path: Path) -> None:
+    config = compose(["preset=coco", f"runs_dir={tmp_path}"])
+    assert _backbone(config).weights == "IMAGENET1K_V1"
+    base_folder(config).path.mkdir(parents=True)
+    base_folder(config).weights("base").touch()
+    assert (_backbone(config).weights, _backbone(config).frozen_stages) == (None, 0)
+    assert config.backbone.weights == "IMAGENET1K_V1"  # its key stays

@@ -65,8 +65,10 @@ def _backbone(cfg: DictConfig) -> DictConfig:
     """``cfg.backbone``, without pretrained weights where a trained base replaces them: nothing need be downloaded."""
     if cfg.backbone.get("weights") is None or not base_folder(cfg).weights("base").exists():
         return cfg.backbone
-    trained = OmegaConf.merge(cfg.backbone, {"weights": None, "frozen_stages": 0})  # a base is frozen whole
-    assert isinstance(trained, DictConfig)
+    trained = cfg.backbone.copy()
+    trained.weights = None
+    if "frozen_stages" in trained:
+        trained.frozen_stages = 0  # a base is frozen whole
     return trained
 
 
