@@ -12,7 +12,7 @@ from panoptic_occ.fusion.engine import FusionPolicy
 
 CONF = Path(__file__).parents[2] / "conf"
 # what the fusion reads of the data group
-DATA = ("+data.stuff_area=321", "+data.stuff_component_area=321", "+data.duplicate_thr=null", "+data.erase_radius=3")
+DATA = ("+data.stuff_area=321", "+data.stuff_component_area=321", "+data.erase_radius=3")
 DATA_VALUES = {"stuff_area": 321, "erase_radius": 3}
 
 PUBLISHED = {

@@ -150,6 +150,27 @@ def test_detections_are_ranked_cut_and_placed_in_the_original_frame() -> None:
     assert set(same.labels.tolist()) <= {0, 1}
 
 
+def test_suppression_among_all_classes_is_the_greedy_rule() -> None:
+    batch, features = make_batch([make_target([[8, 8, 40, 40]], [0])]), make_features(1)
+    everything = {"score_thr": 0.0, "nms_thr": 1.0, "max_detections": 10_000}
+    (every,) = make_branch(**everything).eval().find(features, batch, 0.0)
+    kept: list[int] = []  # best score first: keep what overlaps nothing kept by more than the threshold
+    for i in range(len(every)):
+        x0, y0 = torch.maximum(every.boxes[i, :2], every.boxes[kept, :2]).T
+        x1, y1 = torch.minimum(every.boxes[i, 2:], every.boxes[kept, 2:]).T
+        common = (x1 - x0).clamp(min=0) * (y1 - y0).clamp(min=0)
+        area = (every.boxes[:, 2:] - every.boxes[:, :2]).prod(dim=1)
+        if (common <= 0.5 * (area[i] + area[kept] - common)).all():
+            kept.append(i)
+    settings = everything | {"nms_thr": 0.5, "class_agnostic_nms": True}
+    (found,) = make_branch(**settings).eval().find(features, batch, 0.0)
+    assert torch.equal(found.boxes, every.boxes[kept]) and torch.equal(found.labels, every.labels[kept])
+    (within,) = make_branch(**everything | {"nms_thr": 0.5}).eval().find(features, batch, 0.0)
+    assert 3 < len(found) < len(within) < len(every)
+    (few,) = make_branch(**settings | {"max_detections": 3}).eval().find(features, batch, 0.0)
+    assert torch.equal(few.boxes, found.boxes[:3])
+
+
 def test_the_mask_head_sees_only_what_enters_the_map() -> None:
     branch = make_branch(score_thr=0.0).eval()
     batch, features = make_batch([make_target([[8, 8, 40, 40]], [0])] * 2), make_features(2)

@@ -47,7 +47,14 @@ YOUNGER_KEYS = {
     "exchange.inlay": "box",
     "occlusion.pair_mean": "proposals",
 }
-TEST_ONLY = ("thing.score_thr", "thing.nms_thr", "thing.max_detections", "thing.rpn_test", "exchange.inlay_thr")
+TEST_ONLY = (
+    "thing.score_thr",
+    "thing.nms_thr",
+    "thing.class_agnostic_nms",
+    "thing.max_detections",
+    "thing.rpn_test",
+    "exchange.inlay_thr",
+)
 PLACES = ("data.source.root", "data.source.cache_dir", "data.source.processes")
 # What stored predictions depend on, beside their base.
 PREDICTION_KEYS = (*TEST_ONLY, "tta", "data.eval_transform", "data.max_eval_images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import nms
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.structures import Batch, InstanceSet, Target
@@ -52,7 +54,8 @@ class MaskRCNN(ThingBranch):
     ``rois_per_image``: proposals sampled for the heads in training, ``positive_fraction`` of them positive.
     ``masks_per_image``: most positive proposals that train the mask head (None: all); ``mask_convs``: its 3x3
     convolutions.  ``hidden``: width of the box head, 4 x ``in_channels`` by default.
-    Detections: score > ``score_thr``, class-wise NMS at ``nms_thr``, at most ``max_detections``.
+    Detections: score > ``score_thr``, NMS at ``nms_thr`` within every class, or with ``class_agnostic_nms`` among all
+    (UPSNet, BANet), at most ``max_detections``.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class MaskRCNN(ThingBranch):
         hidden: int | None = None,
         score_thr: float = 0.05,
         nms_thr: float = 0.5,
+        class_agnostic_nms: bool = False,
         max_detections: int = 100,
         sampling_ratio: int = 2,
         aligned: bool = True,
@@ -82,6 +86,7 @@ class MaskRCNN(ThingBranch):
         sizes = tuple((round(anchor_scale * stride),) for stride in STRIDES)
         anchors = ExactAnchors(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
         self.masks_per_image = masks_per_image
+        self.class_agnostic_nms, self.nms_thr, self.max_detections = class_agnostic_nms, nms_thr, max_detections
         self.rpn = RegionProposalNetwork(
             anchors,
             ExactRPNHead(in_channels, anchors.num_anchors_per_location()[0]),
@@ -103,8 +108,8 @@ class MaskRCNN(ThingBranch):
             positive_fraction=positive_fraction,
             bbox_reg_weights=None,
             score_thresh=score_thr,
-            nms_thresh=nms_thr,
-            detections_per_img=max_detections,
+            nms_thresh=1.0 if class_agnostic_nms else nms_thr,  # then `find` suppresses
+            detections_per_img=sys.maxsize if class_agnostic_nms else max_detections,
             mask_roi_pool=PyramidRoIAlign(14, sampling_ratio, aligned),
             mask_head=MaskRCNNHeads(in_channels, (in_channels,) * mask_convs, 1),
             mask_predictor=MaskRCNNPredictor(in_channels, in_channels, classes),
@@ -158,6 +163,9 @@ class MaskRCNN(ThingBranch):
         found = heads.postprocess_detections(logits.float(), regression.float(), proposals, batch.sizes)
         kept = []
         for boxes, scores, labels in zip(*found, strict=True):
+            if self.class_agnostic_nms:
+                best = nms(boxes, scores, self.nms_thr)[: self.max_detections]
+                boxes, scores, labels = boxes[best], scores[best], labels[best]
             order = torch.argsort(scores, descending=True, stable=True)
             order = order[scores[order] >= conf_thr]
             kept.append(Rois(boxes[order], labels[order] - 1, scores[order]))
