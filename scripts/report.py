@@ -125,7 +125,7 @@ def cross_report(results: Mapping[str, Any]) -> str:
 
 
 def twice_table(results: Mapping[str, Any]) -> str:
-    """What of the gap an order closes on detections after NMS among all classes and within each, and with RAP's check."""
+    """Of the gap, per order: on detections after NMS among all classes, within each, and there with RAP's check."""
     columns = [("cross", "plain"), ("cross within classes", "plain"), ("cross within classes", "duplicates")]
     lines = ["| order | NMS among all | within each | within each, and RAP's check |", "|---|---|---|---|"]
     seeds = list(results["seeds"].values())
