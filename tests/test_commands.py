@@ -188,6 +188,11 @@ def test_own_files_are_composed_and_listed(start: Start, tmp_path: Path, capsys:
     assert compose(["method=mine"], own.parent).choices == config.choices
     answer = exit_message(start, "-cd", str(own.parent), "method=mnie")
     assert "did you mean 'mine'? allowed: banet, mine, oanet" in answer
+    (own.parent / "occlusion").mkdir()
+    (own.parent / "occlusion" / "front.yaml").write_text("defaults: [area, _self_]\n")
+    (config,) = start("--config-dir", str(own.parent), "compare=front")
+    assert config.compare == ["front"]
+    assert "did you mean 'front'?" in exit_message(start, "--config-dir", str(own.parent), "compare=[frnt]")
     start("--config-dir", str(own.parent), "--help")
     assert "banet, mine, oanet, ocfusion*" in capsys.readouterr().out
 

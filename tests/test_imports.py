@@ -23,7 +23,7 @@ COLUMNS = (
     ("fusion",),
     ("metrics", "visuals"),
 )
-INTERFACES = {"errors", "files", "masks", "structures", "categories"}
+INTERFACES = {"errors", "files", "kinds", "masks", "structures", "categories"}
 HEAVY = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb"}
 
 

@@ -13,53 +13,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from panoptic_occ.data.panoptic_io import read_panoptic_png, write_panoptic_png
+from helpers.pq_split import CATEGORIES, info_of, random_split, run, save
+from panoptic_occ.data.panoptic_io import read_panoptic_png
 from panoptic_occ.metrics import pq_files
-from panoptic_occ.pq import main
-
-CATEGORIES = [
-    {"id": 3, "name": "cat", "isthing": 1, "supercategory": "animal", "color": [9, 9, 9]},
-    {"id": 8, "name": "dog", "isthing": 1, "supercategory": "animal", "color": [8, 8, 8]},
-    {"id": 50, "name": "sky", "isthing": 0, "supercategory": "outdoor", "color": [7, 7, 7]},
-]
-
-
-def save(folder, images, categories=CATEGORIES):
-    """Writes ``{image_id: (ids, segments_info)}`` as X.json and X/*.png; returns X.json."""
-    annotations = []
-    for image_id, (ids, info) in images.items():
-        write_panoptic_png(folder / f"{image_id:06}.png", ids)
-        annotations.append({"image_id": image_id, "file_name": f"{image_id:06}.png", "segments_info": info})
-    file = folder.with_name(folder.name + ".json")
-    file.write_text(json.dumps({"annotations": annotations, "categories": categories}))
-    return file
-
-
-def info_of(ids, category_of, crowds=()):
-    return [
-        {"id": i, "category_id": category_of[i], "area": int((ids == i).sum()), "iscrowd": int(i in crowds)}
-        for i in np.unique(ids).tolist()
-        if i
-    ]
 
 
 @pytest.fixture
 def split(tmp_path):
-    """70 random images with crowds and void and a prediction for each: more than one chunk, less than three."""
-    rng = np.random.default_rng(5)
-    category_of = {i: CATEGORIES[i % 3]["id"] for i in range(1, 8)}
-    target, prediction = {}, {}
-    for image_id in range(1, 71):
-        ids = rng.integers(0, 8, (3, 4)).repeat(5, 0).repeat(6, 1)
-        noise = rng.random(ids.shape) < 0.3
-        guess = np.where(noise, rng.integers(0, 8, ids.shape), ids)
-        target[image_id] = ids, info_of(ids, category_of, crowds={1, 4})
-        prediction[image_id] = guess, info_of(guess, category_of)
-    return target, prediction, save(tmp_path / "target", target), save(tmp_path / "result", prediction)
-
-
-def run(gt, result, *more):
-    return main(["--gt_json_file", str(gt), "--pred_json_file", str(result), *map(str, more)])
+    return random_split(tmp_path)
 
 
 def expected_scores(target, prediction, categories, slow_pq):
@@ -171,88 +132,6 @@ class TestArguments:
         seen = []
         pq_files.panoptic_quality_of_files(*split[2:], processes=1, on_progress=lambda *step: seen.append(step))
         assert seen == [(16, 70), (32, 70), (48, 70), (64, 70), (70, 70)]
-
-
-def edited(file, change):
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-
-
-class TestBadInput:
-    """One line on stderr that names file, image and fix, exit status 1."""
-
-    def check(self, capsys, split, *words, processes=1):
-        assert run(*split[2:], "--processes", processes) == 1
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        lines = captured.err.splitlines()
-        assert len(lines) == 1 and lines[0].startswith("error: ")
-        for word in words:
-            assert word in lines[0]
-
-    def test_missing_json(self, split, capsys):
-        split[3].unlink()
-        self.check(capsys, split, "result.json", "does not exist")
-
-    def test_json_of_another_kind(self, split, capsys):
-        edited(split[3], lambda c: c.pop("annotations"))
-        self.check(capsys, split, "result.json", "no list 'annotations'", "categories")
-
-    def test_truncated_json(self, split, capsys):
-        split[2].write_text(split[2].read_text()[:1000])
-        self.check(capsys, split, "target.json", "not valid JSON at line 1")
-
-    def test_no_images(self, split, capsys):
-        edited(split[2], lambda c: c["annotations"].clear())
-        self.check(capsys, split, "target.json", "no image")
-
-    def test_missing_predictions(self, split, capsys):
-        edited(split[3], lambda c: c.update(annotations=c["annotations"][:62]))
-        self.check(capsys, split, "result.json", "8 of 70 images", "63, 64, 65, 66, 67, ...")
-
-    @pytest.mark.parametrize("processes", [1, 2])
-    def test_missing_png(self, split, capsys, processes):
-        (split[3].with_suffix("") / "000040.png").unlink()
-        self.check(capsys, split, "000040.png", "does not exist", processes=processes)
-
-    def test_truncated_png(self, split, capsys):
-        png = split[2].with_suffix("") / "000002.png"
-        png.write_bytes(png.read_bytes()[:60])
-        self.check(capsys, split, "target", "000002.png", "cannot be decoded")
-
-    def test_size_mismatch(self, split, capsys):
-        write_panoptic_png(split[3].with_suffix("") / "000002.png", np.ones((4, 4), dtype=int))
-        self.check(capsys, split, "000002.png (image 2)", "(4, 4)", "(15, 24)")
-
-    @pytest.mark.parametrize(("key", "file"), [("category_id", 2), ("id", 3), ("area", 2)])
-    def test_segment_lacks_a_key(self, split, capsys, key, file):
-        edited(split[file], lambda c: c["annotations"][4]["segments_info"][1].pop(key))
-        self.check(capsys, split, split[file].name, "image 5", f"lacks '{key}'")
-
-    def test_instances_json_instead(self, split, capsys):
-        edited(split[2], lambda c: c["annotations"][0].pop("segments_info"))
-        self.check(capsys, split, "target.json", "image 1", "lacks 'segments_info'")
-
-    @pytest.mark.parametrize("file", [2, 3])
-    def test_unknown_category(self, split, capsys, file):
-        edited(split[file], lambda c: c["annotations"][0]["segments_info"][0].update(category_id=51))
-        self.check(capsys, split, split[file].name, "image 1", "category_id 51", "allowed: 3, 50, 8")
-
-    def test_predicted_id_not_listed(self, split, capsys):
-        removed = json.loads(split[3].read_text())["annotations"][0]["segments_info"][0]["id"]
-        edited(split[3], lambda c: c["annotations"][0]["segments_info"].pop(0))
-        self.check(capsys, split, "000001.png (image 1)", f"ids {removed}")
-
-    def test_listed_id_not_predicted(self, split, capsys):
-        extra = {"id": 77, "category_id": 3}
-        edited(split[3], lambda c: c["annotations"][0]["segments_info"].append(extra))
-        self.check(capsys, split, "000001.png (image 1)", "segments 77 have no pixel")
-
-    def test_output_that_cannot_be_written(self, split, tmp_path, capsys):
-        (tmp_path / "file").write_text("")
-        assert run(*split[2:], "--json", tmp_path / "file" / "pq.json") == 1
-        assert "cannot write here" in capsys.readouterr().err
 
 
 def test_area_that_contradicts_the_png_is_trusted_but_reported(tmp_path, capsys):

@@ -15,6 +15,7 @@ from panoptic_occ.build import build_data, build_model, build_schedule
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.module import PanopticModule
+from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.runs.folders import base_folder, run_folder
 from panoptic_occ.runs.keys import base_key, changes
 from panoptic_occ.stages import fit_stage, make_trainer
@@ -143,3 +144,25 @@ def test_bases_from_before_an_option_existed_keep_their_name(common: list[str]) 
 def test_accumulated_batches_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"accumulate_grad_batches=2: .* choose a smaller data\.batch_size"):
         make_trainer(compose(["trainer=cpu", "+trainer.accumulate_grad_batches=2"]))
+
+
+@pytest.mark.parametrize(("method", "edge"), [("oanet", 96), ("rap", 64)])
+def test_what_learns_from_annotations_meets_them_as_large_as_predicted_masks(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, edge: int
+) -> None:
+    """Predicted masks are in the frame of the original image, here of 96 px; the base trains on 64 px."""
+    smaller = ["data.train_transform.short_edge=[64]", "data.train_transform.max_edge=64", "schedule.occlusion.steps=1"]
+    config = compose(
+        [*common, *smaller, f"method={method}", "schedule.occlusion.milestones=[]", f"runs_dir={tmp_path}"]
+    )
+    data = build_data(config)
+    model = build_model(config, data.categories)
+    seen: set[int] = set()
+
+    def loss(examples: list[TrainingExample], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        seen.update(size for example in examples for size in example.target.masks.size)
+        return {"loss_occlusion": next(model.occlusion.parameters()).sum() * 0}
+
+    monkeypatch.setattr(model.occlusion, "loss", loss)
+    fit_stage("occlusion", model, data, build_schedule(config), base_folder(config), config)
+    assert seen == {edge}

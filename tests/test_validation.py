@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from panoptic_occ.build import build_data, build_model
 from panoptic_occ.callbacks.preemption import Preemption
 from panoptic_occ.config import compose
-from panoptic_occ.errors import ConfigError
 from panoptic_occ.module import PanopticModule
 from panoptic_occ.pipeline import evaluate, train_occlusion
 from panoptic_occ.runs.folders import occlusion_folder
@@ -77,7 +76,7 @@ def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> DictCo
 def test_the_last_look_sees_what_an_evaluation_of_these_images_sees(undisturbed: DictConfig, cache: Path) -> None:
     looks = validated(undisturbed)
     assert list(looks) == [3, 7, 11]
-    options = words(cache, Path(undisturbed.runs_dir), "+data.max_eval_images=5")
+    options = words(cache, Path(undisturbed.runs_dir), "data.max_eval_images=5")
     relations = evaluate(compose(options), options)["relations"]
     assert isinstance(relations, dict)
     for order, row in relations.items():
@@ -141,15 +140,9 @@ def test_two_processes_look_at_the_same_images(cache: Path, tmp_path: Path) -> N
     assert "sync_dist" not in done.stderr
     looks = validated(compose(options))
     assert list(looks) == [3, 7, 11]
-    options = words(cache, tmp_path, "+data.max_eval_images=5")
+    options = words(cache, tmp_path, "data.max_eval_images=5")
     relations = evaluate(compose(options), options)["relations"]
     assert isinstance(relations, dict)
     for order in ("score", "oanet"):
         for name in ("PQ", "RQ_th", "SQ_st", "relation_accuracy"):
             assert looks[STEPS - 1][f"{order}/{name}"] == pytest.approx(relations[order][name], rel=1e-6)
-
-
-@pytest.mark.parametrize("wrong", ["validate.every=0", "validate.images=0"])
-def test_what_cannot_be(cache: Path, tmp_path: Path, wrong: str) -> None:
-    with pytest.raises(ConfigError, match="both are at least 1; every=null turns it off"):
-        fit(words(cache, tmp_path, wrong))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from panoptic_occ.backbone.sharing import share_features
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.datamodule import PanopticDataModule
-from panoptic_occ.errors import ConfigError
 from panoptic_occ.evaluation import Entry, Evaluation
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.grid import Grid, Values, changed
@@ -26,7 +25,7 @@ from panoptic_occ.schedule import Schedule
 from panoptic_occ.seeding import stable_seed
 from panoptic_occ.stored.recording import Recording
 
-DATA_LABELS = ("name", "stuff_area", "stuff_component_area", "object_sizes", "duplicate_thr", "erase_radius", "root")
+DATA_LABELS = ("name", "stuff_area", "stuff_component_area", "object_sizes", "erase_radius", "root")
 """Keys of the data group that other groups read; the data module does not take them."""
 
 
@@ -39,7 +38,15 @@ def build_data(cfg: DictConfig) -> PanopticDataModule:
 
 def data_settings(cfg: DictConfig) -> DictConfig:
     """What of the data group the data module takes."""
-    return OmegaConf.masked_copy(cfg.data, [key for key in cfg.data if key not in DATA_LABELS])
+    return _part(cfg.data, [str(key) for key in cfg.data if key not in DATA_LABELS])
+
+
+def _part(config: DictConfig, keys: list[str]) -> DictConfig:
+    """Some keys of a group, with its name in errors."""
+    part: DictConfig = OmegaConf.masked_copy(config, keys)
+    part._set_parent(config._get_parent())
+    part._set_key(config._key())
+    return part
 
 
 def build_model(cfg: DictConfig, categories: Categories) -> PanopticFPN:
@@ -81,7 +88,7 @@ def build_occlusion(cfg: DictConfig, in_channels: int, categories: Categories) -
 
 def build_schedule(cfg: DictConfig) -> Schedule:
     """Both stages of ``cfg.schedule``."""
-    settings = OmegaConf.masked_copy(cfg.schedule, ["_target_", "reference_batch", "base", "occlusion"])
+    settings = _part(cfg.schedule, ["_target_", "reference_batch", "base", "occlusion"])
     schedule: Schedule = safe_instantiate(settings)
     return schedule
 
@@ -108,6 +115,16 @@ def grid_variants(cfg: DictConfig, trained: OcclusionModel, categories: Categori
             model.load_state_dict(trained.state_dict(), assign=True)  # shared, not copied
         variants.append(Variant(relation, model, values))
     return variants
+
+
+def variants_of(cfg: DictConfig, modules: Mapping[str, OcclusionModel], categories: Categories) -> list[Variant]:
+    """Every relation of a comparison by name, the run's own one at every point of the grid."""
+    own = str(cfg.choices.occlusion)
+    points = (
+        grid_variants(cfg, module, categories) if name == own else [Variant(name, module)]
+        for name, module in modules.items()
+    )
+    return [variant for variants in points for variant in variants]
 
 
 def build_evaluation(
@@ -141,13 +158,10 @@ def build_evaluation(
 def build_validation(cfg: DictConfig, stage: str, model: PanopticFPN, categories: Categories) -> Evaluation | None:
     """The evaluation while ``stage`` trains: score order, and the method from the stage on that trains it.
 
-    None when ``cfg.validate`` asks for none; ConfigError when it asks for what cannot be.
+    None when ``cfg.validate`` asks for none.
     """
-    every, images = cfg.validate.every, cfg.validate.images
-    if every is None:
+    if cfg.validate.every is None:
         return None
-    if every < 1 or images < 1:
-        raise ConfigError(f"validate={dict(cfg.validate)}: both are at least 1; every=null turns it off")
     policy: FusionPolicy = safe_instantiate(cfg.fusion)
     score = ScoreOrder(in_channels=model.occlusion.in_channels, categories=categories)
     entries = [Entry("score", "score", score, policy)]

@@ -37,16 +37,29 @@ class Categories:
         entries = list(entries)
         found: dict[int, Category] = {}
         for k, entry in enumerate(entries):
+            if not isinstance(entry, Mapping):
+                raise DataError(f"{source}: category {k} is {entry!r}; a list of id, name and isthing is needed")
             missing = {"id", "name", "isthing"} - entry.keys()
             if missing:
                 raise DataError(
                     f"{source}: category {entry.get('id', entry.get('name', k))!r} lacks {sorted(missing)}; a panoptic "
                     "category needs id, name and isthing (1 for things, 0 for stuff)"
                 )
-            number = int(entry["id"])
+            try:
+                number = int(entry["id"])
+            except (TypeError, ValueError, OverflowError):
+                raise DataError(
+                    f"{source}: category '{entry['name']}' has the id {entry['id']!r}; a whole number is needed"
+                ) from None
             if number in found:
                 raise DataError(f"{source}: category id {number} appears twice; ids must be unique")
-            red, green, blue = entry.get("color") or _spread_color(k, len(entries))
+            color = entry.get("color") or _spread_color(k, len(entries))
+            if not (isinstance(color, list | tuple) and len(color) == 3 and all(part in range(256) for part in color)):
+                raise DataError(
+                    f"{source}: category {number} has the color {color!r}; three numbers in 0 .. 255 are needed, or no "
+                    "color at all"
+                )
+            red, green, blue = color
             found[number] = Category(number, str(entry["name"]), bool(entry["isthing"]), (red, green, blue))
         ordered = sorted(found.values(), key=lambda c: (not c.isthing, c.id))
         if not ordered:

@@ -27,6 +27,8 @@ Run = Callable[["DictConfig"], float | None]
 """Runs a command; the number that a sweep compares and a sweeper maximises, if the command has one."""
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it."""
 
 
 def command(name: str, doc: str, examples: Mapping[str, str]) -> Callable[[Run], Callable[[], None]]:
@@ -45,6 +47,9 @@ def command(name: str, doc: str, examples: Mapping[str, str]) -> Callable[[Run],
                 return
             try:
                 _run_hydra(name, run)
+            except KeyboardInterrupt:
+                sys.stderr.write("interrupted; what was written before is whole\n")
+                sys.exit(INTERRUPTED)
             except Exception as error:
                 message = _message(error, overrides, flags.config_dir)
                 if message is None or os.environ.get(FULL_ERROR) == "1" or "debug=true" in overrides:

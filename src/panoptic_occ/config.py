@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.instantiate import check_targets
+from panoptic_occ.settings import KINDS, check_settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,11 +58,13 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Di
         raise explain(error, overrides, config_dir) from error
 
 
-def finish(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+def finish(
+    config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str], config_dir: Path | None = None
+) -> DictConfig:
     """Completes a composed configuration in place: ``choices`` (what Hydra chose for every group), ``command`` (the
     words that led to it), the schedule of the chosen occlusion method, and all references resolved.
 
-    A reference to a key that does not exist fails here, not after an hour of training.
+    A reference to a key that does not exist and a value that is not allowed fail here, not after an hour of training.
     """
     from omegaconf import OmegaConf, open_dict
 
@@ -74,6 +77,7 @@ def finish(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[s
             words = [word for word in config.command if word.startswith("schedule.occlusion.")]
             typed = OmegaConf.select(OmegaConf.from_dotlist(words), "schedule.occlusion", default={})
             config.schedule.occlusion = OmegaConf.merge(config.schedule.occlusion, own, typed)
+    check_settings(config, config.command, group_choices(config_dir or users_conf())["occlusion"])
     OmegaConf.resolve(config)
     return config
 
@@ -144,7 +148,7 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
     choices = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]
-    return finish(config, choices, overrides)
+    return finish(config, choices, overrides, config_dir)
 
 
 @contextmanager
@@ -175,6 +179,8 @@ def _unknown_choice(path: str, options: Sequence[str] | None, config_dir: Path |
 def _unknown_key(key: str, overrides: Sequence[str], config_dir: Path | None) -> ConfigError:
     if key.startswith("hydra."):
         return ConfigError(f"there is no key '{key}'; --cfg hydra prints Hydra's own settings")
+    if key in KINDS and key.startswith("schedule."):
+        return ConfigError(f"'{key}' is not set by default; +{key}=... sets it")
     groups = group_choices(config_dir)
     known = _known_keys(overrides, groups, config_dir)
     parent = key.rpartition(".")[0]

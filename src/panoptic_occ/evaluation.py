@@ -25,12 +25,12 @@ from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.matching import match_instances
 from panoptic_occ.occlusion.oracle import with_annotated_order
+from panoptic_occ.settings import ORACLES
 from panoptic_occ.stored.recording import Recording, asks_network, has_answers
 from panoptic_occ.structures import Context, PanopticMap, Relation, Sample
 from panoptic_occ.stuff.ground_truth import annotated_stuff
 
 Listener = Callable[[Sample, BaseOutput, Mapping[str, PanopticMap]], None]
-ORACLES = ("box", "class", "order", "stuff")
 
 
 @dataclass(frozen=True, eq=False)

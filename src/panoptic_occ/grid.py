@@ -26,8 +26,7 @@ class Grid:
     """
 
     def __init__(self, cfg: DictConfig) -> None:
-        plain = OmegaConf.to_container(cfg.grid or OmegaConf.create({}), resolve=True)
-        self.values: dict[str, list[Any]] = dict(_lists(plain))
+        self.values = grid_lists(cfg)
         for key in self.values:
             _check_key(key, cfg)
 
@@ -44,6 +43,12 @@ class Grid:
         return ", ".join(f"{short[key]}={'null' if value is None else value}" for key, value in values.items())
 
 
+def grid_lists(cfg: DictConfig) -> dict[str, list[Any]]:
+    """The values of ``cfg.grid`` by dotted key; ConfigError when it is neither null nor lists by key."""
+    grid = OmegaConf.to_container(cfg.grid, resolve=True) if OmegaConf.is_config(cfg.grid) else cfg.grid
+    return {} if grid is None else dict(_lists(grid))
+
+
 def changed(config: DictConfig, values: Values) -> DictConfig:
     """A copy of a group's configuration with the settings that ``values`` has for it."""
     copy = config.copy()
@@ -54,13 +59,13 @@ def changed(config: DictConfig, values: Values) -> DictConfig:
 
 def _lists(node: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
     """Pairs of dotted key and list; keys may be dotted or nested."""
-    if isinstance(node, dict):
+    if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from _lists(value, f"{prefix}.{key}" if prefix else str(key))
     elif not prefix or not isinstance(node, list) or not node or len({repr(value) for value in node}) < len(node):
         raise ConfigError(
             f"grid{'.' if prefix else ''}{prefix}={node!r}: a grid gives every key a list of different values: "
-            "'grid={fusion.min_visible: [0.4, 0.5]}'"
+            "'grid={fusion.min_visible: [0.4, 0.5]}'; grid=null is none"
         )
     else:
         yield prefix, node

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from omegaconf import DictConfig
 
-from panoptic_occ.build import Variant, build_occlusion, grid_variants
+from panoptic_occ.build import Variant, build_occlusion, variants_of
 from panoptic_occ.categories import Categories
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.data.order_baselines import class_table
@@ -14,7 +14,7 @@ from panoptic_occ.errors import CheckpointError
 from panoptic_occ.files import read_json
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.runs.folders import RunFolder, base_folder, occlusion_folder
+from panoptic_occ.runs.folders import RunFolder, base_folder, occlusion_folder, training_words
 from panoptic_occ.runs.weights import load_weights
 
 
@@ -32,7 +32,7 @@ def load_occlusion(cfg: DictConfig, in_channels: int, categories: Categories) ->
         if not weights.exists():
             raise CheckpointError(
                 f"{weights}: the file does not exist, occlusion={cfg.choices.occlusion} has not been trained on this "
-                f"base; run: python -m panoptic_occ.train {' '.join(cfg.command)}"
+                f"base; run: python -m panoptic_occ.train {' '.join(training_words(cfg))}"
             )
         load_weights(weights, {"occlusion": occlusion})
     return occlusion
@@ -42,10 +42,8 @@ def load_variants(
     cfg: DictConfig, methods: Mapping[str, DictConfig], in_channels: int, data: PanopticDataModule
 ) -> list[Variant]:
     """The compared relations with their weights, the run's own one at every point of the grid."""
-    variants = []
-    for name, own in methods.items():
-        trained = load_occlusion(own, in_channels, data.categories)
-        variants += grid_variants(cfg, trained, data.categories) if own is cfg else [Variant(name, trained)]
+    trained = {name: load_occlusion(own, in_channels, data.categories) for name, own in methods.items()}
+    variants = variants_of(cfg, trained, data.categories)
     counting = [variant.model for variant in variants if "class_table" in variant.model.requires]
     if counting:
         table = class_table(data.train_data)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from panoptic_occ.build import (
     build_model,
     build_occlusion,
     build_schedule,
+    variants_of,
 )
 from panoptic_occ.callbacks.preemption import Preemption
 from panoptic_occ.config import sibling
@@ -30,6 +32,7 @@ from panoptic_occ.processes import agreed, join, leads, started_together
 from panoptic_occ.results import InBackground, MapWriter, Pictures, read_rows, summary, write_results
 from panoptic_occ.runs.evaluated import EvaluationFolder, answers, made_from
 from panoptic_occ.runs.folders import (
+    OF_EVALUATION,
     RunFolder,
     base_folder,
     check_same_run,
@@ -58,7 +61,6 @@ from panoptic_occ.tracking import track_results
 log = logging.getLogger(__name__)
 
 PICTURES, FIXED_PICTURES = 6, 4  # in pictures.png, for trackers
-OF_EVALUATION = ("fusion", "tta", "policies", "grid", "oracle", "details", "timing")
 
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
@@ -71,8 +73,6 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object]:
         join(make_trainer(cfg, logger=False))
     if (done := results_of(folder, cfg)) is None:
         with work_lock(folder.path, "the run", busy="refuse"):
-            if cfg.force and leads():
-                folder.clear()
             if (done := results_of(folder, cfg)) is None:  # else another run has just made them
                 return _train(cfg, folder)
     note(run=str(folder.path))
@@ -91,16 +91,17 @@ def results_of(folder: RunFolder, cfg: DictConfig) -> dict[str, object] | None:
 def _train(cfg: DictConfig, folder: RunFolder) -> dict[str, object]:
     """Trains what is missing and evaluates; the folder of the run is ours."""
     note(run=str(folder.path))
-    folder.metrics.unlink(missing_ok=True)
+    orders = compared_configs(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = build_data(cfg)
     model = build_model(cfg, data.categories)
+    check_evaluation(cfg, orders, model, data)
     train_base(cfg, model, data)
-    folder.describe(cfg, data.categories)
-    orders = compared_configs(cfg)
     for own in orders.values():
         train_occlusion(own, model, data)
-    metrics = evaluate_model(cfg, orders, model, data, folder.path)
+    with folder.redone() if leads() else nullcontext():
+        folder.describe(cfg, data.categories)
+        metrics = evaluate_model(cfg, orders, model, data, folder.path)
     show(cfg, folder.path, metrics)
     return metrics
 
@@ -152,7 +153,9 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object
             if cfg.saved:
                 metrics = evaluate_saved(cfg, orders, data, target, save_command(overrides))
             else:
-                metrics = evaluate_model(cfg, orders, build_model(cfg, data.categories), data, target, cfg.save_maps)
+                model = build_model(cfg, data.categories)
+                check_evaluation(cfg, orders, model, data)
+                metrics = evaluate_model(cfg, orders, model, data, target, cfg.save_maps)
     show(cfg, target, metrics)
     return metrics
 
@@ -202,6 +205,24 @@ def compared_configs(cfg: DictConfig) -> dict[str, DictConfig]:
     return {name: own_config(cfg, name) for name in compared(cfg)}
 
 
+def check_evaluation(
+    cfg: DictConfig, orders: Mapping[str, DictConfig], model: PanopticFPN, data: PanopticDataModule
+) -> None:
+    """ConfigError for what ``evaluate_model`` cannot do, before anything is trained or computed."""
+    trainer = make_trainer(cfg, logger=False)
+    if cfg.save_predictions and cfg.oracle:
+        raise ConfigError(
+            f"save_predictions=true stores what the base sees, oracle={list(cfg.oracle)} replaces parts of it; "
+            "leave one of the two out"
+        )
+    if cfg.save_predictions and trainer.world_size > 1:
+        raise ConfigError("save_predictions=true: one process writes the files; add trainer.devices=1")
+    with torch.random.fork_rng(devices=[]):
+        channels = model.occlusion.in_channels
+        untrained = {name: build_occlusion(own, channels, data.categories) for name, own in orders.items()}
+        build_evaluation(cfg, variants_of(cfg, untrained, data.categories), data.categories)
+
+
 def evaluate_model(
     cfg: DictConfig,
     orders: Mapping[str, DictConfig],
@@ -229,13 +250,6 @@ def evaluate_model(
         if save_maps:
             evaluation.listeners += (stack.enter_context(MapWriter.of(evaluation, method, target, data.categories)),)
         if cfg.save_predictions:
-            if cfg.oracle:
-                raise ConfigError(
-                    f"save_predictions=true stores what the base sees, oracle={list(cfg.oracle)} replaces parts of it; "
-                    "leave one of the two out"
-                )
-            if trainer.world_size > 1:
-                raise ConfigError("save_predictions=true: one process writes the files; add trainer.devices=1")
             stack.enter_context(work_lock(predictions_folder(cfg), "the storing of predictions", busy="wait"))
             evaluation.listeners += (stack.enter_context(prediction_writer(cfg, orders, evaluation, data, channels)),)
         evaluation.listeners = (stack.enter_context(InBackground(evaluation.listeners)),)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from panoptic_occ.data.parallel import available_cores
-from panoptic_occ.errors import PanopticOccError
+from panoptic_occ.errors import ConfigError, PanopticOccError
 from panoptic_occ.files import write_json
 from panoptic_occ.metrics.pq_files import AreaCheck, panoptic_quality_of_files
 from panoptic_occ.metrics.pq_scores import PQResult
@@ -22,22 +22,31 @@ from panoptic_occ.metrics.table import pq_table, to_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, or 1 after an error (one line on stderr)."""
+    """Runs the command; returns its exit status: 0, 1 after an error or 130 after Ctrl-C (one line on stderr)."""
     args = _parser().parse_args(arguments)
     try:
-        result, check = _evaluate(args)
-        if args.json is not None:
-            write_json(args.json, result.as_dict(), indent=2)
+        _run(args)
     except PanopticOccError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.json is not None and args.json.is_dir():
+        raise ConfigError(f"{args.json}: --json is a folder; name a file in it, such as {args.json / 'pq.json'}")
+    result, check = _evaluate(args)
     if check.segments:
         sys.stderr.write(
             f"warning: {check.segments} ground-truth segments in {check.images} images have another area in the JSON "
             f"than pixels in the PNG (first: {check.first}); PQ trusts the JSON, as the official evaluation does\n"
         )
     sys.stdout.write(to_text(pq_table(result)))
-    return 0
+    if args.json is not None:
+        write_json(args.json, result.as_dict(), indent=2)
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[PQResult, AreaCheck]:

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.progress import track
 
 from panoptic_occ.build import build_model
-from panoptic_occ.data.panoptic_io import PanopticResultWriter
+from panoptic_occ.data.images import read_rgb
+from panoptic_occ.data.panoptic_io import PanopticResultWriter, predictions_in
 from panoptic_occ.errors import ConfigError, DataError
 from panoptic_occ.files import atomic_path
 from panoptic_occ.fusion.engine import fuse
@@ -32,12 +32,14 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 def predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
     """Segments ``cfg.input`` into ``cfg.output``: panoptic.json, panoptic/*.png and overlays/*.png; returns the folder.
 
-    Raises ConfigError for a missing setting, DataError for an image that cannot be read.
+    panoptic.json lists the maps beside it, also after an interruption.  Raises ConfigError for a missing setting and a
+    folder in use (see ``find_results``), and in the end one DataError for the images that cannot be read.
     """
     for key in ("input", "output"):
         if cfg[key] is None:
             raise ConfigError(f"'{key}' needs a value; add {key}=... to the command (see --help)")
-    files, output = find_images(Path(cfg.input)), Path(cfg.output)
+    files, output, force = find_images(Path(cfg.input)), Path(cfg.output), bool(cfg.force)
+    earlier = find_results(output, files, force)
     cfg, folder = find_run(cfg, overrides)
     categories = run_categories(folder)
     model = build_model(cfg, categories)
@@ -57,22 +59,66 @@ def predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
     transform = safe_instantiate(cfg.data.eval_transform)
     policy = safe_instantiate(cfg.fusion)
     requires = model.occlusion.requires | policy.requires
-    with (
-        PanopticResultWriter(output / "panoptic", output / "panoptic.json", categories) as writer,
-        torch.inference_mode(),
-    ):
-        for number, file in enumerate(track(files, description="predicting"), start=1):
-            image = read_rgb(file)
-            sample = Sample(image, number, file.name, (image.shape[1], image.shape[2]))
-            (found,) = model.base_outputs([transform(sample, 0).to(device)], policy.conf_thr, requires)
-            context = Context(image.to(device), semantic=found.semantic)
-            relation = model.occlusion(found.instances, found.stats, context)
-            panoptic = fuse(found.instances, found.stats, relation, StuffLabels(found.semantic).under(policy), policy)
-            writer.write(number, file.name, panoptic)
-            with atomic_path(output / "overlays" / f"{file.stem}.png") as temporary:
-                Image.fromarray(overlay(image, panoptic, categories)).save(temporary, "PNG")
-    log.info("%d maps and overlays are in %s", len(files), output)
+    writer = PanopticResultWriter(output / "panoptic", output / "panoptic.json", categories)
+    bad: list[str] = []
+    done = 0
+    try:
+        with torch.inference_mode():
+            for number, file in enumerate(track(files, description="predicting"), start=1):
+                try:
+                    image = torch.from_numpy(read_rgb(file, upright=True)).permute(2, 0, 1).contiguous()
+                except DataError as error:
+                    bad.append(str(error))
+                    continue
+                sample = Sample(image, number, file.name, (image.shape[1], image.shape[2]))
+                (found,) = model.base_outputs([transform(sample, 0).to(device)], policy.conf_thr, requires)
+                context = Context(image.to(device), semantic=found.semantic)
+                relation = model.occlusion(found.instances, found.stats, context)
+                stuff = StuffLabels(found.semantic).under(policy)
+                panoptic = fuse(found.instances, found.stats, relation, stuff, policy)
+                while earlier:
+                    earlier.pop(0).unlink(missing_ok=True)
+                # both appear together: the overlay tells a map of predict from those of other commands
+                with atomic_path(output / "overlays" / f"{file.stem}.png") as temporary:
+                    Image.fromarray(overlay(image, panoptic, categories)).save(temporary, "PNG")
+                    writer.write(number, file.name, panoptic)
+                done += 1
+    finally:
+        if done:
+            writer.close()
+    log.info("%d maps and overlays are in %s", done, output)
+    if bad:
+        rest = f"the maps of the other {done} are in {output}" if done else "nothing was written"
+        raise DataError(f"{len(bad)} of {len(files)} images cannot be read; {rest}:\n  " + "\n  ".join(bad))
     return output
+
+
+def find_results(output: Path, files: Sequence[Path], force: bool) -> list[Path]:
+    """What an earlier predict left in ``output`` and ``force`` has replaced by the results of ``files``.
+
+    Raises ConfigError when there is something without ``force``, and, in any case, for a file in the way that is not
+    known to be a result of predict: a map of it has an overlay.
+    """
+    maps = predictions_in(output / "panoptic")
+    pairs = [(path, output / "overlays" / path.relative_to(output / "panoptic")) for path in maps]
+    earlier = [path for pair in pairs if pair[1].exists() for path in pair]
+    listed = output / "panoptic.json"
+    if earlier:
+        earlier.insert(0, listed)  # removed first: no list is longer than its maps
+    wanted = [output / kind / f"{file.stem}.png" for file in files for kind in ("panoptic", "overlays")]
+    known, inputs = set(earlier), {file.resolve() for file in files}
+    for path in (listed, *maps, *earlier, *wanted):
+        if path.exists() and (path not in known or path.resolve() in inputs):
+            raise ConfigError(
+                f"{path}: is in the way, and is not known to be a result of predict that may be replaced; choose "
+                "another output=, or move it away"
+            )
+    if earlier and not force:
+        raise ConfigError(
+            f"{output}: holds {len(earlier) // 2} maps of an earlier predict; choose another output=, or add "
+            "force=true to replace them"
+        )
+    return earlier
 
 
 def find_images(path: Path) -> list[Path]:
@@ -90,13 +136,3 @@ def find_images(path: Path) -> list[Path]:
             raise DataError(f"{file}: its result would overwrite that of {stems[file.stem]}; rename one of them")
         stems[file.stem] = file
     return files
-
-
-def read_rgb(file: Path) -> torch.Tensor:
-    """(3,H,W) uint8 RGB, turned upright as its EXIF says; DataError when the file is no readable image."""
-    try:
-        with Image.open(file) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: cannot be read as an image ({error}); it is damaged or of another kind") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

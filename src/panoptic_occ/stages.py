@@ -12,7 +12,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from omegaconf import DictConfig
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
@@ -26,7 +27,7 @@ from panoptic_occ.callbacks.two_stage import TwoStage
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.errors import ConfigError, DataError
 from panoptic_occ.files import FULL, cannot_write
-from panoptic_occ.instantiate import safe_instantiate
+from panoptic_occ.instantiate import refusal, safe_instantiate
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule, Stage
 from panoptic_occ.processes import agreed
@@ -70,7 +71,11 @@ def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **setti
         "plugins": [AtomicCheckpointIO(), *slurm],
     }
     bars = [StageProgress()] if cfg.trainer.get("enable_progress_bar", True) else []
-    trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
+    try:
+        trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
+    except MisconfigurationException as error:
+        plain: Any = OmegaConf.to_container(cfg.trainer)
+        raise refusal("trainer", plain, error) from error
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(
             f"trainer.strategy={cfg.trainer.strategy}: its processes end with the training and take the metrics with "
@@ -95,6 +100,7 @@ def fit_stage(
     data.steps_per_epoch = min(plan.checkpoint_every, plan.steps)
     validation = build_validation(cfg, stage, model, data.categories) if cfg.logger else None  # else nobody sees it
     data.max_validation_images = cfg.validate.images
+    data.resizes = not (stage == "occlusion" and model.occlusion.learns_from == "annotations")
     module = PanopticModule(model, stage, cfg.seed, plan, validation)
     saver = ModelCheckpoint(
         dirpath=folder.checkpoints,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from panoptic_occ.stored.archive import Archive
 
 ORACLE = ["data=scenes_tiny", "experiment=oracle_base", "run_name=run", "compare=[area,random,ground_truth]"]
-RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "+data.max_eval_images=2"]
+RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=2"]
 RUN += [
     "thing.max_detections=8",
     "schedule.base.steps=4",
@@ -43,7 +43,7 @@ def evaluated(runs: Path) -> Path:
 @pytest.mark.parametrize("images", [7, 1])
 def test_two_processes_write_the_files_of_one(commands: Any, tmp_path: Path, images: int) -> None:
     """Annotations as detections: real maps, without a network; 4 and 3 images, then 1 and none."""
-    words = ["evaluate", *ORACLE, "details=true", "save_maps=true", f"+data.max_eval_images={images}"]
+    words = ["evaluate", *ORACLE, "details=true", "save_maps=true", f"data.max_eval_images={images}"]
     for processes in (1, 2):
         commands.run(*words, f"runs_dir={tmp_path}/{processes}", processes=processes)
     one, two = (files(evaluated(tmp_path / str(processes))) for processes in (1, 2))
@@ -56,7 +56,7 @@ def test_two_processes_write_the_files_of_one(commands: Any, tmp_path: Path, ima
 
 def test_the_processes_of_the_command_itself(commands: Any, tmp_path: Path) -> None:
     """As a user does it: Lightning starts the second process, which repeats the command."""
-    words = [*ORACLE, "details=true", "save_maps=true", "+data.max_eval_images=3"]
+    words = [*ORACLE, "details=true", "save_maps=true", "data.max_eval_images=3"]
     commands.run("evaluate", *words, f"runs_dir={tmp_path}/1")
     shared = ["trainer.devices=2", "trainer.strategy=ddp", f"runs_dir={tmp_path}/2"]
     command = [sys.executable, "-m", "panoptic_occ.evaluate", *commands.words, *words, *shared]

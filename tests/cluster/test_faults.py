@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "+data.max_eval_images=3"]
+RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=3"]
 RUN += [
     "thing.max_detections=8",
     "schedule.base.steps=5",

@@ -1,12 +1,14 @@
-"""Names of run folders."""
+"""Run folders: their names, and what they keep when work on them fails."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from panoptic_occ.config import compose
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.runs.folders import overrides_name, run_folder
+from panoptic_occ.errors import CheckpointError, ConfigError, DataError
+from panoptic_occ.runs.folders import RunFolder, finished, overrides_name, read_config, run_folder
 
 
 def test_words_that_change_results_are_in_the_name_and_those_of_the_machine_are_not() -> None:
@@ -26,3 +28,63 @@ def test_a_run_name_cannot_lead_to_other_folders(name: str) -> None:
 
 def test_a_run_may_be_named_by_a_number() -> None:
     assert run_folder(compose(["run_name=42"])).path.name == "42"
+
+
+def run_with_results(folder: RunFolder, content: str = "old") -> None:
+    for name in ("metrics.json", "config.yaml", "pictures.png", "evaluations/x/metrics.json", "notes.txt"):
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_text(content)
+
+
+def contents(folder: RunFolder) -> dict[str, str]:
+    files = (path for path in folder.path.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder.path)): path.read_text() for path in files}
+
+
+def test_results_made_anew_replace_the_old_ones_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run_with_results(folder)
+    with folder.redone():
+        assert sorted(path.name for path in folder.path.glob("[!.]*")) == ["evaluations", "notes.txt"]
+        folder.metrics.write_text("new")
+    wanted = {"metrics.json": "new", "evaluations/x/metrics.json": "old", "notes.txt": "old"}
+    assert contents(folder) == wanted
+
+
+@pytest.mark.parametrize("fault", [ConfigError("wrong"), KeyboardInterrupt(), SystemExit(143)])
+def test_earlier_results_come_back_when_new_ones_fail(tmp_path: Path, fault: BaseException) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run_with_results(folder)
+    before = contents(folder)
+    with pytest.raises(type(fault)), folder.redone():
+        folder.metrics.write_text("half of it")
+        raise fault
+    assert contents(folder) == before and not list(folder.path.glob(".*"))
+
+
+def test_earlier_results_come_back_after_a_kill(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run_with_results(folder)
+    before = contents(folder)
+    killed = folder.redone()
+    killed.__enter__()
+    folder.metrics.write_text("half of it")
+    with pytest.raises(ConfigError), folder.redone():
+        raise ConfigError("wrong")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"- a\n- b\n", b"\xff\xfe\x00", b"choices: {data: scenes\n", b"data: scenes\n", b"a: ${b\n"]
+)
+def test_a_damaged_configuration_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"config\.yaml: damaged \(.+\); the command that made the run writes it"):
+        read_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"method": "ocfusion"}'])
+def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(DataError, match=r"metrics\.json: these are not the results of a run; .*force=true"):
+        finished(RunFolder(tmp_path))

@@ -12,9 +12,9 @@ from panoptic_occ.errors import ConfigError
 from panoptic_occ.pipeline import compared_configs
 from panoptic_occ.runs.folders import load_run_config
 
-CODE = "schedule.pairs_per_image={_target_: pathlib.Path.touch}"
+CODE = "fusion.erase_radius={_target_: pathlib.Path.touch}"
 # the same without the word _target_, which only appears when the references are resolved
-HIDDEN = ["+half=_tar", """schedule.pairs_per_image='${oc.create:"{${half}get_: pathlib.Path.touch}"}'"""]
+HIDDEN = ["+half=_tar", """fusion.erase_radius='${oc.create:"{${half}get_: pathlib.Path.touch}"}'"""]
 
 
 def downloaded(folder: Path, *words: str, **settings: object) -> Path:

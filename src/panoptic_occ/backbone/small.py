@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from panoptic_occ.kinds import Count
+
+Widths = tuple[Count, Count, Count, Count, Count]
+
 
 class SmallFPN(nn.Module):
     """Plain 3x3 convolutions with BatchNorm and ReLU at strides 2..32, and a feature pyramid on top.
@@ -17,9 +21,7 @@ class SmallFPN(nn.Module):
     stage.  Image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool, like the torchvision backbones.
     """
 
-    def __init__(
-        self, widths: tuple[int, ...] = (32, 64, 96, 128, 160), depth: int = 2, out_channels: int = 64
-    ) -> None:
+    def __init__(self, widths: Widths = (32, 64, 96, 128, 160), depth: Count = 2, out_channels: Count = 64) -> None:
         super().__init__()
         self.out_channels = out_channels
         self.stem = Conv2dNormActivation(3, widths[0], 3, stride=2)

@@ -4,6 +4,7 @@
                        SlurmctldParameters=preempt_send_user_signal, or by hand. The job asks to be queued again.
     SIGTERM            "stop": sent at a preemption without that setting, at scancel, at shutdown. The job asks to be
                        queued again only if SLURM says that it is being preempted: a cancelled job stays cancelled.
+    SIGINT             "stop": Ctrl-C; a second one does not wait for the step.
 
 Either way the run stops between two steps, saves a checkpoint while it trains, and exits; the same command (a queued
 job runs the same command) continues with the next step.  Lightning's own handling is replaced: it raises at SIGTERM,
@@ -31,7 +32,7 @@ from panoptic_occ.errors import PanopticOccError
 log = logging.getLogger(__name__)
 
 STOP_SOON = (signal.SIGUSR2, signal.SIGUSR1)
-SIGNALS = (*STOP_SOON, signal.SIGTERM)
+SIGNALS = (*STOP_SOON, signal.SIGTERM, signal.SIGINT)
 KEPT = 2  # checkpoints, as many as the periodic saver keeps
 GOES_ON = "the same command continues"
 FAILED = 255  # exit status of a job that is queued again; with 0, SLURM would take it for finished
@@ -124,13 +125,15 @@ class Preemption(pl.Callback):
     def _note(self, number: int, frame: object) -> None:
         if number not in self.asked:
             log.warning("%s: stopping after this step", signal.Signals(number).name)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.asked.add(number)
 
     def _ask(self, trainer: pl.Trainer) -> int:
         """The signal by which any process was asked to stop, 0 for none; the same in all of them."""
-        rank = {0: 0, signal.SIGTERM: 1, signal.SIGUSR1: 2, signal.SIGUSR2: 3}
-        mine = rank[_first(self.asked)]
-        return list(rank)[_over_processes(trainer, mine, "max")]
+        by_weight = [0, *reversed(SIGNALS)]
+        mine = by_weight.index(_first(self.asked))
+        return by_weight[_over_processes(trainer, mine, "max")]
 
     def _save(self, trainer: pl.Trainer, folder: Path) -> None:
         file = folder / f"{trainer.global_step:08d}.ckpt"

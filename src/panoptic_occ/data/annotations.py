@@ -32,6 +32,10 @@ Segmentation = list[list[float]] | dict[str, Any]
 """Polygons ``[[x, y, x, y, ...], ...]``, or RLE ``{"size": [h, w], "counts": list or compressed string}``."""
 
 
+MAX_INT64 = 2**63 - 1
+"""Ids beyond it are in no array."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the parts of one split lie."""
@@ -279,6 +283,8 @@ def _by_id(entries: list[Entry], what: str, file: Path) -> dict[int, Entry]:
         number = _read(entry, lambda e: int(e["id"]), f"an {what}", file)
         if number in found:
             raise DataError(f"{file}: {what} id {number} appears twice; ids must be unique")
+        if abs(number) > MAX_INT64:
+            raise DataError(f"{file}: {what} id {number} does not fit into 64 bits; renumber the images")
         found[number] = entry
     return found
 
@@ -289,5 +295,5 @@ def _read(entry: Entry, build: Callable[[Entry], T], what: str, file: Path) -> T
         return build(entry)
     except KeyError as error:
         raise DataError(f"{file}: {what} (id {entry.get('id')}) lacks the key {error}; found {sorted(entry)}") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{file}: {what} is malformed ({error}): {str(entry)[:200]}") from None

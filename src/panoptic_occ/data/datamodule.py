@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 from pytorch_lightning import LightningDataModule
@@ -13,6 +14,7 @@ from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.loader import SampleLoader, TransformedSamples, sample_loader
 from panoptic_occ.data.sampling import EvalSampler, StepBatchSampler
 from panoptic_occ.data.source import Source
+from panoptic_occ.data.transforms import TrainTransform
 from panoptic_occ.errors import ConfigError, DataError
 from panoptic_occ.structures import Sample
 
@@ -30,7 +32,7 @@ class PanopticDataModule(LightningDataModule):
     def __init__(
         self,
         source: Source,
-        train_transform: Callable[[Sample, int], Sample],
+        train_transform: TrainTransform,
         eval_transform: Callable[[Sample, int], Sample],
         *,
         batch_size: int,
@@ -56,6 +58,7 @@ class PanopticDataModule(LightningDataModule):
         self.max_train_images = max_train_images
         self.max_eval_images = max_eval_images
         self.max_validation_images: int | None = None  # while training
+        self.resizes = True  # training images
 
     @cached_property
     def train_data(self) -> CocoPanoptic:
@@ -107,7 +110,7 @@ class PanopticDataModule(LightningDataModule):
             world_size,
             position=position,
         )
-        samples = TransformedSamples(self.train_data, self.train_transform, n)
+        samples = TransformedSamples(self.train_data, replace(self.train_transform, resize=self.resizes), n)
         return sample_loader(samples, self.num_workers, batch_sampler=sampler, persistent_workers=True)
 
     def val_dataloader(self) -> SampleLoader:

@@ -6,22 +6,22 @@ Nothing here imports torch, so that evaluation workers start fast.
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from panoptic_occ.categories import Categories
+from panoptic_occ.data.images import UNREADABLE
 from panoptic_occ.errors import DataError
 from panoptic_occ.files import atomic_path, write_json
 
 if TYPE_CHECKING:
+    from jaxtyping import Int, Int32, UInt8
+
     from panoptic_occ.structures import PanopticMap, Segment
 
 MAX_ID = 256**3 - 1
@@ -54,7 +54,7 @@ def read_panoptic_png(path: Path, expected_size: tuple[int, int] | None = None) 
             raw = image.tobytes("raw", _RAW_MODES[mode]) if mode in _RAW_MODES else b""
     except FileNotFoundError:
         raise DataError(f"{path}: the panoptic PNG does not exist; check the folder and the JSON's file_name") from None
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{path}: the panoptic PNG cannot be decoded ({error}); it is truncated or damaged, fetch or write it again"
         ) from None
@@ -140,8 +140,7 @@ class PanopticResultWriter:
 
     def close(self) -> None:
         """Writes the JSON over all predictions in the folder, by image id; may be called again after more images."""
-        found = [_read_annotation(path) for path in self.folder.rglob("*.png")]
-        annotations = sorted((entry for entry in found if entry is not None), key=lambda entry: entry["image_id"])
+        annotations = sorted(predictions_in(self.folder).values(), key=lambda entry: entry["image_id"])
         write_json(self.json_path, {"annotations": annotations, "categories": self.categories.to_json()})
 
     def __enter__(self) -> PanopticResultWriter:
@@ -163,6 +162,12 @@ class PanopticResultWriter:
             "iscrowd": int(segment.iscrowd),
         }
         return info if segment.score is None else info | {"score": float(segment.score)}
+
+
+def predictions_in(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The ``annotations`` entries of all predictions in a folder, by PNG; foreign PNGs are left out."""
+    found = {path: _read_annotation(path) for path in sorted(Path(folder).rglob("*.png"))}
+    return {path: entry for path, entry in found.items() if entry is not None}
 
 
 def _png_name(file_name: str) -> str:

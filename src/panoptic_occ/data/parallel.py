@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import threading
 from collections import deque
@@ -60,11 +61,15 @@ def worker_pool(processes: int, initializer: Callable[..., None], *arguments: ob
     """``processes`` workers, which call ``initializer(*arguments)`` first and end with this process, even a killed one.
 
     Spawned, not forked: torch's threads, a GPU and a live progress display do not survive a fork.  Leaving the block
-    with an exception drops the work that nobody began.  PanopticOccError when a worker is killed.
+    with an exception drops the work that nobody began; Ctrl-C is for this process alone.  PanopticOccError when a
+    worker is killed.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(initializer, arguments))
     try:
+        with _interrupts_held():  # which the workers inherit: a task starts one, unless another has nothing to do
+            for _ in range(processes):
+                pool.submit(int)
         yield pool
     except BrokenProcessPool:
         raise PanopticOccError(
@@ -72,6 +77,16 @@ def worker_pool(processes: int, initializer: Callable[..., None], *arguments: ob
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _spread(function: Callable[[In], Out], items: Iterable[In], processes: int, chunk: int) -> Iterator[Out]:

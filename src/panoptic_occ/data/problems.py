@@ -6,8 +6,6 @@ one) and the data doctor (which lists all) share one set of checks and one set o
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from PIL import Image
 from pycocotools import mask as rle_tools
 from torch import Tensor
 
 from panoptic_occ.categories import Categories
-from panoptic_occ.data.annotations import Annotation, ImageRecord, Layout, Segmentation
+from panoptic_occ.data.annotations import MAX_INT64, Annotation, ImageRecord, Layout, Segmentation
+from panoptic_occ.data.images import read_rgb
 from panoptic_occ.data.panoptic_io import read_panoptic_png
 from panoptic_occ.data.segment_runs import unique_counts
 from panoptic_occ.errors import DataError
@@ -30,6 +28,8 @@ from panoptic_occ.structures import PanopticMap, Segment
 
 MIN_POLYGON = 6
 """Numbers of the smallest polygon that encloses anything (three corners)."""
+MAX_COORDINATE = 1e6
+"""Drawing a polygon takes time and memory that grow with its edges: far beyond this it never ends."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,12 @@ class Instances:
 
 
 def read_image(record: ImageRecord, layout: Layout) -> tuple[Int[Tensor, "3 h w"] | None, list[Problem]]:
-    """The image as uint8 RGB (gray and CMYK are converted), not contiguous; None when it is missing or damaged."""
+    """The image as uint8 RGB (see ``read_rgb``), not contiguous; None when it is unreadable or of another size."""
     path = layout.images / record.file_name
     try:
-        with Image.open(path) as image:
-            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except FileNotFoundError:
-        fix = f"put the images of this split into {layout.images}"
-        return None, [_problem("unreadable file", path, record, None, "the image file does not exist", fix)]
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
-        text = f"the image cannot be decoded ({error})"
-        return None, [_problem("unreadable file", path, record, None, text, "it is damaged, fetch it again")]
+        pixels = read_rgb(path)
+    except DataError as error:
+        return None, [_unreadable(path, record, error)]
     if pixels.shape[:2] != record.size:
         return None, [_size_problem(path, record, pixels.shape[:2], layout)]
     # a view: pixel by pixel, as it was decoded, an image is resized three times as fast
@@ -89,8 +84,7 @@ def read_panoptic(
     try:
         ids = read_panoptic_png(path)
     except DataError as error:
-        text, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
-        return None, [_problem("unreadable file", path, record, None, text, fix)]
+        return None, [_unreadable(path, record, error)]
     if ids.shape != record.size:
         return None, [_size_problem(path, record, ids.shape, layout)]
     values, counts = unique_counts(ids)
@@ -150,10 +144,14 @@ def read_instances(record: ImageRecord, layout: Layout, categories: Categories) 
         if isinstance(label, str):
             problems.append(_problem("unknown category", file, record, entry.id, label, "correct the category_id"))
             continue
+        if abs(entry.id) > MAX_INT64:
+            fix = "renumber the annotations"
+            problems.append(_problem("bad id", file, record, entry.id, "the id does not fit into 64 bits", fix))
+            continue
         problems.extend(_box_problems(entry, record, file))
         try:
             rle = _rle(entry.segmentation, record.size)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             text, fix = f"the segmentation is malformed ({error})", "write polygons or RLE of the image's size"
             problems.append(_problem("bad segmentation", file, record, entry.id, text, fix))
             continue
@@ -180,13 +178,15 @@ def _rle(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, Any] | 
         polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]
         if any(len(polygon) % 2 for polygon in polygons):
             raise ValueError("a polygon has an odd number of coordinates")
-        if not all(np.isfinite(polygon).all() for polygon in polygons):
-            raise ValueError("a polygon has a coordinate that is not finite")
+        if not all((np.abs(polygon) <= MAX_COORDINATE).all() for polygon in polygons):
+            raise ValueError(f"a polygon has a coordinate that is not finite or beyond {MAX_COORDINATE:.0f}")
         merged: dict[str, Any] | None = rle_tools.merge(rle_tools.frPyObjects(polygons, *size)) if polygons else None
         return merged
     if tuple(segmentation["size"]) != size:
         raise ValueError(f"RLE of size {segmentation['size']} in an image of (height, width) {size}")
     counts = segmentation["counts"]
+    if isinstance(counts, list) and (negative := [run for run in counts if run < 0]):
+        raise ValueError(f"the RLE holds a negative run: {negative[0]}")
     rle = segmentation if isinstance(counts, str | bytes) else rle_tools.frPyObjects(segmentation, *size)
     length = _rle_length(rle["counts"])
     if length != size[0] * size[1]:
@@ -232,6 +232,11 @@ def _label(categories: Categories, category_id: int) -> int | str:
         return categories.label_of(category_id, "")
     except DataError as error:
         return str(error).removeprefix(": ")
+
+
+def _unreadable(path: Path, record: ImageRecord, error: DataError) -> Problem:
+    text, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
+    return _problem("unreadable file", path, record, None, text, fix)
 
 
 def _size_problem(path: Path, record: ImageRecord, found: tuple[int, ...], layout: Layout) -> Problem:

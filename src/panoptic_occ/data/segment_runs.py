@@ -5,8 +5,12 @@ Nothing here imports torch, so that evaluation workers start fast.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Bool, Int, Int64
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int, Int64
 
 _SLOTS = 2**12
 _SHIFT = np.uint32(32 - 12)

@@ -30,13 +30,15 @@ class TrainTransform:
 
     ``short_edge``: lengths (px) of the shorter edge, one is drawn (scale jitter); ``max_edge`` bounds the longer one.
     ``crop`` (height, width): two integers are pixels, cut down to the image where that is smaller; two floats in (0, 1]
-    are shares of the resized image.  Unusable values raise ConfigError.
+    are shares of the resized image.  Without ``resize`` the image keeps its size: what learns from annotations alone
+    meets predicted masks in the frame of the original.  Unusable values raise ConfigError.
     """
 
     short_edge: Sequence[int]
     max_edge: int
     flip: float = 0.5
     crop: Sequence[int] | Sequence[float] | None = None
+    resize: bool = True
 
     def __post_init__(self) -> None:
         _check_edges(self.short_edge, self.max_edge)
@@ -52,7 +54,7 @@ class TrainTransform:
         generator = torch.Generator().manual_seed(seed)
         size = _image_size(sample)
         short_edge = self.short_edge[int(torch.randint(len(self.short_edge), (), generator=generator))]
-        resized = resized_size(size, short_edge, self.max_edge)
+        resized = resized_size(size, short_edge, self.max_edge) if self.resize else size
         flip = bool(torch.rand((), generator=generator) < self.flip)
         window = None if self.crop is None else _draw_window(resized, self.crop, generator)
         image = _resize(sample.image, resized)

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64
 
 from panoptic_occ.data.segment_runs import positions, run_starts
 from panoptic_occ.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int, Int64
 
 VOID_ID = 0
 

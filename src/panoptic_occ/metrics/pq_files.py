@@ -6,8 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,14 @@ AHEAD = 2
 KEPT_MB = 31
 """See ``_keep_freed_memory``."""
 
+_KINDS: dict[type | UnionType, str] = {
+    int: "a whole number of 64 bits",
+    int | float: "a number",
+    int | str: "a number or a name",
+    str: "a name",
+    list: "a list",
+}
+
 Entry = Mapping[str, Any]
 
 
@@ -45,7 +55,7 @@ class AreaCheck:
 class _Task(NamedTuple):
     """One image: the two PNGs and their segments."""
 
-    image_id: int
+    image_id: int | str
     target_png: Path
     prediction_png: Path
     target_rows: list[SegmentRow]
@@ -67,25 +77,26 @@ def panoptic_quality_of_files(
     contradict their JSON.
     """
     _keep_freed_memory()
+    for file, what in (gt_json, "ground truth"), (prediction_json, "prediction"):
+        _check_exists(file, what)
     folders = _folder(gt_json, gt_folder, "ground truth"), _folder(prediction_json, prediction_folder, "prediction")
     target, prediction = _load(gt_json, "annotations", "categories"), _load(prediction_json, "annotations")
     categories = Categories.from_json(target["categories"], str(gt_json))
-    by_image = {_get(entry, "image_id", prediction_json, "an annotation"): entry for entry in prediction["annotations"]}
-    _check_complete(target["annotations"], by_image, gt_json, prediction_json)
+    wanted, by_image = _by_image(target["annotations"], gt_json), _by_image(prediction["annotations"], prediction_json)
+    _check_complete(wanted, by_image, gt_json, prediction_json)
 
     def tasks() -> Iterator[_Task]:
-        for entry in target["annotations"]:
-            image_id, guess = entry["image_id"], by_image[entry["image_id"]]
-            where = f"image {image_id}"
+        for image_id, entry in wanted.items():
+            guess, where = by_image[image_id], f"image {image_id}"
             yield _Task(
                 image_id,
-                folders[0] / _get(entry, "file_name", gt_json, where),
-                folders[1] / _get(guess, "file_name", prediction_json, where),
+                folders[0] / _read(entry, "file_name", str, gt_json, where),
+                folders[1] / _read(guess, "file_name", str, prediction_json, where),
                 _rows(entry, categories, gt_json, where, annotated=True),
                 _rows(guess, categories, prediction_json, where, annotated=False),
             )
 
-    total = len(target["annotations"])
+    total = len(wanted)
     chunks = _chunks(tasks())
     workers = min(processes or available_cores(), -(-total // CHUNK))
     count = partial(_count_chunk, num_categories=len(categories))
@@ -163,11 +174,11 @@ def _count_image(task: _Task, num_categories: int) -> tuple[PQCounts, AreaCheck]
 
 def _rows(entry: Entry, categories: Categories, file: Path, where: str, annotated: bool) -> list[SegmentRow]:
     rows = []
-    for info in _get(entry, "segments_info", file, where):
-        number = int(_get(info, "id", file, f"{where}, a segment"))
+    for info in _read(entry, "segments_info", list, file, where):
+        number = _read(info, "id", int, file, f"{where}, a segment")
         what = f"{where}, segment {number}"
-        label = categories.label_of(_get(info, "category_id", file, what), f"{file}: {what}")
-        area = _get(info, "area", file, what) if annotated else 0
+        label = categories.label_of(_read(info, "category_id", int, file, what), f"{file}: {what}")
+        area = _read(info, "area", int | float, file, what) if annotated else 0
         rows.append(SegmentRow(number, label, area, info.get("iscrowd", 0) == 1))
     return rows
 
@@ -188,17 +199,41 @@ def _load(file: Path, *keys: str) -> dict[str, list[Entry]]:
     return dict(content)
 
 
-def _get(entry: Entry, key: str, file: Path, what: str) -> Any:
+def _read(entry: Entry, key: str, kind: type | UnionType, file: Path, what: str) -> Any:
+    """``entry[key]``, which must be of ``kind``; numbers must fit into 64 bits."""
     if not isinstance(entry, Mapping) or key not in entry:
         found = sorted(entry) if isinstance(entry, Mapping) else repr(entry)
         raise DataError(f"{file}: {what} lacks '{key}' (found: {found}); a COCO panoptic JSON is needed here")
-    return entry[key]
+    value = entry[key]
+    good = isinstance(value, kind) and not isinstance(value, bool)
+    if not good or (isinstance(value, int | float) and not abs(value) < 2**63):
+        raise DataError(f"{file}: {what} has the {key} {value!r}; {_KINDS[kind]} is needed here")
+    return value
 
 
-def _check_complete(annotations: list[Entry], predicted: Mapping[Any, Entry], gt_json: Path, file: Path) -> None:
-    if not annotations:
+def _by_image(annotations: list[Entry], file: Path) -> dict[int | str, Entry]:
+    """The annotations by image; DataError for an image that is listed twice."""
+    found: dict[int | str, Entry] = {}
+    for entry in annotations:
+        image_id = _read(entry, "image_id", int | str, file, "an annotation")
+        if image_id in found:
+            raise DataError(f"{file}: image {image_id} is listed twice in 'annotations'; keep one of them")
+        found[image_id] = entry
+    return found
+
+
+def _check_exists(file: Path, what: str) -> None:
+    if not file.exists():
+        near = get_close_matches(file.name, [path.name for path in file.parent.glob("*.json")])
+        hint = f"similar names there: {', '.join(near)}" if near else "no file there has a similar name"
+        raise DataError(f"{file}: the JSON of the {what} does not exist; {hint}")
+
+
+def _check_complete(
+    wanted: Mapping[int | str, Entry], predicted: Mapping[int | str, Entry], gt_json: Path, file: Path
+) -> None:
+    if not wanted:
         raise DataError(f"{gt_json}: the data set holds no image; 'annotations' is empty")
-    wanted = [_get(entry, "image_id", gt_json, "an annotation") for entry in annotations]
     missing = [image_id for image_id in wanted if image_id not in predicted]
     if missing:
         some = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.metrics.pq_core import IOU_UNIT, PQCounts
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 
 class PQScores(NamedTuple):

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from panoptic_occ.categories import Categories
+from panoptic_occ.kinds import Share
 from panoptic_occ.masks import PairStats
 from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation, Target
 
@@ -70,8 +71,8 @@ class OcclusionModel(nn.Module):
         *,
         in_channels: int,
         categories: Categories,
-        sig_ratio: float = 0.2,
-        significance: str = "either",
+        sig_ratio: Share = 0.2,
+        significance: Literal["either", "directional", "both"] = "either",
         intra: bool = True,
         inter: bool = True,
     ) -> None:

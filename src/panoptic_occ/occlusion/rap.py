@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.kinds import Share
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.occlusion.ground_truth import RULES
@@ -53,7 +54,7 @@ class RAP(OcclusionModel):
         overlap_filter: bool = False,
         pairs_per_image: int | None = None,
         pair_mean: Literal["proposals", "annotations"] = "proposals",
-        sig_ratio: float = 0.0,
+        sig_ratio: Share = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, sig_ratio=sig_ratio, **common)

@@ -27,6 +27,7 @@ from panoptic_occ.runs.folders import (
     finished,
     occlusion_folder,
     predictions_folder,
+    read_config,
 )
 from panoptic_occ.runs.keys import flat
 from panoptic_occ.stored.archive import Archive
@@ -53,13 +54,14 @@ class EvaluationFolder:
 
     @contextmanager
     def filled(self, *, stores: bool) -> Iterator[None]:
-        """What is in the folder counts again at the end, unless an exception ends it; ``stores``: it stores predictions
-        too, which the results then go with."""
-        for file in (self.path / MADE_FROM, RunFolder(self.path).metrics):
-            file.unlink(missing_ok=True)
+        """The results in the folder are made anew, by all processes; ``stores``: predictions too, which they then go
+        with."""
         source = self.source()
-        yield
-        if leads():
+        if not leads():
+            yield
+            return
+        with RunFolder(self.path).redone():
+            yield
             write_text(self.path / MADE_FROM, self.source() if stores else source)
 
 
@@ -79,34 +81,28 @@ def made_from(cfg: DictConfig, orders: Mapping[str, DictConfig], annotations: st
 
 
 def relevant(config: DictConfig) -> dict[str, Any]:
-    """The settings of a configuration by dotted key, without those that never change a result."""
+    """The settings of a configuration by dotted key, without those that never change a result or are not set."""
     plain = OmegaConf.to_container(config)
     assert isinstance(plain, dict)
     settings = flat({key: value for key, value in plain.items() if key not in NOT_COMPARED})
-    return {key: value for key, value in settings.items() if not NOT_IN_NAME.match(key)}
+    return {key: value for key, value in settings.items() if value is not None and not NOT_IN_NAME.match(key)}
 
 
 def same_settings(file: Path, cfg: DictConfig) -> bool:
     """Whether a run's saved configuration computes what ``cfg`` does."""
-    return relevant(_saved(file)) == relevant(cfg)
+    return relevant(read_config(file)) == relevant(cfg)
 
 
 def answers(file: Path, cfg: DictConfig) -> bool:
     """Whether the results of the run that saved its configuration in ``file`` are those that ``cfg`` asks for: the same
     settings on data in the same place, and at least its orders."""
-    before = _saved(file)
+    before = read_config(file)
     place = "data.source.root"
     return (
         relevant(before) == relevant(cfg)
         and set(cfg.compare) <= set(before.compare)
         and OmegaConf.select(before, place) == OmegaConf.select(cfg, place)
     )
-
-
-def _saved(file: Path) -> DictConfig:
-    config = OmegaConf.load(file)
-    assert isinstance(config, DictConfig)
-    return config
 
 
 def _files(cfg: DictConfig, orders: Mapping[str, DictConfig]) -> Iterator[Path]:

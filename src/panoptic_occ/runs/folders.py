@@ -16,20 +16,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.config import compose, users_conf
-from panoptic_occ.errors import CheckpointError, ConfigError
+from panoptic_occ.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.files import read_json, write_json, write_text
 from panoptic_occ.instantiate import check_targets
 from panoptic_occ.runs.environment import environment
@@ -39,6 +43,11 @@ log = logging.getLogger(__name__)
 
 # What a command does beside computing; a later command on the same run does not inherit it.
 OF_ONE_COMMAND = ("logger", "force", "trusted", "save_maps", "save_predictions", "saved", "grid", "check", "debug")
+
+RESULTS = ("metrics.*", "pq.*", "breakdown.*", "pictures.png", "grid.png", "made_from.json")
+DESCRIPTION = ("config.yaml", "environment.json", "categories.json")
+
+OF_EVALUATION = ("fusion", "tta", "policies", "grid", "oracle", "details", "timing")
 
 # Overrides that never change what is computed, or that the folder's name holds already.
 NOT_IN_NAME = re.compile(
@@ -85,10 +94,33 @@ class RunFolder:
         write_json(self.path / "environment.json", environment(), indent=2)
         write_json(self.path / "categories.json", categories.to_json(), indent=2)
 
-    def clear(self) -> None:
-        """Removes everything that the run left here."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+    @contextmanager
+    def redone(self) -> Iterator[None]:
+        """Lays earlier results aside while the block makes them anew; an exception brings them back.
+
+        They are also brought back when the next call follows a killed one.  Nothing else in the folder is touched.
+        """
+        aside, gone = self.path / ".before", self.path / ".gone"
+        _bring_back(aside)
+        shutil.rmtree(gone, ignore_errors=True)  # of one that was killed in its last moment
+        aside.mkdir(parents=True)
+        for pattern in (*RESULTS, *DESCRIPTION):
+            for file in self.path.glob(pattern):
+                file.rename(aside / file.name)
+        try:
+            yield
+        except BaseException:
+            _bring_back(aside)
+            raise
+        aside.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _bring_back(aside: Path) -> None:
+    if aside.is_dir():
+        for file in aside.iterdir():
+            os.replace(file, aside.parent / file.name)
+        aside.rmdir()
 
 
 def base_folder(cfg: DictConfig) -> RunFolder:
@@ -117,6 +149,13 @@ def run_folder(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
     return RunFolder(Path(cfg.runs_dir) / str(cfg.data.name) / str(name))
 
 
+def training_words(cfg: DictConfig) -> list[str]:
+    """The words of the command that say what is trained: without those of the evaluation and of one command."""
+    left_out = (*OF_ONE_COMMAND, *OF_EVALUATION, "run", "runs_dir", "compare", "input", "output")
+    kept = [word for word in cfg.command if re.split("[.=]", word.lstrip("+~"), maxsplit=1)[0] not in left_out]
+    return [*kept, *([f"runs_dir={cfg.runs_dir}"] if cfg.runs_dir != "runs" else [])]
+
+
 def overrides_name(overrides: Iterable[str]) -> str:
     """The words of a command line that change what is computed, as part of a file name; empty when there are none."""
     pairs = (word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
@@ -133,12 +172,10 @@ def predictions_folder(cfg: DictConfig) -> Path:
 
 
 def check_same_run(folder: RunFolder, cfg: DictConfig) -> None:
-    """Refuses a folder whose weights were trained with other settings, naming them."""
-    if not folder.config.exists():
+    """Refuses a folder with the results of weights that were trained with other settings, naming them."""
+    if not (folder.config.exists() and folder.metrics.exists()):
         return
-    before = OmegaConf.load(folder.config)
-    assert isinstance(before, DictConfig)
-    if different := changes(before, cfg, (*BASE_KEYS, *STAGE_KEYS)):
+    if different := changes(read_config(folder.config), cfg, (*BASE_KEYS, *STAGE_KEYS)):
         raise ConfigError(
             f"{folder.path} holds a run with other settings ({different}). "
             "Give this run another run_name, or replace the old one with force=true"
@@ -171,11 +208,26 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:
-    """The results of a finished run, or None."""
+    """The results of a finished run, or None; DataError when the file is damaged."""
     if not folder.metrics.exists():
         return None
-    results: dict[str, Any] = read_json(folder.metrics)
+    results = read_json(folder.metrics)
+    if not isinstance(results, dict) or not {"method", "images", "relations"} <= results.keys():
+        raise DataError(f"{folder.metrics}: these are not the results of a run; remove the file, or add force=true")
     return results
+
+
+def read_config(file: Path) -> DictConfig:
+    """The configuration that a run has saved; CheckpointError when the file is damaged."""
+    try:
+        config = OmegaConf.load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        problem = str(error).splitlines()[0]
+    else:
+        if isinstance(config, DictConfig) and {"choices", "command", "runs_dir"} <= config.keys():
+            return config
+        problem = "it lacks what train writes"
+    raise CheckpointError(f"{file}: damaged ({problem}); the command that made the run writes it again with force=true")
 
 
 def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -187,19 +239,19 @@ def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> 
     """
     file = path / "config.yaml"
     if not file.exists():
-        found = sorted(str(p.parent) for p in path.glob("**/metrics.json")) if path.is_dir() else []
+        found = sorted(str(p.parent) for p in path.glob("**/config.yaml")) if path.is_dir() else []
         raise CheckpointError(
             f"{path}: not a run folder (no config.yaml in it); run= takes the folder that train printed at its end; "
             f"runs below it: {', '.join(found[:5]) or '(none)'}"
         )
-    before = OmegaConf.load(file)
-    assert isinstance(before, DictConfig)
+    before = read_config(file)
     trusted = asked.trusted  # the file's own word for it does not count
     check_targets(before, file, trusted)
     # a group chosen now reads what the run chose before (its data, its schedule), not the defaults
     words = [word for word in before.command if "_target_" not in word]
     config = before.copy()
     config.run = str(path)
+    config.runs_dir = _home(path, before)
     for key in OF_ONE_COMMAND:
         config[key] = asked[key]
     asked = compose([*words, *overrides], users_conf())
@@ -213,3 +265,10 @@ def load_run_config(path: Path, asked: DictConfig, overrides: Sequence[str]) -> 
     if base_key(config) != base_key(before):
         raise ConfigError(f"{path}: its base was trained with other settings: {changes(before, config, BASE_KEYS)}")
     return config
+
+
+def _home(path: Path, config: DictConfig) -> str:
+    """The folder of all runs: where this one lies now, wherever it was when it trained, if its base lies there too."""
+    here, before = path.absolute().parents[1], Path(config.runs_dir)
+    base = base_folder(config).path.relative_to(before)
+    return str(here if here != before.absolute() and (here / base).exists() else before)

@@ -87,11 +87,13 @@ class Archive:
         self.path = Path(path)
         self.advice = advice
         self._zip: zipfile.ZipFile | None = None
+        text = self._read(HEADER)
         try:
-            self.header: dict[str, Any] = json.loads(self._read(HEADER))
-        except ValueError as error:
+            self.header: dict[str, Any] = json.loads(text)
+            newer = self.header["format"] > FORMAT
+        except (ValueError, KeyError, TypeError) as error:
             raise self._damaged("its header", error) from None
-        if self.header["format"] > FORMAT:
+        if newer:
             raise CheckpointError(
                 f"{path}: written by a newer panoptic_occ (format {self.header['format']}, this version reads up to "
                 f"{FORMAT}); update it"

@@ -23,6 +23,7 @@ from panoptic_occ.data.source import (
     relations_path,
 )
 from panoptic_occ.errors import ConfigError
+from panoptic_occ.kinds import Share
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ class ScenesSource(Source):
         val_images: int = 200,
         seed: int = 0,
         mix: Mapping[str, float] | None = None,
-        crowd_share: float = 0.12,
-        void_share: float = 0.3,
+        crowd_share: Share = 0.12,
+        void_share: Share = 0.3,
         cache_dir: str | Path | None = None,
         processes: int | None = None,
         name: str = "scenes",
