@@ -29,6 +29,12 @@ def test_norms() -> None:
     assert nn.BatchNorm2d in kinds["batch"] and FrozenNorm not in kinds["batch"]
 
 
+def test_group_norm_in_the_pyramid() -> None:
+    pyramid = resnet_fpn("resnet18", out_channels=64, fpn_norm="group").fpn
+    assert [m.num_groups for m in pyramid.modules() if isinstance(m, nn.GroupNorm)] == [32] * 8
+    assert not any(isinstance(m, nn.GroupNorm) for m in resnet_fpn("resnet18").modules())
+
+
 def test_frozen_norm_is_torchvisions_with_and_without_a_gradient() -> None:
     torch.manual_seed(0)
     reference, own = FrozenBatchNorm2d(6, eps=0.1), FrozenNorm(6, eps=0.1)

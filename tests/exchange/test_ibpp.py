@@ -21,7 +21,8 @@ from panoptic_occ.stuff.ground_truth import GroundTruthStuff
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
 from panoptic_occ.testing import toy_categories, toy_sample
 from panoptic_occ.thing.ground_truth import GroundTruthThings
-from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
+from panoptic_occ.thing.mask_head import mask_loss
+from panoptic_occ.thing.mask_rcnn import MaskRCNN
 
 CHANNELS, SIZE, CATEGORIES = 8, 64, toy_categories()
 REQUIRES = frozenset({"soft", "roi_features", "semantic_logits"})
@@ -330,3 +331,22 @@ def test_a_trunk_as_wide_as_the_pyramid_needs_no_projection() -> None:
     stuff = PanopticFPNHead(in_channels=32, categories=CATEGORIES, things="dense", hidden=32)
     exchange = IterativeProjection(in_channels=32, categories=CATEGORIES, stuff=stuff, iterations=1)
     assert not list(exchange.align.parameters())
+
+
+def test_group_norm_stands_in_every_mask_head() -> None:
+    wide: dict[str, Any] = {"in_channels": 32, "categories": CATEGORIES, "mask_norm": "group", "mask_convs": 2}
+    thing = MaskRCNN(**wide)
+    stuff = PanopticFPNHead(in_channels=32, categories=CATEGORIES, things="dense")
+    exchange = IterativeProjection(**wide, stuff=stuff, iterations=3)
+    for head in (thing.roi_heads.mask_head, *(part.mask_head for part in exchange.mask_heads)):
+        kinds = [[type(layer).__name__ for layer in block] for block in head]
+        assert kinds == [["Conv2d", "GroupNorm", "ReLU"]] * 2
+    torch.manual_seed(0)
+    enhanced, projected = torch.randn(3, 32, 14, 14), torch.randn(3, stuff.num_classes, 14, 14)
+    for t in range(3):
+        conv, prior = (exchange.mask_heads[t - 1] if t else thing.roi_heads).mask_head[0][0], exchange.priors[t]
+        joined = F.conv2d(torch.cat([enhanced, projected], 1), torch.cat([conv.weight, prior.weight], 1), padding=1)
+        rest = (exchange.mask_heads[t - 1] if t else thing.roi_heads).mask_head
+        y = rest[1](F.relu(rest[0][1](joined)))
+        predictor = (exchange.mask_heads[t - 1] if t else thing.roi_heads).mask_predictor
+        torch.testing.assert_close(exchange._masks(thing, t, enhanced, projected), predictor(y), atol=1e-5, rtol=1e-4)

@@ -163,8 +163,12 @@ class Literal:
         if i in self.beaten:
             return self.note(i, "duplicate", self.beaten[i])
         held = np.array([(mask & (owner == j)).sum() for j in range(n)])
-        won = np.array([(claim & (owner == j)).sum() * scene.above[i, j] for j in range(n)])
-        gain = claim & ((owner == -1) | np.isin(owner, np.flatnonzero(scene.above[i])))
+        above = scene.above[i].copy()
+        if policy.canvas_sig_ratio is not None:
+            owned = np.array([(owner == j).sum() for j in range(n)])
+            above &= np.maximum(held / area, held / np.maximum(owned, 1)) >= policy.canvas_sig_ratio
+        won = np.array([(claim & (owner == j)).sum() * above[j] for j in range(n)])
+        gain = claim & ((owner == -1) | np.isin(owner, np.flatnonzero(above)))
         self.records[i]["free"] = int((claim & (owner == -1)).sum())
         same = np.where(scene.labels == scene.labels[i], held, 0)
         if policy.same_class_thr is not None and same.sum() > 0:
@@ -223,6 +227,7 @@ def policies(draw: st.DrawFn) -> FusionPolicy:
         conf_thr=draw(st.sampled_from(SHARES[:7])),
         max_occluded=draw(shares),
         min_visible=draw(shares),
+        canvas_sig_ratio=draw(shares),
         same_class_thr=draw(shares),
         same_class_strict=draw(st.booleans()),
         duplicate_thr=draw(shares),

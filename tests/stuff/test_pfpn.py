@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.structures import VOID_LABEL, Batch, Sample
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
 
@@ -111,3 +112,31 @@ def test_ocfusions_head_adds_one_convolution_after_the_sum() -> None:
     conv = next(m for m in head.fuse.modules() if isinstance(m, nn.Conv2d))
     expected = F.relu(torch.einsum("oi,bihw->bohw", conv.weight[..., 0, 0], plain.trunk(features)))
     assert torch.allclose(head.trunk(features), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 128), (96, 160)])
+def test_raps_head_sums_five_levels_with_aligned_corners(size: tuple[int, int]) -> None:
+    """Against its definition; 96 and 160 are no multiples of 64, so P6 comes out larger than P2 and is resized."""
+    torch.manual_seed(0)
+    head = PanopticFPNHead(in_channels=64, categories=CATEGORIES, levels=5, bias=True, align_corners=True)
+    shapes = [(math.ceil(size[0] / s), math.ceil(size[1] / s)) for s in (4, 8, 16, 32, 64)]
+    names = ("0", "1", "2", "3", "pool")
+    features = {name: torch.randn(1, 64, *shape) for name, shape in zip(names, shapes, strict=True)}
+    total = torch.zeros(1, 64, *shapes[0])[:, : head.width]
+    for level, name in enumerate(names):
+        x, layers = features[name], iter(head.paths[level])
+        for _ in range(max(1, level)):
+            conv, norm, _ = next(layers), next(layers), next(layers)
+            assert conv.bias is not None and norm.num_groups == 32
+            x = F.group_norm(F.conv2d(x, conv.weight, conv.bias, padding=1), 32, norm.weight, norm.bias).relu()
+            if level:
+                next(layers)
+                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        total = total + F.interpolate(x, shapes[0], mode="bilinear", align_corners=True)
+    torch.testing.assert_close(head.trunk(features), total)
+    assert [sum(isinstance(m, nn.Conv2d) for m in path) for path in head.paths] == [1, 1, 2, 3, 4]
+
+
+def test_other_numbers_of_levels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stuff\.levels=3: allowed: 4 .*, 5"):
+        PanopticFPNHead(in_channels=64, categories=CATEGORIES, levels=3)

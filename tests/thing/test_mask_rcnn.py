@@ -13,7 +13,8 @@ from panoptic_occ.masks import MaskCrops
 from panoptic_occ.structures import Batch, GroundTruthRelation, PanopticMap, Sample, Target
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.ground_truth import GroundTruthThings
-from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
+from panoptic_occ.thing.mask_head import mask_loss
+from panoptic_occ.thing.mask_rcnn import MaskRCNN
 
 CATEGORIES = Categories.from_json(
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -39,12 +40,14 @@ def resnet_fpn(
     out_channels: int = 256,
     norm: Literal["frozen", "batch"] = "frozen",
     frozen_stages: int = 0,
+    fpn_norm: Literal["group"] | None = None,
 ) -> BackboneWithFPN:
     """``name`` of torchvision (resnet18 .. resnext101_32x8d) with an FPN of ``out_channels``.
 
     ``weights``: torchvision's name of pretrained weights (``IMAGENET1K_V2``), downloaded on first use, or None.
     ``norm``: ``frozen`` BatchNorm (affine constants, for pretrained weights) or trainable ``batch`` norm.
     ``frozen_stages``: that many stages from the stem on get no gradient (2 = stem and layer1, as in detectron2).
+    ``fpn_norm``: none in the pyramid, or GroupNorm (REFINE's base).
     Returns a module: image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool.
     """
     if norm not in NORMS:
@@ -78,4 +81,5 @@ def resnet_fpn(
             module.requires_grad_(False)
     width = body.inplanes // 8
     returned = {f"layer{k + 1}": str(k) for k in range(4)}
-    return BackboneWithFPN(body, returned, [width * 2**k for k in range(4)], out_channels)
+    layer = partial(nn.GroupNorm, 32) if fpn_norm else None
+    return BackboneWithFPN(body, returned, [width * 2**k for k in range(4)], out_channels, norm_layer=layer)

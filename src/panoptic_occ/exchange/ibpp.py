@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.errors import ConfigError, did_you_mean
@@ -33,7 +33,8 @@ from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
-from panoptic_occ.thing.mask_rcnn import MaskRCNN, mask_loss
+from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
+from panoptic_occ.thing.mask_rcnn import MaskRCNN
 from panoptic_occ.thing.pooling import align_rois
 
 WEIGHTS = ("separate", "shared")
@@ -56,9 +57,10 @@ class IterativeProjection(Exchange):
     ``projected``: what the masks read of P, ``probs`` or ``logits``; ``detach``: no gradient through either projection.
     ``class_agnostic_masks``: one mask per region, in the background channel that no class uses, instead of one a class.
     ``train_boxes``: regions on the canvas in training, ``annotated`` (a share uniform in ``keep`` of them, because
-    detections miss some) or the positive ``proposals``.  At test it shows all detections, weighted by their scores.
-    ``mask_convs``: 3x3 convolutions of H_ins, as many as the thing branch has; ``hidden``: width of H_sem, half of
-    ``in_channels`` by default.  ConfigError for unknown values and for a stuff branch without every thing class.
+    detections miss some) or the positive ``proposals``. At test it shows all detections, weighted by their scores.
+    ``mask_convs``, ``mask_norm``: 3x3 convolutions of H_ins and what follows them, as in the thing branch; ``hidden``:
+    width of H_sem, half of ``in_channels`` by default. ConfigError for unknown values and for a stuff branch without
+    every thing class.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class IterativeProjection(Exchange):
         train_boxes: Literal["annotated", "proposals"] = "annotated",
         keep: tuple[float, float] = (0.6, 1.0),
         mask_convs: int = 4,
+        mask_norm: MaskNorm = None,
         hidden: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
@@ -105,7 +108,7 @@ class IterativeProjection(Exchange):
             nn.Conv2d(head.num_classes, in_channels, 3, padding=1, bias=False) for _ in range(heads)
         )
         self.mask_heads = nn.ModuleList(
-            MaskHead(in_channels, mask_convs, self.num_things + 1) for _ in range(heads - 1)
+            MaskHead(in_channels, mask_convs, mask_norm, self.num_things + 1) for _ in range(heads - 1)
         )
         self.semantic_heads = nn.ModuleList(semantic)
         for module in (self.priors, self.semantic_heads):
@@ -228,9 +231,9 @@ class IterativeProjection(Exchange):
 class MaskHead(nn.Module):
     """The mask head of an iteration after the first; named like the parts of torchvision's RoIHeads."""
 
-    def __init__(self, in_channels: int, convs: int, classes: int) -> None:
+    def __init__(self, in_channels: int, convs: int, norm: MaskNorm, classes: int) -> None:
         super().__init__()
-        self.mask_head = MaskRCNNHeads(in_channels, (in_channels,) * convs, 1)
+        self.mask_head = mask_head(in_channels, convs, norm)
         self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, classes)
         nn.init.normal_(self.mask_predictor[-1].weight, std=0.001)
         nn.init.zeros_(self.mask_predictor[-1].bias)

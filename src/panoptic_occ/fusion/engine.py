@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.canvas import Canvas, Counts
+from panoptic_occ.fusion.inputs import StuffSource, check_sizes
 from panoptic_occ.fusion.semantic import STUFF_RULES, StuffRule, fill_stuff
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.claims import inherit
@@ -29,30 +29,31 @@ from panoptic_occ.structures import InstanceRecord, InstanceSet, InstanceStatus,
 
 log = logging.getLogger(__name__)
 
-SHARES = ("conf_thr", "max_occluded", "min_visible", "same_class_thr", "duplicate_thr", "post_min_visible", "erase_thr")
+SHARES = (
+    *("conf_thr", "max_occluded", "min_visible", "canvas_sig_ratio", "same_class_thr", "duplicate_thr"),
+    *("post_min_visible", "erase_thr"),
+)
 DUPLICATE_AREAS = ("original", "canvas")
-
-StuffSource = Int[Tensor, "h w"] | Callable[[Int[Tensor, "h w"]], Int[Tensor, "h w"]]
-"""Stuff labels, or a function that gives them when it sees the map of the things."""
 
 
 @dataclass(frozen=True)
 class FusionPolicy:
     """Thresholds of the fusion, as shares of the area of the instance's mask; None switches a check off.
 
-    ``conf_thr``: instances with a lower score take no part.  ``max_occluded``: reject when a larger share cannot be
-    taken.  ``min_visible``: reject when this share or less can be taken.  ``same_class_thr``: reject when this share or
-    more is already owned by instances of the same class (RAP, CA), with ``same_class_strict`` only when it is more.
-    ``duplicate_thr``: reject when the intersection with an accepted instance is this share or more of both masks (RAP,
-    EO); where the relation brings an order or claims of its own, the intersection with one of better score that is no
-    duplicate itself: the better one stands in any order, and claims what its duplicates were given of its mask.
-    ``duplicate_areas``: of the other one counts its whole mask (``original``, the paper) or only what it owns by then
-    (``canvas``, RAP's code; always an accepted one).  ``post_min_visible``: remove an accepted instance that others
-    left this share or less.  ``stuff_area`` in pixels:
-    smaller stuff segments stay void; by ``stuff_rule``, whole classes are measured (``class``) or each connected
-    ``component`` of them (OANet).  ``erase_thr``: components of the stuff with a lower mean probability stay void,
-    measured up to ``erase_radius`` pixels around them (REFINE, see ``fusion.erasing``); with ``erase_after``,
-    components of what the things leave free.
+    ``conf_thr``: instances with a lower score take no part. ``max_occluded``: reject when a larger share cannot be
+    taken. ``min_visible``: reject when this share or less can be taken. ``canvas_sig_ratio``: what the relation says
+    about an owner counts if the common pixels that it still owns are this share or more of the new mask or of all that
+    it owns (RAP's code of OCFusion, on the canvas where the paper compares whole masks). ``same_class_thr``: reject
+    when this share or more is already owned by instances of the same class (RAP, CA), with ``same_class_strict`` only
+    when it is more. ``duplicate_thr``: reject when the intersection with an accepted instance is this share or more of
+    both masks (RAP, EO); where the relation brings an order or claims of its own, the intersection with one of better
+    score that is no duplicate itself: the better one stands in any order, and claims what its duplicates were given of
+    its mask. ``duplicate_areas``: of the other one counts its whole mask (``original``, the paper) or only what it owns
+    by then (``canvas``, RAP's code; always an accepted one). ``post_min_visible``: remove an accepted instance that
+    others left this share or less. ``stuff_area`` in pixels: smaller stuff segments stay void; by ``stuff_rule``, whole
+    classes are measured (``class``) or each connected ``component`` of them (OANet). ``erase_thr``: components of the
+    stuff with a lower mean probability stay void, measured up to ``erase_radius`` pixels around them (REFINE, see
+    ``fusion.erasing``); with ``erase_after``, components of what the things leave free.
     Raises ConfigError for values outside [0, 1] and for a negative or fractional area.
     """
 
@@ -64,6 +65,7 @@ class FusionPolicy:
     stuff_area: int = 4096
     same_class_strict: bool = False
     duplicate_areas: Literal["original", "canvas"] = "original"
+    canvas_sig_ratio: float | None = None
     post_min_visible: float | None = None
     stuff_rule: StuffRule = "class"
     erase_thr: float | None = None
@@ -116,7 +118,7 @@ def fuse(
     ``relation.stuff`` stands in for the labels of ``semantic``.
     Raises ValueError when the sizes of the inputs contradict each other.
     """
-    _check_sizes(instances, stats, relation, semantic)
+    check_sizes(instances, stats, relation, semantic)
     order = relation.order
     if order is None:
         order = torch.argsort(instances.scores, descending=True, stable=True)
@@ -173,7 +175,7 @@ class _Fusion:
             return
         held = self.canvas.held(i)
         contested = held if self.claimed is self.area else self.canvas.contested(i)
-        won = {j: pixels for j, pixels in contested.items() if self.above[i, j]}
+        won = {j: pixels for j, pixels in contested.items() if self.above[i, j] and self._counts(i, j, held[j])}
         self.free[i] = self.claimed[i] - sum(contested.values())
         gain = self.free[i] + sum(won.values())
         self.status[i], self.blocker[i] = self._verdict(i, gain, held, won)
@@ -181,6 +183,11 @@ class _Fusion:
             return
         self.canvas.paint(i, gain, won)
         self.taken[i] = won
+
+    def _counts(self, i: int, j: int, common: int) -> bool:
+        """Whether ``common`` pixels that i covers of what j owns are enough for their order to matter."""
+        threshold = self.policy.canvas_sig_ratio
+        return threshold is None or max(common / self.area[i], common / self.owned[j]) >= threshold
 
     def _verdict(self, i: int, gain: int, held: Counts, won: Counts) -> tuple[InstanceStatus, int | None]:
         """Whether instance i may take ``gain`` pixels, and who prevents it.
@@ -272,23 +279,3 @@ def _duplicates(stats: PairStats, policy: FusionPolicy) -> Bool[np.ndarray, "n n
     if policy.duplicate_thr is None:
         return np.zeros(stats.inter.shape, dtype=bool)
     return stats.significant(policy.duplicate_thr, "both").cpu().numpy()
-
-
-def _check_sizes(instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None) -> None:
-    n = len(instances)
-    for name, tensor in (("stats.inter", stats.inter), ("margin", relation.margin), ("valid", relation.valid)):
-        if tensor.shape != (n, n):
-            raise ValueError(f"fuse: {name} has shape {tuple(tensor.shape)}, {n} instances need ({n}, {n})")
-    if relation.order is not None and sorted(relation.order.tolist()) != list(range(n)):
-        raise ValueError(f"fuse: relation.order must name each of the {n} instances once: {relation.order.tolist()}")
-    claims, masks = relation.claims, instances.masks
-    if claims is not None and (len(claims), tuple(claims.size)) != (n, tuple(masks.size)):
-        raise ValueError(
-            f"fuse: relation.claims has {len(claims)} masks of an image of {claims.size}, needs {n} of {masks.size}"
-        )
-    if relation.duplicate_of is not None and relation.duplicate_of.shape != (n,):
-        raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(relation.duplicate_of.shape)}, needs ({n},)")
-    if isinstance(semantic, Tensor) and tuple(semantic.shape) != tuple(instances.masks.size):
-        raise ValueError(
-            f"fuse: the semantic map is {tuple(semantic.shape)} px, the masks are of an image of {instances.masks.size}"
-        )

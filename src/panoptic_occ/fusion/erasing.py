@@ -15,7 +15,8 @@ from torch import Tensor
 
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.components import Components, components
-from panoptic_occ.fusion.engine import FusionPolicy, StuffSource
+from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.inputs import StuffSource
 from panoptic_occ.structures import VOID_LABEL, SemanticMap
 
 ROWS_AT_ONCE = 16

@@ -45,6 +45,9 @@ YOUNGER_KEYS = {
     "trainer.sync_batchnorm": False,
     "data.source.match": "share",
     "exchange.inlay": "box",
+    "exchange.mask_norm": None,
+    "thing.mask_norm": None,
+    "backbone.fpn_norm": None,
     "occlusion.pair_mean": "proposals",
 }
 TEST_ONLY = (

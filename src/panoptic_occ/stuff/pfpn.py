@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 
 LEVELS = ("0", "1", "2", "3")
@@ -13,6 +15,10 @@ LEVELS = ("0", "1", "2", "3")
 
 class PanopticFPNHead(StuffHead):
     """P2..P5 each to stride 4 by [3x3 conv, GroupNorm, ReLU, x2 bilinear] steps, summed, 1x1 conv to the classes.
+
+    ``levels``: 5 takes P6 too, ``bias``: of the convolutions, ``align_corners``: of the steps; all three as in RAP's
+    code, whose last enlargement to the image aligns the corners as well and here does not.  A level of another size
+    than P2 in the end (P6, where the image is no multiple of 64) is resized to it.
 
     ``hidden``: channels, half of ``in_channels`` by default (128 for 256).  ``fuse``: one more 1x1 convolution with
     ReLU after the sum (OCFusion's code).  ``things``, ``loss_norm``: see StuffHead.
@@ -27,10 +33,18 @@ class PanopticFPNHead(StuffHead):
         hidden: int | None = None,
         loss_norm: LossNorm = "valid",
         fuse: bool = False,
+        levels: int = 4,
+        bias: bool = False,
+        align_corners: bool = False,
     ) -> None:
+        if levels not in (4, 5):
+            raise ConfigError(f"stuff.levels={levels}: allowed: 4 (P2 to P5), 5 (P6 too)")
         hidden = max(in_channels // 2, 32) if hidden is None else hidden
         super().__init__(categories, hidden, things, loss_norm)
-        self.paths = nn.ModuleList(pyramid_path(in_channels, hidden, level) for level in range(len(LEVELS)))
+        self.align_corners = align_corners
+        self.paths = nn.ModuleList(
+            pyramid_path(in_channels, hidden, level, bias, align_corners) for level in range(levels)
+        )
         self.fuse = nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.ReLU()) if fuse else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -40,16 +54,24 @@ class PanopticFPNHead(StuffHead):
 
     def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
         """The sum of all levels at stride 4, where configured fused."""
-        total: Tensor = self.fuse(sum(path(features[name]) for path, name in zip(self.paths, LEVELS, strict=True)))
+        maps = [path(features[name]) for path, name in zip(self.paths, (*LEVELS, "pool"), strict=False)]
+        size = maps[0].shape[-2:]
+        same = (
+            m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear", align_corners=self.align_corners)
+            for m in maps
+        )
+        total: Tensor = self.fuse(sum(same))
         return total
 
 
-def pyramid_path(in_channels: int, hidden: int, level: int) -> nn.Sequential:
+def pyramid_path(
+    in_channels: int, hidden: int, level: int, bias: bool = False, align_corners: bool = False
+) -> nn.Sequential:
     """From level ``level`` (0 is P2) to stride 4: a 3x3 convolution for every doubling, and one where there is none."""
     layers: list[nn.Module] = []
     for step in range(max(1, level)):
         width = in_channels if step == 0 else hidden
-        layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
+        layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=bias), nn.GroupNorm(32, hidden), nn.ReLU()]
         if level > 0:
-            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners))
     return nn.Sequential(*layers)

@@ -14,16 +14,17 @@ from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import nms
 
 from panoptic_occ.categories import Categories
-from panoptic_occ.structures import Batch, InstanceSet, Target
+from panoptic_occ.structures import Batch, InstanceSet
 from panoptic_occ.thing.base import RoiChange, Rois, ThingBranch, Wanted
+from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.paste import paste_instances
-from panoptic_occ.thing.pooling import PyramidRoIAlign, roi_align
+from panoptic_occ.thing.pooling import PyramidRoIAlign
 
 STRIDES = (4, 8, 16, 32, 64)
 PROPOSAL_LEVELS = ("0", "1", "2", "3", "pool")
@@ -53,7 +54,7 @@ class MaskRCNN(ThingBranch):
     ``rpn_train``/``rpn_test``: proposals kept per level before NMS and per image after it.
     ``rois_per_image``: proposals sampled for the heads in training, ``positive_fraction`` of them positive.
     ``masks_per_image``: most positive proposals that train the mask head (None: all); ``mask_convs``: its 3x3
-    convolutions.  ``hidden``: width of the box head, 4 x ``in_channels`` by default.
+    convolutions, ``mask_norm`` what follows them.  ``hidden``: width of the box head, 4 x ``in_channels`` by default.
     Detections: score > ``score_thr``, NMS at ``nms_thr`` within every class, or with ``class_agnostic_nms`` among all
     (UPSNet, BANet), at most ``max_detections``.
     """
@@ -72,6 +73,7 @@ class MaskRCNN(ThingBranch):
         positive_fraction: float = 0.25,
         masks_per_image: int | None = None,
         mask_convs: int = 4,
+        mask_norm: MaskNorm = None,
         hidden: int | None = None,
         score_thr: float = 0.05,
         nms_thr: float = 0.5,
@@ -111,7 +113,7 @@ class MaskRCNN(ThingBranch):
             nms_thresh=1.0 if class_agnostic_nms else nms_thr,  # then `find` suppresses
             detections_per_img=sys.maxsize if class_agnostic_nms else max_detections,
             mask_roi_pool=PyramidRoIAlign(14, sampling_ratio, aligned),
-            mask_head=MaskRCNNHeads(in_channels, (in_channels,) * mask_convs, 1),
+            mask_head=mask_head(in_channels, mask_convs, mask_norm),
             mask_predictor=MaskRCNNPredictor(in_channels, in_channels, classes),
         )
         self._initialise()
@@ -290,26 +292,3 @@ def _rois(boxes: Tensor, labels: Tensor, matches: Tensor, keep: Tensor) -> Rois:
 
 def _image_list(batch: Batch) -> ImageList:
     return ImageList(batch.images, list(batch.sizes))
-
-
-def mask_loss(
-    mask_logits: Float[Tensor, "n k s s"], rois: Sequence[Rois], targets: Sequence[Target]
-) -> Float[Tensor, ""]:
-    """Mean binary cross-entropy of the annotation's class channel against its mask, resampled into each RoI.
-
-    Targets are sampled at pixel centres and cut at one half, as in ``paste_masks``.  No RoI: 0 with a graph.
-    """
-    if len(mask_logits) == 0:
-        return mask_logits.sum() * 0
-    size = mask_logits.shape[-1]
-    truth, classes = [], []
-    for r, target in zip(rois, targets, strict=True):
-        if len(r) == 0:
-            continue
-        assert r.matches is not None
-        dense = target.masks.dense()[:, None].float()  # and so the boxes: bfloat16 knows no odd pixel beyond 256
-        indexed = torch.cat([r.matches[:, None].to(r.boxes), r.boxes], dim=1)
-        truth.append(roi_align(dense, indexed.float(), size)[:, 0] >= 0.5)
-        classes.append(target.labels[r.matches] + 1)
-    chosen = mask_logits[torch.arange(len(mask_logits), device=mask_logits.device), torch.cat(classes)]
-    return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(truth).float())
