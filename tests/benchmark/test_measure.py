@@ -101,8 +101,8 @@ def test_the_first_call_of_what_is_slow_is_a_turn() -> None:
     slow = in_turns([runs[0]] * 2, Patience(seconds=2.0, turns=1, most=9), time.perf_counter, [4.0, 5.0])
     assert slow == [[4.0], [5.0]] and called == []
     mixed = in_turns(runs, Patience(seconds=2.0, turns=1, most=9), time.perf_counter, [4.0, 0.1])
-    assert mixed[0][0] == 4.0 and 0.1 not in mixed[1] and len(mixed[0]) > 1 and len(mixed[1]) >= 1
-    assert {"slow", "quick"} == set(called)
+    assert mixed[0] == [4.0] and 0.1 not in mixed[1] and len(mixed[1]) >= 1
+    assert set(called) == {"quick"}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be pinned here")

@@ -23,7 +23,7 @@ from panoptic_occ.metrics.table import to_text
 DOC = """How fast the suite is beside the straightforward public ways, on generated inputs, in one process on one core.
 Every result is compared before it is timed.
 
-  scripts/benchmark.py                 all jobs, about five minutes; writes results/benchmark.json and .md
+  scripts/benchmark.py                 all jobs, less than five minutes; writes results/benchmark.json and .md
   scripts/benchmark.py --job pq paste  some jobs; writes only with --out
   scripts/benchmark.py --quick         few repetitions; writes only with --out
   scripts/benchmark.py --readme        puts the rows with a target of results/benchmark.json into the README

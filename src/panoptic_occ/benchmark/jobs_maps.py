@@ -33,8 +33,8 @@ from panoptic_occ.metrics.pq_scores import PQResult
 from panoptic_occ.structures import PanopticMap, Segment
 
 CATEGORIES = categories()
-DISTINCT, IMAGES = 8, 64
-MANY_IMAGES = 512
+DISTINCT, IMAGES = 8, 32
+MANY_IMAGES = 768
 """For two processes: a worker takes 0.2 s to start, in which the first process works alone."""
 LINEAR = 1.7
 """Two processes must be this much faster than one: 85 % of linear, start of the workers included."""

@@ -115,7 +115,7 @@ class Patience:
     No further turn after ``enough`` seconds.
     """
 
-    seconds: float = 1.0
+    seconds: float = 0.6
     turns: int = 3
     most: int = 25
     enough: float = 30.0
@@ -191,11 +191,12 @@ def in_turns(
     try:
         for turn in range(done, patience.most):
             elapsed = time.perf_counter() - started
-            patient = turn < patience.turns and elapsed < patience.enough
-            if all(samples) and not patient and elapsed > patience.seconds:
+            more = (turn < patience.turns and elapsed < patience.enough) or elapsed <= patience.seconds
+            if all(samples) and not more:
                 break
             for times, run in zip(samples, runs, strict=True):
-                times += _calls(run, clock)
+                if more or not times:
+                    times += _calls(run, clock)
     finally:
         gc.enable()
     return samples
