@@ -26,7 +26,7 @@ test-slurm: $(STAMP)  ## test sweeps and preemption on a private SLURM, four min
 	trap scripts/slurm/stop.sh EXIT; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -n0 tests/cluster $(ARGS)
 
-bench: $(STAMP)  ## measure the suite beside public ways, about five minutes: make bench ARGS="--job paste"
+bench: $(STAMP)  ## measure the suite beside public ways, less than five minutes: make bench ARGS="--job paste"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 lint: $(STAMP)  ## check style and types, changing nothing

@@ -29,11 +29,12 @@ Every result is compared before it is timed.
   scripts/benchmark.py --readme        puts the rows with a target of results/benchmark.json into the README
   scripts/benchmark.py --profile       where training and evaluation spend their time
   scripts/benchmark.py --options       what bf16, channels_last and compilation are worth in training
+  scripts/benchmark.py --throughput    images a second of evaluate saved=true and prepare
   scripts/benchmark.py --growth        time and memory against the number of instances
   scripts/benchmark.py --gpu           the same work on a GPU"""
 PATIENCE = Patience()
 QUICK = Patience(seconds=0.3, turns=1, most=5)
-EXTRAS = ("profile", "options", "growth", "gpu")
+EXTRAS = ("profile", "options", "growth", "throughput", "gpu")
 
 
 def main(
