@@ -84,7 +84,7 @@ def test_the_command_line_wins_over_the_method(start: Start) -> None:
         ("sede=3", "there is no key or group 'sede'; did you mean 'seed'?"),
         ("trainer.precison=bf16", "'trainer' has no key 'precison'; did you mean 'precision'? allowed: accelerator, "),
         ("trainer={precison: bf16}", "'trainer' has no key 'precison'; did you mean 'precision'?"),
-        ("fusion.sig_ratio=0.1", "'fusion' has no key 'sig_ratio'; did you mean 'occlusion.sig_ratio'? allowed: conf_"),
+        ("fusion.sig_ratio=0.1", "'fusion' has no key 'sig_ratio'; did you mean 'occlusion.sig_ratio'? allowed: "),
         ("~fusion.conf", "'fusion' has no key 'conf'; did you mean 'conf_thr'?"),
         ("hydra/launcher=slurm", "'slurm'; did you mean 'slurm_cpu'? allowed: basic, joblib, local, slurm_1gpu, "),
         ("hydra.sweep.dri=x", "there is no key 'hydra.sweep.dri'; --cfg hydra prints"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -163,6 +165,13 @@ sys.exit(pq.main())
 def test_interruption_is_one_line(split, processes):
     """Ctrl-C reaches all processes of a terminal's group, here while the workers start."""
     files = ["--gt_json_file", split[2], "--pred_json_file", split[3], "--processes", str(processes)]
-    command = [sys.executable, "-c", INTERRUPTED, *files]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *files],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+        timeout=120,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background jobs
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

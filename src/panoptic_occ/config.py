@@ -190,9 +190,11 @@ def _unknown_key(key: str, overrides: Sequence[str], config_dir: Path | None) ->
     name = key.removeprefix(prefix)
     siblings = {k.removeprefix(prefix) for k in known if k.startswith(prefix)} | (set() if parent else groups.keys())
     allowed = {k for k in siblings if "." not in k and not k.startswith("_")}
-    hint = "" if get_close_matches(name, allowed, n=1) else _elsewhere(name, known)
+    there = any(path.endswith(f".{name}") for path in known)
+    hint = _elsewhere(name, known) if there or not get_close_matches(name, allowed, n=1) else ""
     what = f"'{parent}' has no key '{name}'" if parent else f"there is no key or group '{name}'"
-    return ConfigError(f"{what}; {hint}{did_you_mean(name, allowed)}; +{key}=... adds a new key")
+    rest = did_you_mean("" if hint else name, allowed)
+    return ConfigError(f"{what}; {hint}{rest}; +{key}=... adds a new key")
 
 
 def _elsewhere(name: str, known: Sequence[str]) -> str:

@@ -56,7 +56,11 @@ def test_killed_in_both_stages_ends_as_the_undisturbed_run(trained: Trained, cac
 
 def test_told_to_stop_in_both_stages_ends_as_the_undisturbed_run(trained: Trained, cache: Path, tmp_path: Path) -> None:
     """Unlike after SIGKILL the run goes on with the very next step, also in the middle of an epoch."""
-    stops = [("base_*/checkpoints/*2.ckpt", signal.SIGTERM), ("ocfusion_*/checkpoints/*2.ckpt", signal.SIGUSR1)]
+    stops = [
+        ("base_*/checkpoints/*2.ckpt", signal.SIGTERM),
+        ("base_*/checkpoints/*4.ckpt", signal.SIGINT),
+        ("ocfusion_*/checkpoints/*2.ckpt", signal.SIGUSR1),
+    ]
     for pattern, number in stops:
         process = start(cache, tmp_path)
         kill_when(process, tmp_path, pattern, number)
