@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -78,6 +79,7 @@ class FixedRois:
 
     view: View
     found: Sequence[InstanceSet]
+    fixes_boxes: ClassVar[bool] = True
 
     def __call__(
         self, detected: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify

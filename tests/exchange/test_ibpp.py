@@ -6,84 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from helpers.projection import CATEGORIES, CHANNELS, SIZE, Base
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.exchange.base import Exchange, Pyramids
 from panoptic_occ.exchange.ibpp import IterativeProjection
 from panoptic_occ.exchange.roi_flatten import roi_flatten
 from panoptic_occ.exchange.sampling import annotated_rois
-from panoptic_occ.structures import Batch, Sample
 from panoptic_occ.stuff.base import semantic_target
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
-from panoptic_occ.testing import toy_categories, toy_sample
 from panoptic_occ.thing.ground_truth import GroundTruthThings
 from panoptic_occ.thing.mask_head import mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
-
-CHANNELS, SIZE, CATEGORIES = 8, 64, toy_categories()
-REQUIRES = frozenset({"soft", "roi_features", "semantic_logits"})
-
-
-class Base:
-    """Branches, a batch and random features; weights that make masks and scores differ visibly."""
-
-    def __init__(self, counts: tuple[int, ...] = (3, 2), **options: Any) -> None:
-        torch.manual_seed(0)
-        shape: dict[str, Any] = {"in_channels": CHANNELS, "categories": CATEGORIES}
-        small: dict[str, Any] = {"anchor_scale": 4, "rois_per_image": 16, "rpn_test": (40, 12), "score_thr": 0.02}
-        self.thing = MaskRCNN(**shape, **small, mask_convs=2)
-        self.stuff = PanopticFPNHead(**shape, things="dense")
-        for layer in (self.thing.roi_heads.box_predictor.cls_score, self.thing.roi_heads.mask_predictor[-1]):
-            torch.nn.init.normal_(layer.weight, std=0.3)
-        self.exchange = IterativeProjection(**shape, stuff=self.stuff, mask_convs=2, **options)
-        samples = tuple(_sample(count, seed) for seed, count in enumerate(counts))
-        self.batch = Batch(torch.zeros(len(samples), 3, SIZE, SIZE), ((SIZE, SIZE),) * len(samples), samples)
-        self.levels = {str(k): torch.randn(len(samples), CHANNELS, *[SIZE // 2 ** (k + 2)] * 2) for k in range(4)}
-        self.levels["pool"] = torch.randn(len(samples), CHANNELS, 1, 1)
-        self.features = Pyramids.of(self.levels)
-
-    def losses(self, exchange: Exchange | None = None) -> dict[str, Tensor]:
-        for module in (self.thing, self.stuff, self.exchange):
-            module.train()
-        torch.manual_seed(1)
-        found = (exchange or self.exchange).losses(self.thing, self.stuff, self.features, self.batch)
-        return found.thing | found.stuff
-
-    def outputs(self, exchange: Exchange | None = None, conf_thr: float = 0.0) -> tuple[Any, Any]:
-        self.thing.eval()
-        branches = (self.thing, self.stuff, self.features, self.batch)
-        return (exchange or self.exchange).outputs(*branches, conf_thr, REQUIRES)
-
-    def positives(self, exchange: Exchange | None = None) -> Any:
-        self.thing.eval()
-        torch.manual_seed(1)
-        branches = (self.thing, self.stuff, self.features, self.batch)
-        return (exchange or self.exchange).positives(*branches, REQUIRES)
-
-    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        parts = {"thing": self.thing, "stuff": self.stuff, "exchange": self.exchange}
-        return [(f"{part}.{name}", p) for part, module in parts.items() for name, p in module.named_parameters()]
-
-    def none(self) -> Exchange:
-        return Exchange(in_channels=CHANNELS, categories=CATEGORIES, stuff=self.stuff)
-
-
-def _sample(count: int, seed: int) -> Sample:
-    if count:
-        return toy_sample(count, seed, size=(SIZE, SIZE))
-    full = toy_sample(1, seed, size=(SIZE, SIZE))
-    assert full.target is not None
-    nothing = torch.zeros(0, dtype=torch.int64)
-    target = full.target
-    empty = type(target)(
-        target.boxes[nothing], target.labels[nothing], target.masks[nothing], target.panoptic,
-        target.relation[nothing], target.instance_ids[nothing],
-    )  # fmt: skip
-    return Sample(full.image, seed, full.file_name, full.original_size, empty)
 
 
 def assert_same_outputs(first: tuple[Any, Any], second: tuple[Any, Any]) -> None:
@@ -129,7 +65,7 @@ def test_equations_2_to_6(projected: str, weights: str) -> None:
     exchange: Any = base.exchange
     with torch.no_grad():
         rois = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = exchange.refine(base.thing, base.stuff, base.features, rois, rois)
+        refined = exchange.refine(base.thing, base.stuff, base.features, rois, rois, base.batch.sizes)
         boxes, scores = [r.boxes for r in rois], torch.cat([r.scores for r in rois])
         trunk = base.stuff.trunk(base.levels)
         p = base.stuff.predictor(trunk)
@@ -190,7 +126,7 @@ def test_losses_by_name_and_weight() -> None:
     torch.manual_seed(1)
     _, positive = base.thing.box_losses(base.features.thing, base.batch)
     shown = annotated_rois(base.batch.targets, base.exchange.keep)
-    refined = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown)
+    refined = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown, base.batch.sizes)
     for t, logits in enumerate(refined.masks, start=1):
         torch.testing.assert_close(losses[f"mask_{t}"], mask_loss(logits, positive, base.batch.targets))
     for t, logits in enumerate(refined.semantics):
@@ -218,9 +154,9 @@ def test_the_canvas_in_training_shows_what_train_boxes_says() -> None:
     _, positive = base.thing.box_losses(base.features.thing, base.batch)
     shown = annotated_rois(base.batch.targets, base.exchange.keep)
     with torch.no_grad():
-        several = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown)
-        alone = base.exchange.refine(base.thing, base.stuff, base.features, shown, shown)
-        other = base.exchange.refine(base.thing, base.stuff, base.features, positive, positive)
+        several = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown, base.batch.sizes)
+        alone = base.exchange.refine(base.thing, base.stuff, base.features, shown, shown, base.batch.sizes)
+        other = base.exchange.refine(base.thing, base.stuff, base.features, positive, positive, base.batch.sizes)
     torch.testing.assert_close(several.semantics[1], alone.semantics[1])
     torch.testing.assert_close(several.masks[0], other.masks[0])
     assert not torch.allclose(several.semantics[1], other.semantics[1], atol=1e-5)
@@ -269,7 +205,7 @@ def test_positives_read_the_semantics_of_the_detections() -> None:
     rois = base.thing.positive_rois(base.features.thing, base.batch)
     with torch.no_grad():
         detections = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = base.exchange.refine(base.thing, base.stuff, base.features, rois, detections)
+        refined = base.exchange.refine(base.thing, base.stuff, base.features, rois, detections, base.batch.sizes)
     soft = base.thing.soft_masks(refined.masks[-1], rois)
     assert torch.equal(torch.cat([instances.soft for instances, _ in found]), soft)
     for (instances, matches), r, target in zip(found, rois, base.batch.targets, strict=True):
@@ -282,7 +218,7 @@ def test_class_agnostic_masks_are_one_for_all_classes() -> None:
     base.thing.eval()
     with torch.no_grad():
         rois = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = base.exchange.refine(base.thing, base.stuff, base.features, rois, rois)
+        refined = base.exchange.refine(base.thing, base.stuff, base.features, rois, rois, base.batch.sizes)
     assert all((m == m[:, :1]).all() and m.std() > 0 for m in refined.masks)
 
 

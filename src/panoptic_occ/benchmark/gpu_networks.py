@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -159,11 +160,22 @@ def panoptic(model: PanopticFPN, sample: Sample, precision: str, clock: StageClo
             return fuse(output.instances, output.stats, relation, output.semantic.labels, POLICY)
 
 
+@dataclass(frozen=True)
+class GeneratedBoxes:
+    """Replaces what the network has found in every image by the same regions."""
+
+    rois: Rois
+    fixes_boxes: ClassVar[bool] = True
+
+    def __call__(self, own: Sequence[Rois], *_: object) -> list[Rois]:
+        """The regions, once for every image."""
+        return [self.rois] * len(own)
+
+
 def found_boxes(count: int, size: Size, device: torch.device) -> RoiChange:
-    """Replaces what the network has found in every image by ``count`` generated boxes."""
+    """``count`` generated boxes in every image."""
     found = detections(count, size)
-    rois = Rois(*(part.to(device) for part in (found.boxes, found.labels, found.scores)))
-    return lambda own, *_: [rois] * len(own)
+    return GeneratedBoxes(Rois(*(part.to(device) for part in (found.boxes, found.labels, found.scores))))
 
 
 def network(scale: Scale, device: torch.device, channels_last: bool = False) -> PanopticFPN:

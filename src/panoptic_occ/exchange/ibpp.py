@@ -11,7 +11,8 @@ for t = 1..T.  The masks are m_T, the stuff is P_T.
 How it sits on the shared branches: F_sem is the trunk of the stuff branch and P_0 its own prediction; ``align`` is a
 1x1 convolution where S differs from C (``stuff.hidden=256`` gives the paper's 256 channels, and no ``align``).  The
 first H_ins is the mask head of the thing branch: a convolution of joined channels is a sum of two, so its first
-convolution goes on reading f, and one of this module's own (``priors``) adds what p_sem says.
+convolution goes on reading f, and one of this module's own (``priors``) adds what p_sem says.  All iterations align to
+the detected boxes or, with ``boxes=cascade``, each after the first to boxes regressed once more (``box_cascade``).
 """
 
 from __future__ import annotations
@@ -22,32 +23,38 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
 from panoptic_occ.categories import Categories
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.exchange.banet import projection
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
+from panoptic_occ.exchange.box_cascade import BoxCascade
+from panoptic_occ.exchange.ibpp_heads import MaskHead, SemanticHead, initialise
+from panoptic_occ.exchange.regions import Regions
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
 from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
-from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
+from panoptic_occ.thing.mask_head import MaskNorm, mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 from panoptic_occ.thing.pooling import align_rois
 
 WEIGHTS = ("separate", "shared")
 PROJECTED = ("probs", "logits")
 TRAIN_BOXES = ("annotated", "proposals")
+BOXES = ("fixed", "cascade")
 
 
 class Refined(NamedTuple):
-    """RoI features f_ins of all regions, their mask logits m_1..m_T, the semantic logits P_0..P_T at stride 4."""
+    """Regions of every image at each iteration 1..T, their mask logits m_1..m_T, the semantic logits P_0..P_T at stride
+    4, the RoI features f_ins of the last regions, and by how much each iteration after the first moved the boxes."""
 
-    pooled: Float[Tensor, "n c 14 14"]
+    rois: list[list[Rois]]
     masks: list[Float[Tensor, "n k 28 28"]]
     semantics: list[Float[Tensor, "b k h4 w4"]]
+    pooled: Float[Tensor, "n c 14 14"]
+    offsets: list[Float[Tensor, "n 4"]]
 
 
 class IterativeProjection(Exchange):
@@ -58,6 +65,7 @@ class IterativeProjection(Exchange):
     ``class_agnostic_masks``: one mask per region, in the background channel that no class uses, instead of one a class.
     ``train_boxes``: regions on the canvas in training, ``annotated`` (a share uniform in ``keep`` of them, because
     detections miss some) or the positive ``proposals``. At test it shows all detections, weighted by their scores.
+    ``boxes``: ``fixed`` in all iterations, or a ``cascade`` that regresses them again before each but the first.
     ``mask_convs``, ``mask_norm``: 3x3 convolutions of H_ins and what follows them, as in the thing branch; ``hidden``:
     width of H_sem, half of ``in_channels`` by default. ConfigError for unknown values and for a stuff branch without
     every thing class.
@@ -75,13 +83,14 @@ class IterativeProjection(Exchange):
         detach: bool = False,
         class_agnostic_masks: bool = False,
         train_boxes: Literal["annotated", "proposals"] = "annotated",
+        boxes: Literal["fixed", "cascade"] = "fixed",
         keep: tuple[float, float] = (0.6, 1.0),
         mask_convs: int = 4,
         mask_norm: MaskNorm = None,
         hidden: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
-        options = (("weights", weights, WEIGHTS), ("projected", projected, PROJECTED))
+        options = (("weights", weights, WEIGHTS), ("projected", projected, PROJECTED), ("boxes", boxes, BOXES))
         for key, value, allowed in (*options, ("train_boxes", train_boxes, TRAIN_BOXES)):
             if value not in allowed:
                 raise ConfigError(f"exchange.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
@@ -112,21 +121,25 @@ class IterativeProjection(Exchange):
         )
         self.semantic_heads = nn.ModuleList(semantic)
         for module in (self.priors, self.semantic_heads):
-            _initialise(module)
+            initialise(module)
+        self.cascade = BoxCascade(in_channels, self.num_things + 1, heads - 1) if boxes == "cascade" else None
 
     def losses(self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch) -> BranchLosses:
-        """``mask_1..T``, each with weight 1, and ``stuff_0..T``, whose weights add up to that of one semantic loss."""
+        """``mask_1..T``, each with weight 1, and ``stuff_0..T``, whose weights add up to that of one semantic loss; a
+        cascade adds ``box_2..T``."""
         if self.iterations == 0:
             return super().losses(thing, stuff, features, batch)
         detector, head = box_branch(thing), dense_head(stuff)
         losses, positive = detector.box_losses(features.thing, batch)
         shown = positive if self.train_boxes == "proposals" else annotated_rois(batch.targets, self.keep)
-        refined = self.refine(detector, head, features, positive, shown)
-        truth = semantic_target(batch)
-        masks = {f"mask_{t}": mask_loss(m, positive, batch.targets) for t, m in enumerate(refined.masks, start=1)}
-        share = 1 / len(refined.semantics)
+        refined = self.refine(detector, head, features, positive, shown, batch.sizes)
+        for t, (rois, logits) in enumerate(zip(refined.rois, refined.masks, strict=True), start=1):
+            losses[f"mask_{t}"] = mask_loss(logits, rois, batch.targets)
+        for t, (before, offsets) in enumerate(zip(refined.rois, refined.offsets, strict=False), start=2):
+            losses[f"box_{t}"] = BoxCascade.loss(detector, before, offsets, batch.targets)
+        truth, share = semantic_target(batch), 1 / len(refined.semantics)
         return BranchLosses(
-            losses | masks, {f"stuff_{t}": share * head.loss(p, truth) for t, p in enumerate(refined.semantics)}
+            losses, {f"stuff_{t}": share * head.loss(p, truth) for t, p in enumerate(refined.semantics)}
         )
 
     @torch.no_grad()
@@ -144,9 +157,9 @@ class IterativeProjection(Exchange):
             return super().outputs(thing, stuff, features, batch, conf_thr, requires)
         detector, head = box_branch(thing), dense_head(stuff)
         found = detector.find(features.thing, batch, conf_thr=0.0)
-        refined = self.refine(detector, head, features, found, found)
+        refined = self.refine(detector, head, features, found, found, batch.sizes)
         confident = [r.scores >= conf_thr for r in found]
-        rois = [r[keep] for r, keep in zip(found, confident, strict=True)]
+        rois = [r[keep] for r, keep in zip(refined.rois[-1], confident, strict=True)]
         chosen = torch.cat(confident)
         soft = detector.soft_masks(refined.masks[-1][chosen], rois)
         instances = detector.placed(rois, soft, refined.pooled[chosen], batch, requires)
@@ -166,36 +179,46 @@ class IterativeProjection(Exchange):
         if self.iterations == 0:
             return super().positives(thing, stuff, features, batch, requires, wanted)
         detector = box_branch(thing)
-        rois = detector.positive_rois(features.thing, batch, wanted)
+        positive = detector.positive_rois(features.thing, batch, wanted)
         found = detector.find(features.thing, batch, conf_thr=0.0)
-        refined = self.refine(detector, dense_head(stuff), features, rois, found)
+        refined = self.refine(detector, dense_head(stuff), features, positive, found, batch.sizes)
+        rois = refined.rois[-1]
         return detector.matched(rois, detector.soft_masks(refined.masks[-1], rois), refined.pooled, batch, requires)
 
     def refine(
-        self, thing: MaskRCNN, stuff: StuffHead, features: Pyramids, rois: Sequence[Rois], shown: Sequence[Rois]
+        self,
+        thing: MaskRCNN,
+        stuff: StuffHead,
+        features: Pyramids,
+        rois: Sequence[Rois],
+        shown: Sequence[Rois],
+        sizes: Sequence[tuple[int, int]],
     ) -> Refined:
-        """T iterations.  ``rois`` (one entry an image) get masks; ``shown`` are the regions on the canvas."""
-        if shown is rois:
-            joined = list(rois)
-            wanted = on_canvas = torch.ones(sum(map(len, rois)), dtype=torch.bool)
-        else:
-            joined = [_joined(r, s) for r, s in zip(rois, shown, strict=True)]
-            wanted = torch.cat([torch.arange(len(j)) < len(r) for j, r in zip(joined, rois, strict=True)])
-            on_canvas = ~wanted
+        """T iterations.  ``rois`` (one entry an image) get masks; ``shown`` are the regions on the canvas; ``sizes``
+        (height, width) of the images bound boxes that move."""
+        regions = Regions.of(rois, shown)
         trunk = stuff.trunk(features.stuff)
         logits = stuff.predictor(trunk)
-        f_ins = thing.pool(features.thing, joined)
-        enhanced = f_ins + self.align(self._read(thing, trunk, joined))
         scores = torch.cat([s.scores for s in shown])
-        masks, semantics = [], [logits]
+        moves = self.cascade if thing.oracle is None or not thing.oracle.fixes_boxes else None
+        refined = Refined([], [], [logits], torch.empty(0), [])
         for t in range(self.iterations):
-            all_masks = self._masks(thing, t, enhanced, self._read(thing, self._projection(logits), joined))
-            soft = thing.soft_masks(all_masks[on_canvas], shown)
-            canvas = roi_flatten(soft, shown, self.num_things, (trunk.shape[-2], trunk.shape[-1]), scores)
+            if t > 0 and moves is not None:
+                offsets = moves.offsets(thing, features.thing, t, regions.joined)
+                refined.offsets.append(offsets[regions.wanted])
+                regions = regions.at(moves.moved(thing, regions.joined, offsets, sizes))
+            if t == 0 or moves is not None:
+                f_ins = thing.pool(features.thing, regions.joined)
+                enhanced = f_ins + self.align(self._read(thing, trunk, regions.joined))
+            p_sem = self._read(thing, self._projection(logits), regions.joined)
+            masks = self._masks(thing, t, enhanced, p_sem)
+            soft = thing.soft_masks(masks[regions.on_canvas], regions.shown)
+            canvas = roi_flatten(soft, regions.shown, self.num_things, (trunk.shape[-2], trunk.shape[-1]), scores)
             logits = self._of(self.semantic_heads, t)(torch.cat([canvas.detach() if self.detach else canvas, trunk], 1))
-            masks.append(all_masks[wanted])
-            semantics.append(logits)
-        return Refined(f_ins[wanted], masks, semantics)
+            refined.rois.append(regions.rois)
+            refined.masks.append(masks[regions.wanted])
+            refined.semantics.append(logits)
+        return refined._replace(pooled=f_ins[regions.wanted])
 
     def _masks(
         self, thing: MaskRCNN, t: int, f: Float[Tensor, "n c 14 14"], p: Float[Tensor, "n k 14 14"]
@@ -228,27 +251,6 @@ class IterativeProjection(Exchange):
         return align_rois(feature, torch.cat(boxes), pool.output_size, 1 / STRIDE, pool.sampling_ratio, pool.aligned)
 
 
-class MaskHead(nn.Module):
-    """The mask head of an iteration after the first; named like the parts of torchvision's RoIHeads."""
-
-    def __init__(self, in_channels: int, convs: int, norm: MaskNorm, classes: int) -> None:
-        super().__init__()
-        self.mask_head = mask_head(in_channels, convs, norm)
-        self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, classes)
-        nn.init.normal_(self.mask_predictor[-1].weight, std=0.001)
-        nn.init.zeros_(self.mask_predictor[-1].bias)
-
-
-class SemanticHead(nn.Sequential):
-    """H_sem of one iteration: two times [3x3 convolution, GroupNorm, ReLU], then a 1x1 convolution to the classes."""
-
-    def __init__(self, in_channels: int, hidden: int, classes: int) -> None:
-        layers: list[nn.Module] = []
-        for width in (in_channels, hidden):
-            layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
-        super().__init__(*layers, nn.Conv2d(hidden, classes, 1))
-
-
 def dense_head(stuff: StuffBranch) -> StuffHead:
     """``stuff`` as a network that scores every thing class and every stuff class; ConfigError for any other."""
     if not isinstance(stuff, StuffHead):
@@ -268,18 +270,3 @@ def box_branch(thing: ThingBranch) -> MaskRCNN:
     if not isinstance(thing, MaskRCNN):
         raise ConfigError(f"exchange=ibpp refines masks in boxes, {type(thing).__name__} cannot; use thing=mask_rcnn")
     return thing
-
-
-def _joined(first: Rois, second: Rois) -> Rois:
-    """Regions of one image behind each other; their annotations are not needed."""
-    parts = zip((first.boxes, first.labels, first.scores), (second.boxes, second.labels, second.scores), strict=True)
-    return Rois(*(torch.cat(pair) for pair in parts))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Kaiming's normal by fan-out for every convolution, as in the heads that they extend; biases 0."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

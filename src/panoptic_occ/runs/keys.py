@@ -45,6 +45,7 @@ YOUNGER_KEYS = {
     "trainer.sync_batchnorm": False,
     "data.source.match": "share",
     "exchange.inlay": "box",
+    "exchange.boxes": "fixed",
     "exchange.mask_norm": None,
     "thing.mask_norm": None,
     "backbone.fpn_norm": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -37,8 +38,20 @@ Classify = Callable[[dict[str, Tensor], Batch, Sequence[Tensor]], list[Rois]]
 """A branch's own classes and scores for given boxes of every image (network frame)."""
 Wanted = Sequence[Bool[Tensor, " k"]] | None
 """Of every image the annotations whose proposals are asked for; None: of all."""
-RoiChange = Callable[[Sequence[Rois], dict[str, Tensor], Batch, Classify], list[Rois]]
-"""Regions in place of those that a branch has found, before masks are made in them."""
+
+
+class RoiChange(Protocol):
+    """Gives regions in place of those that a branch has found, before masks are made in them.
+
+    ``fixes_boxes``: the boxes must stay as given.
+    """
+
+    @property
+    def fixes_boxes(self) -> bool: ...
+
+    def __call__(
+        self, found: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify, /
+    ) -> list[Rois]: ...
 
 
 class ThingBranch(nn.Module):

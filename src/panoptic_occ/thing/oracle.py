@@ -29,6 +29,11 @@ class RoiOracle:
     boxes: bool = False
     classes: bool = False
 
+    @property
+    def fixes_boxes(self) -> bool:
+        """Annotated boxes are as good as they get."""
+        return self.boxes
+
     def __call__(
         self, found: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify
     ) -> list[Rois]:

@@ -1,0 +1,38 @@
+"""The heads that IBPP adds for its iterations (REFINE, Figure 3)."""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+
+from panoptic_occ.thing.mask_head import MaskNorm, mask_head
+
+
+class MaskHead(nn.Module):
+    """The mask head of an iteration after the first; named like the parts of torchvision's RoIHeads."""
+
+    def __init__(self, in_channels: int, convs: int, norm: MaskNorm, classes: int) -> None:
+        super().__init__()
+        self.mask_head = mask_head(in_channels, convs, norm)
+        self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, classes)
+        nn.init.normal_(self.mask_predictor[-1].weight, std=0.001)
+        nn.init.zeros_(self.mask_predictor[-1].bias)
+
+
+class SemanticHead(nn.Sequential):
+    """H_sem of one iteration: two times [3x3 convolution, GroupNorm, ReLU], then a 1x1 convolution to the classes."""
+
+    def __init__(self, in_channels: int, hidden: int, classes: int) -> None:
+        layers: list[nn.Module] = []
+        for width in (in_channels, hidden):
+            layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(hidden, classes, 1))
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming's normal by fan-out for every convolution, as in the heads that they extend; biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
