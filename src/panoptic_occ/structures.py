@@ -116,8 +116,8 @@ class Relation:
     ``order``: the order in which the fusion offers the instances (None: as given, by score).  ``value`` (N,): the
     key of a unary method, larger = closer.  The flags say what the method guarantees; nothing is symmetrised silently.
     ``score_decides``: pairs in which the scores alone gave the answer, whatever the method sees (None: those that are
-    not ``valid``).  ``claims``: for methods that give contested pixels away one by one, the part of its mask that each
-    instance may take (None: all of it); thresholds still compare with the whole mask.  ``duplicate_of``: for methods
+    not ``valid``).  ``claims``: for methods that give pixels away one by one, what each instance may take (None: all of
+    its mask), mostly a part of its mask; thresholds still compare with the whole mask.  ``duplicate_of``: for methods
     that first suppress detections, the instance that each one repeats (-1: none); the fusion leaves repetitions out.
     ``stuff``: for methods that decide about all pixels, the label of the stuff there (``VOID_LABEL``: none), in place
     of the stuff branch's.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,10 +13,10 @@ from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.upsnet import STUFF, VOID, PixelArgmax
-from panoptic_occ.structures import VOID_LABEL, Context, InstanceSet, SemanticMap
+from panoptic_occ.structures import VOID_LABEL, Context, InstanceSet, Relation, SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
 
-COMMON = {"in_channels": 4, "categories": toy_categories()}
+COMMON: dict[str, Any] = {"in_channels": 4, "categories": toy_categories()}
 
 
 def boxes_of(*boxes: tuple[int, int, int, int], logits: list[float], labels: list[int]) -> InstanceSet:
@@ -54,33 +57,120 @@ def test_v2_void_where_a_thing_class_is_seen_but_not_detected() -> None:
     assert PixelArgmax(void=True, **COMMON).owner(instances, semantic)[0].tolist() == [0] * 4 + [STUFF] * 2 + [VOID] * 2
 
 
+def written(instances: InstanceSet, semantic: torch.Tensor, reach: str) -> torch.Tensor:
+    """The owner of every pixel by the argmax of dense channels: the best stuff, then the instances by rank."""
+    height, width = semantic.shape[1:]
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    sums = []
+    for mask, logit, box, label in zip(
+        instances.masks.dense(), instances.soft.logit(), instances.boxes, instances.labels, strict=True
+    ):
+        grid = torch.stack([(x - box[0]) / (box[2] - box[0]), (y - box[1]) / (box[3] - box[1])], dim=-1) * 2 - 1
+        placed = F.grid_sample(logit[None, None], grid[None], align_corners=False)[0, 0]
+        in_box = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
+        total = torch.where(in_box, semantic[label] + placed, 0 if reach == "image" else -torch.inf)
+        sums.append(total if reach != "mask" else torch.where(mask, total, -torch.inf))
+    channels = torch.stack([semantic[3:].amax(dim=0), *sums])
+    return channels.argmax(dim=0) - 1  # the first of equal ones; -1 is STUFF
+
+
+@pytest.mark.parametrize("reach", ["image", "box", "mask"])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_pixel_is_the_argmax_of_the_written_formula(seed: int) -> None:
+def test_every_pixel_is_the_argmax_of_the_written_formula(seed: int, reach: Any) -> None:
     sample = toy_sample(5, seed)
     assert sample.target is not None
     instances, semantic = toy_detections(sample.target, seed), toy_semantic(sample)
     assert instances.soft is not None and semantic.logits is not None
-    height, width = sample.original_size
-    everybody = PixelArgmax(nms="none", same_class_thr=None, **COMMON)
-    owner = everybody.owner(instances, semantic.logits)
-    dense = instances.masks.dense()
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    sums = []
-    for logit, box, label in zip(instances.soft.logit(), instances.boxes, instances.labels, strict=True):
-        grid = torch.stack([(x - box[0]) / (box[2] - box[0]), (y - box[1]) / (box[3] - box[1])], dim=-1) * 2 - 1
-        placed = F.grid_sample(logit[None, None], grid[None], align_corners=False)[0, 0]
-        sums.append(semantic.logits[label] + placed)
-    scores = torch.where(dense, torch.stack(sums), -torch.inf)
-    best, winner = scores.max(dim=0)
-    expected = torch.where(best > semantic.logits[3:].amax(dim=0), winner, STUFF)
-    assert torch.equal(owner, expected)
-    relation = everybody(instances, PairStats.of(instances.masks), Context(semantic=semantic))
-    fused = fuse(instances, PairStats.of(instances.masks), relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
-    drawn = torch.full_like(owner, STUFF)
+    logits = semantic.logits.clone()
+    logits[3:, :5] = -0.5  # no stuff at all there: far instances have 0
+    everybody = PixelArgmax(nms="none", same_class_thr=None, reach=reach, relabel=None, **COMMON)
+    expected = written(instances, logits, reach)
+    assert torch.equal(everybody.owner(instances, logits), expected)
+    assert (reach == "image") == bool((written(instances, logits, "image") == expected).all())
+    stats = PairStats.of(instances.masks)
+    relation = everybody(instances, stats, Context(semantic=SemanticMap(semantic.labels, logits, 0)))
+    fused = fuse(instances, stats, relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
+    drawn = torch.full_like(expected, STUFF)
     for segment in fused.segments:
         assert segment.instance is not None
         drawn[fused.ids == segment.id] = segment.instance
     assert torch.equal(drawn, expected)
+    masks = instances.masks.dense()
+    for i, j in relation.valid.nonzero().tolist():
+        common = masks[i] & masks[j]
+        ahead = int((expected[common] == i).sum()) - int((expected[common] == j).sum())
+        assert float(relation.margin[i, j]) == pytest.approx(ahead / int(common.sum()))
+
+
+def test_v3_far_instances_win_where_no_stuff_is_seen_unless_they_are_kept_in_their_boxes() -> None:
+    instances = boxes_of((0, 0, 4, 4), (2, 0, 6, 4), logits=[1.5, 2.0], labels=[0, 0])
+    semantic = torch.zeros(5, 4, 8)
+    semantic[3:] = -1.0
+    assert PixelArgmax(**COMMON).owner(instances, semantic)[0].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+    for reach in ("box", "mask"):
+        kept = PixelArgmax(reach=reach, **COMMON).owner(instances, semantic)
+        assert kept[0].tolist() == [0, 0, 1, 1, 1, 1, STUFF, STUFF]
+
+
+@pytest.mark.parametrize(("relabel", "becomes"), [(0.5, True), (0.625, True), (0.63, False), (None, False)])
+def test_an_instance_that_is_mostly_stuff_becomes_stuff(relabel: float | None, becomes: bool) -> None:
+    """Of the 8 columns of the instance X shows stuff class 4 in five and its own class in three."""
+    instances = boxes_of((0, 0, 8, 4), logits=[2.0], labels=[0])
+    logits = torch.zeros(5, 4, 8)
+    logits[4, :, :5], logits[0, :, 5:] = 1.0, 1.0
+    stats = PairStats.of(instances.masks)
+    model = PixelArgmax(relabel=relabel, **COMMON)
+    semantic = SemanticMap(torch.full((4, 8), VOID_LABEL), logits, 0)
+    relation = model(instances, stats, Context(semantic=semantic))
+    fused = fuse(instances, stats, relation, semantic.labels, FusionPolicy(conf_thr=0, min_visible=0.0, stuff_area=0))
+    assert [(segment.label, segment.area) for segment in fused.segments] == [(4 if becomes else 0, 32)]
+
+
+def test_an_instance_that_is_mostly_another_thing_stays() -> None:
+    instances = boxes_of((0, 0, 8, 4), logits=[2.0], labels=[0])
+    logits = torch.zeros(5, 4, 8)
+    logits[1, :, :5], logits[4, :, 5:] = 1.0, 1.0
+    stats = PairStats.of(instances.masks)
+    semantic = SemanticMap(torch.full((4, 8), VOID_LABEL), logits, 0)
+    relation = PixelArgmax(relabel=0.1, **COMMON)(instances, stats, Context(semantic=semantic))
+    assert relation.claims is not None and relation.claims.area.tolist() == [32]
+
+
+@pytest.mark.parametrize("reach", ["image", "box", "mask"])
+def test_an_empty_mask_wins_nothing(reach: Any) -> None:
+    instances = boxes_of((0, 0, 4, 4), (4, 0, 8, 4), logits=[2.0, -2.0], labels=[0, 1])
+    dense = instances.masks.dense()
+    dense[1] = False
+    instances = replace(instances, masks=MaskCrops.from_dense(dense))
+    logits = torch.zeros(5, 4, 8)
+    logits[3:] = -9.0
+    stats = PairStats.of(instances.masks)
+    model = PixelArgmax(reach=reach, nms="none", **COMMON)
+    relation = model(instances, stats, Context(semantic=SemanticMap(torch.zeros(4, 8).long(), logits, 0)))
+    assert relation.claims is not None and relation.claims.area.tolist() == [32 if reach == "image" else 16, 0]
+
+
+def test_claims_beyond_a_mask_are_counted_as_they_are_painted() -> None:
+    """An instance may own as many pixels as its mask has, and others than these: what others hold of it is counted."""
+    instances = boxes_of((0, 0, 2, 4), (4, 0, 6, 4), logits=[1.0, 1.0], labels=[0, 0])
+    stats = PairStats.of(instances.masks)
+    swapped = MaskCrops.from_dense(instances.masks.dense()[[1, 0]])
+    nothing = torch.zeros(2, 2)
+    relation = Relation(nothing, nothing.bool(), claims=swapped)
+    fused = fuse(instances, stats, relation, None, FusionPolicy(conf_thr=0, same_class_thr=1.0))
+    assert [(record.status, record.final) for record in fused.records] == [("kept", 8), ("same_class", 0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reach": "boxes"}, r"occlusion.reach='boxes'.*did you mean 'box'"),
+        ({"relabel": 1.5}, r"occlusion.relabel=1.5: must be a share"),
+    ],
+)
+def test_wrong_options_are_answered(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PixelArgmax(**options, **COMMON)
 
 
 @pytest.mark.parametrize("nms", ["box", "none"])
@@ -90,7 +180,7 @@ def test_a_removed_detection_keeps_no_pixels(nms: str) -> None:
     logits = torch.zeros(5, 4, 8)
     logits[3:] = -9.0
     stats = PairStats.of(instances.masks)
-    model = PixelArgmax(nms=nms, **COMMON)  # type: ignore[arg-type]
+    model = PixelArgmax(nms=nms, **COMMON)
     relation = model(instances, stats, Context(semantic=SemanticMap(torch.zeros(4, 8).long(), logits, 0)))
     fused = fuse(instances, stats, relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
     assert [(record.status, record.final) for record in fused.records] == [("kept", 32), ("duplicate", 0)]
@@ -104,7 +194,7 @@ def test_what_no_instance_wins_is_the_best_stuff_class_or_void(void: bool) -> No
     logits[0], logits[4, :, :4], logits[3, :, 4:] = 3.0, 1.0, 1.0
     semantic = SemanticMap(torch.full((4, 8), VOID_LABEL), logits, 0)
     stats = PairStats.of(instances.masks)
-    relation = PixelArgmax(void=void, **COMMON)(instances, stats, Context(semantic=semantic))  # type: ignore[arg-type]
+    relation = PixelArgmax(void=void, **COMMON)(instances, stats, Context(semantic=semantic))
     policy = FusionPolicy(conf_thr=0, min_visible=0.0, stuff_area=0)
     fused = fuse(instances, stats, relation, semantic.labels, policy)
     found = {segment.label: segment.area for segment in fused.segments}

@@ -18,8 +18,8 @@ Counts = dict[int, int]
 class Canvas:
     """The map of owners: 0 nobody, k the k-th painted instance, in the smallest integers that can tell them apart.
 
-    ``masks`` of one image and their ``stats``; ``claims``: the part of it that each instance may take (None: all of
-    it).  The loop is many small steps one after the other, so the canvas lives on the CPU; masks of another device are
+    ``masks`` of one image and their ``stats``; ``claims``: what each instance may take (None: all of its mask).  The
+    loop is many small steps one after the other, so the canvas lives on the CPU; masks of another device are
     copied there once.  Pixels are counted and painted only where two masks have common ones.
     """
 
@@ -33,7 +33,9 @@ class Canvas:
         """Pixels of every instance by now."""
         self.painted, self.whole = np.zeros((2, len(masks)), dtype=bool)
         """Which instances own pixels or did once, and which of them own their whole mask."""
-        meet = torch.from_numpy(self.inter > 0).fill_diagonal_(False)
+        self.within = claims is None or _within(claims, masks)
+        meet = torch.from_numpy((self.inter > 0) if self.within else np.ones_like(self.inter, bool))
+        meet.fill_diagonal_(False)
         self.masks = _Layer(masks, masks if claims is None else claims, meet)
         self.claims = self.masks if claims is None else _Layer(claims, claims, meet)
 
@@ -59,7 +61,7 @@ class Canvas:
                 self.owned[j] -= won[j]
             self.whole &= ~losers
         self.owned[i], self.number[i] = gain, len(self.number) + 1
-        self.painted[i], self.whole[i] = True, gain == self.area[i]
+        self.painted[i], self.whole[i] = True, self.within and gain == self.area[i]
         window, crop = self.claims[i]
         # on a copy, because numpy is slow over the short rows of a window; in arithmetic, because it is under a mask
         view = self.owner[window].copy()
@@ -91,6 +93,12 @@ class Canvas:
         for j, (top, left, bottom, right) in layer.met(i, others):
             part = crop[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
             yield j, self.owner[top:bottom, left:right], part
+
+
+def _within(claims: MaskCrops, masks: MaskCrops) -> bool:
+    """Whether no claim leaves its mask."""
+    same = torch.equal(claims.windows, masks.windows)
+    return same and not bool((claims.pixels & ~masks.pixels).any())
 
 
 class _Layer:

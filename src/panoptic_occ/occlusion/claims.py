@@ -1,4 +1,4 @@
-"""Claims: the part of its mask that each instance may take, where methods give contested pixels away one by one."""
+"""Claims: the pixels that each instance may take, where methods give them away one by one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def give_away(masks: MaskCrops, turns: Iterable[Pair], ranking: Sequence[int]) -
 
 
 def inherit(claims: MaskCrops, masks: MaskCrops, duplicate_of: Sequence[int]) -> MaskCrops:
-    """``claims`` where an instance also gets what was given to its duplicates, as far as it lies in its own mask.
+    """``claims`` inside the masks, where an instance also gets what was given to its duplicates.
 
     ``duplicate_of``: the instance that each one repeats, -1 for none.
     """

@@ -4,36 +4,43 @@
 Shapes: N instances, C classes, image (H, W).
     X       (C, H, W)   semantic logits, thing classes included
     Y_i     (H, W)      mask logits of instance i, placed into its box, 0 outside
-    inst_i = X[c_i] + Y_i inside M_i;  a pixel belongs to the largest of inst_1..n, the stuff channels of X and void
-Before that, non-maximum suppression over all classes and the removal of masks that others of their class cover.
-Here an instance never leaves its own mask, and a segment whose pixels the semantic map calls stuff stays a thing.
+    inst_i = X[c_i] + Y_i inside the box of i, 0 outside;  a pixel belongs to the largest of inst_1..n, the stuff
+    channels of X and void
+Before that, non-maximum suppression over all classes and the removal of masks that others of their class cover; after
+it, an instance whose pixels are mostly of one kind of stuff in X becomes that stuff.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy import ndimage
 from torch import Tensor
 
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.masks import PairStats, intersections
+from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.masks import MaskCrops, PairStats, intersections
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.suppression import Suppression, check_suppression, duplicates
 from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet, Relation
 from panoptic_occ.thing.paste import place_soft
 
+Reach = Literal["image", "box", "mask"]
 STUFF, VOID = -1, -2
 LARGEST = 30.0  # a probability of exactly 0 or 1 has no logit
 
 
 class PixelArgmax(OcclusionModel):
-    """The per-pixel choice of UPSNet's panoptic head, among pixels that lie in a mask.
+    """The per-pixel choice of UPSNet's panoptic head.
 
-    ``void``: also offer the void channel, max over thing classes of X minus max over instances of X[c_i]; it only means
-    something for a base that was trained to use it.  ``nms``, ``nms_thr``: suppression by IoU over all classes.
+    ``reach``: the pixels that an instance can win.  ``image``: all of them, as released: outside its box its logit is
+    0, which is more than that of stuff that is surely elsewhere; ``box``: its box; ``mask``: its mask.
+    ``relabel``: an instance becomes stuff when X shows one kind of stuff in this share of its pixels or more, and no
+    other class in more; None: it stays a thing.
+    ``void``: also offer the void channel, max over thing classes of X minus max over instances of X[c_i]; it only
+    means something for a base that was trained to use it.  ``nms``, ``nms_thr``: suppression by IoU over all classes.
     ``same_class_thr``: remove a mask of which better ones of its class cover a larger share; None: none.
     """
 
@@ -42,6 +49,8 @@ class PixelArgmax(OcclusionModel):
     def __init__(
         self,
         *,
+        reach: Reach = "image",
+        relabel: float | None = 0.5,
         void: bool = False,
         nms: Suppression = "box",
         nms_thr: float = 0.5,
@@ -52,23 +61,30 @@ class PixelArgmax(OcclusionModel):
         check_suppression(nms, nms_thr)
         if same_class_thr is not None and not 0 <= same_class_thr <= 1:
             raise ConfigError(f"occlusion.same_class_thr={same_class_thr!r}: must be a share between 0 and 1, or null")
+        if reach not in get_args(Reach):
+            raise ConfigError(f"occlusion.reach={reach!r} is unknown; {did_you_mean(reach, get_args(Reach))}")
+        if relabel is not None and not 0 <= relabel <= 1:
+            raise ConfigError(f"occlusion.relabel={relabel!r}: must be a share between 0 and 1, or null")
+        self.reach, self.relabel = reach, relabel
         self.void = void
         self.nms, self.nms_thr, self.same_class_thr = nms, nms_thr, same_class_thr
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Disjoint claims; the margin is the share of the common pixels by which the row is ahead."""
         duplicate_of = self.removed(instances, stats)
-        stands = duplicate_of < 0
+        stands = (duplicate_of < 0) & (stats.area > 0)
         semantic = self._logits(context)
         owner = self.owner(instances, semantic, stands)
         things = self.categories.num_things
         stuff = (semantic[things:].argmax(dim=0) + things).masked_fill(owner == VOID, VOID_LABEL)
-        parts = [(crop & (owner[window] == i)).flatten() for i, (window, crop) in enumerate(instances.masks)]
-        pixels = torch.cat(parts) if parts else instances.masks.pixels
-        claims = replace(instances.masks, pixels=pixels)
+        if self.relabel is not None:
+            _relabel(owner, stuff, semantic.argmax(dim=0), len(instances), things, self.relabel)
         valid = self.pairs(instances, stats) & stands & stands[:, None]
-        won = intersections(claims, instances.masks, valid.cpu())
+        parts = [(crop & (owner[window] == i)).flatten() for i, (window, crop) in enumerate(instances.masks)]
+        inside = replace(instances.masks, pixels=torch.cat(parts) if parts else instances.masks.pixels)
+        won = intersections(inside, instances.masks, valid.cpu())
         margin = torch.where(valid, (won - won.T) / stats.inter.clamp(min=1), 0)
+        claims = inside if self.reach == "mask" else owned(owner, instances.masks)
         return Relation(margin, valid, claims=claims, duplicate_of=duplicate_of, stuff=stuff)
 
     def removed(self, instances: InstanceSet, stats: PairStats) -> Int[Tensor, " n"]:
@@ -120,7 +136,13 @@ class PixelArgmax(OcclusionModel):
                 continue
             window, crop = items[i]
             mine = semantic[int(instances.labels[i])][window] + place_soft(logits[i], instances.boxes[i], window)
-            wins = crop & (mine > best[window])
+            if self.reach == "image":
+                everywhere = torch.zeros_like(best)
+                everywhere[window] = mine
+                window, mine = (slice(None), slice(None)), everywhere
+            wins = mine > best[window]
+            if self.reach == "mask":
+                wins &= crop
             best[window] = torch.where(wins, mine, best[window])
             owner[window] = torch.where(wins, i, owner[window])
         return owner
@@ -133,3 +155,36 @@ class PixelArgmax(OcclusionModel):
                 "one with things=dense, for example stuff=pfpn_dense or stuff=ups"
             )
         return semantic.logits
+
+
+def owned(owner: Int[Tensor, "h w"], masks: MaskCrops) -> MaskCrops:
+    """The pixels of every instance in a map of owners, as crops that cover those of its mask."""
+    rectangles = ndimage.find_objects((owner + 1).clamp(min=0).cpu().numpy(), max_label=len(masks))
+    crops, corners = [], []
+    for i, ((rows, columns), _) in enumerate(masks):
+        ys, xs = rectangles[i] or (rows, columns)
+        top, left = min(rows.start, ys.start), min(columns.start, xs.start)
+        bottom, right = max(rows.stop, ys.stop), max(columns.stop, xs.stop)
+        crops.append(owner[top:bottom, left:right] == i)
+        corners.append((top, left))
+    return MaskCrops.from_crops(crops, corners, masks.size) if crops else masks
+
+
+def _relabel(
+    owner: Int[Tensor, "h w"],
+    stuff: Int[Tensor, "h w"],
+    seen: Int[Tensor, "h w"],
+    count: int,
+    things: int,
+    least: float,
+) -> None:
+    """Turns instances in whose pixels a kind of stuff is ``seen`` most, in the share ``least`` of them, into it."""
+    for i in range(count):
+        mine = owner == i
+        counts = torch.bincount(seen[mine])
+        if len(counts) == 0:
+            continue
+        best = int(counts.argmax())
+        if best >= things and int(counts[best]) / int(counts.sum()) >= least:
+            stuff[mine] = best
+            owner[mine] = STUFF
