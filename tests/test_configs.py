@@ -57,11 +57,15 @@ def test_methods_and_experiments_compose(choice: str) -> None:
     assert config.choices.occlusion and config.method.name
 
 
-@pytest.mark.parametrize("preset", choices("preset"))
+ON_COCO = ("paper", "mmdet")  # presets that stand beside that of a data set
+
+
+@pytest.mark.parametrize("preset", [p for p in choices("preset") if "/" not in p])
 @pytest.mark.parametrize("method", choices("method"))
 def test_every_method_can_be_built_with_every_preset(method: str, preset: str) -> None:
     """The parts of a method fit each other: REFINE and UPSNet read thing classes from the stuff branch, e.g."""
-    untrained = ["backbone.weights=null", "backbone.frozen_stages=0"] if preset == "coco" else []
+    preset = f"[coco,{preset}]" if preset in ON_COCO else preset
+    untrained = ["backbone.weights=null", "backbone.frozen_stages=0"] if "coco" in preset else []
     config = compose([f"method={method}", f"preset={preset}", *untrained])
     model = build_model(config, CATEGORIES)
     if isinstance(model.occlusion, PixelArgmax):  # it says so only when it is asked
@@ -125,3 +129,35 @@ def test_pretrained_weights_are_not_read_where_a_trained_base_replaces_them(tmp_
     base_folder(config).weights("base").touch()
     assert (_backbone(config).weights, _backbone(config).frozen_stages) == (None, 0)
     assert config.backbone.weights == "IMAGENET1K_V1"  # its key stays
+
+
+# steps, milestones, warm-up (steps, factor), mask convolutions, normalisation: methods 1.3, 3.3, 5.2, 7.1
+PAPERS = {
+    "panoptic_fpn": (90000, [60000, 80000], 1000, 0.001, 4, None),
+    "ocfusion": (90000, [60000, 80000], 500, 1 / 3, 4, None),
+    "oanet": (100000, [60000, 80000], 2000, 0.002 / 0.02, 4, None),
+    "banet": (90000, [60000, 80000], 500, 0.002 / 0.02, 3, None),
+    "rap": (150000, [80000, 120000], 500, 1 / 3, 4, None),
+    "refine": (180000, [120000, 160000], 1000, 0.001, 4, "group"),
+}
+
+
+@pytest.mark.parametrize("method", PAPERS)
+def test_each_paper_has_its_own_base(method: str) -> None:
+    config = compose([f"method={method}", "preset=[coco,paper]"])
+    steps, milestones, warmup, factor, convs, norm = PAPERS[method]
+    base = config.schedule.base
+    assert (base.steps, base.milestones, base.warmup_steps) == (steps, milestones, warmup)
+    assert base.warmup_factor == pytest.approx(factor, abs=1e-4)
+    assert (config.thing.mask_convs, config.thing.mask_norm, config.backbone.fpn_norm) == (convs, norm, norm)
+    shared = compose([f"method={method}", "preset=coco"])
+    assert shared.schedule.base.steps == 90000 and shared.thing.mask_convs == 4
+    assert shared.occlusion == config.occlusion and shared.fusion == config.fusion
+
+
+@pytest.mark.parametrize("beside", [[], ["coco"]])
+def test_mmdetection_fuses_surer_detections_after_nms_among_all_classes(beside: list[str]) -> None:
+    config = compose(["method=panoptic_fpn", f"preset=[{','.join([*beside, 'mmdet'])}]"])
+    fusion, thing = config.fusion, config.thing
+    assert (fusion.conf_thr, fusion.max_occluded, thing.class_agnostic_nms, thing.nms_thr) == (0.6, 0.5, True, 0.5)
+    assert config.data.name == (beside or ["scenes"])[0]

@@ -268,7 +268,7 @@ def test_branches_without_features_are_refused() -> None:
 
 
 def test_the_method_composes_all_its_parts() -> None:
-    config = compose(["method=banet", "thing=mask_rcnn_banet"])
+    config = compose(["method=banet", "preset=[coco,paper]"])
     chosen = {group: config.choices[group] for group in ("stuff", "exchange", "occlusion", "fusion")}
     assert set(chosen.values()) == {"banet"}
     assert config.thing.mask_convs == 3

@@ -273,7 +273,7 @@ def _mask_rcnn(thing: ThingBranch) -> MaskRCNN:
     if not isinstance(thing, MaskRCNN):
         raise ConfigError(
             f"exchange=banet needs the features of a mask head, and {type(thing).__name__} has none; choose "
-            "thing=mask_rcnn (or mask_rcnn_banet, mask_rcnn_small), or exchange=none"
+            "thing=mask_rcnn (or mask_rcnn_small), or exchange=none"
         )
     return thing
 
