@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from panoptic_occ.backbone.deformable import DeformableConv
 from panoptic_occ.backbone.resnet import FrozenNorm, resnet_fpn
 from panoptic_occ.backbone.small import SmallFPN
 from panoptic_occ.errors import ConfigError
@@ -86,3 +87,47 @@ def test_without_a_network_pretrained_weights_say_where_they_belong(monkeypatch:
     monkeypatch.setattr("panoptic_occ.backbone.resnet.get_model", offline)
     with pytest.raises(ConfigError, match=r"IMAGENET1K_V1: cannot be loaded .*no route.* put torchvision's file into"):
         resnet_fpn("resnet18", weights="IMAGENET1K_V1")
+
+
+def test_deformable_stages_begin_as_the_plain_network() -> None:
+    torch.manual_seed(0)
+    plain = resnet_fpn("resnet50", out_channels=32).eval()
+    deformable = resnet_fpn("resnet50", out_channels=32, deformable_stages=2).eval()
+    found = [name for name, module in deformable.body.named_modules() if isinstance(module, DeformableConv)]
+    assert found == [f"layer{k}.{block}.conv2" for k, blocks in ((3, 6), (4, 3)) for block in range(blocks)]
+    renamed = {f"body.{name}.weight": f"body.{name}.conv.weight" for name in found}
+    weights = {renamed.get(key, key): value for key, value in plain.state_dict().items()}
+    missing, unexpected = deformable.load_state_dict(weights, strict=False)
+    assert not unexpected and all(".offset." in key for key in missing)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for (name, one), other in zip(plain(x).items(), deformable(x).values(), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_offsets_of_the_backbone_learn() -> None:
+    backbone = resnet_fpn("resnet50", norm="batch", out_channels=32, deformable_stages=1)
+    sum(level.square().mean() for level in backbone(torch.randn(1, 3, 64, 64)).values()).backward()
+    (first, *_) = (m for m in backbone.modules() if isinstance(m, DeformableConv))
+    assert first.offset.weight.grad is not None and first.offset.weight.grad.any()
+
+
+def test_resnext_152_has_its_blocks_and_groups() -> None:
+    with torch.device("meta"):
+        body = resnet_fpn("resnext152_32x8d", out_channels=32).body
+    assert [len(body[f"layer{k}"]) for k in range(1, 5)] == [3, 8, 36, 3]
+    conv = body["layer4"][0].conv2
+    assert (conv.groups, conv.in_channels) == (32, 2048)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet18", "deformable_stages": 1}, r"backbone.deformable_stages=1 needs bottlenecks"),
+        ({"deformable_stages": 5}, r"backbone.deformable_stages=5 must lie in 0..4"),
+        ({"name": "resnext152_32x8d", "weights": "IMAGENET1K_V1"}, r"unknown for resnext152_32x8d; there are none"),
+    ],
+)
+def test_backbones_that_cannot_be_deformed_or_loaded(options, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=message):
+        resnet_fpn(**options)

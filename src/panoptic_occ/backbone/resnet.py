@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
+from panoptic_occ.backbone.deformable import DeformableConv
 from panoptic_occ.errors import ConfigError, did_you_mean
 
 
@@ -31,6 +33,10 @@ class FrozenNorm(FrozenBatchNorm2d):
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenNorm, "batch": nn.BatchNorm2d}
+OWN: dict[str, Callable[[Callable[..., nn.Module]], ResNet]] = {
+    "resnext152_32x8d": lambda norm: ResNet(Bottleneck, [3, 8, 36, 3], groups=32, width_per_group=8, norm_layer=norm)
+}
+"""Networks that torchvision has the blocks of, but no name and no weights for."""
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -41,23 +47,29 @@ def resnet_fpn(
     norm: Literal["frozen", "batch"] = "frozen",
     frozen_stages: int = 0,
     fpn_norm: Literal["group"] | None = None,
+    deformable_stages: int = 0,
 ) -> BackboneWithFPN:
-    """``name`` of torchvision (resnet18 .. resnext101_32x8d) with an FPN of ``out_channels``.
+    """``name`` of torchvision (resnet18 .. resnext101_32x8d), or resnext152_32x8d, with an FPN of ``out_channels``.
 
     ``weights``: torchvision's name of pretrained weights (``IMAGENET1K_V2``), downloaded on first use, or None.
     ``norm``: ``frozen`` BatchNorm (affine constants, for pretrained weights) or trainable ``batch`` norm.
     ``frozen_stages``: that many stages from the stem on get no gradient (2 = stem and layer1, as in detectron2).
     ``fpn_norm``: none in the pyramid, or GroupNorm (REFINE's base).
+    ``deformable_stages``: in that many stages from the last on (3 = res3 to res5, RAP), every 3x3 convolution of a
+    bottleneck is deformable (version 1), and begins as what the weights make of it.
     Returns a module: image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool.
     """
     if norm not in NORMS:
         raise ConfigError(f"backbone.norm={norm!r} is unknown; {did_you_mean(norm, NORMS)}")
     if not 0 <= frozen_stages <= len(STAGES):
         raise ConfigError(f"backbone.frozen_stages={frozen_stages} must lie in 0..{len(STAGES)}")
+    if not 0 <= deformable_stages < len(STAGES):
+        raise ConfigError(f"backbone.deformable_stages={deformable_stages} must lie in 0..{len(STAGES) - 1}")
     if weights is not None:
-        allowed = [w.name for w in get_model_weights(name)]
+        allowed = [] if name in OWN else [w.name for w in get_model_weights(name)]
         if weights not in allowed:
-            raise ConfigError(f"backbone.weights={weights!r} is unknown for {name}; {did_you_mean(weights, allowed)}")
+            hint = did_you_mean(weights, allowed) if allowed else "there are none; set backbone.weights=null"
+            raise ConfigError(f"backbone.weights={weights!r} is unknown for {name}; {hint}")
     elif norm == "frozen" and frozen_stages > 0:
         raise ConfigError(
             f"backbone.frozen_stages={frozen_stages} without pretrained weights would freeze random filters; "
@@ -69,12 +81,13 @@ def resnet_fpn(
             "set backbone.norm=frozen or backbone.frozen_stages=0"
         )
     try:
-        body = get_model(name, weights=weights, norm_layer=NORMS[norm])
+        body = OWN[name](NORMS[norm]) if name in OWN else get_model(name, weights=weights, norm_layer=NORMS[norm])
     except OSError as error:
         raise ConfigError(
             f"backbone.weights={weights}: cannot be loaded ({error}); without a network, put torchvision's file "
             f"into {torch.hub.get_dir()}/checkpoints, or train from scratch with backbone.weights=null"
         ) from error
+    _deform(body, deformable_stages)
     for stage in STAGES[:frozen_stages]:
         frozen = [getattr(body, stage), *([body.bn1] if stage == "conv1" else [])]
         for module in frozen:
@@ -83,3 +96,15 @@ def resnet_fpn(
     returned = {f"layer{k + 1}": str(k) for k in range(4)}
     layer = partial(nn.GroupNorm, 32) if fpn_norm else None
     return BackboneWithFPN(body, returned, [width * 2**k for k in range(4)], out_channels, norm_layer=layer)
+
+
+def _deform(body: ResNet, stages: int) -> None:
+    """Makes the 3x3 convolutions of the last ``stages`` deformable, in place; ConfigError for networks without
+    bottlenecks."""
+    for stage in STAGES[len(STAGES) - stages :]:
+        for block in getattr(body, stage):
+            if not isinstance(block, Bottleneck):
+                raise ConfigError(
+                    f"backbone.deformable_stages={stages} needs bottlenecks, from resnet50 on; set it to 0"
+                )
+            block.conv2 = DeformableConv.like(block.conv2)

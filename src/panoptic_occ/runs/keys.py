@@ -49,6 +49,7 @@ YOUNGER_KEYS = {
     "exchange.mask_norm": None,
     "thing.mask_norm": None,
     "backbone.fpn_norm": None,
+    "backbone.deformable_stages": 0,
     "occlusion.pair_mean": "proposals",
 }
 TEST_ONLY = (

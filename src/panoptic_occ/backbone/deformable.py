@@ -16,11 +16,19 @@ class DeformableConv(nn.Module):
     each tap by a factor in (0, 1), and its offsets begin random (OCFusion's code).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, modulated: bool = False, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        modulated: bool = False,
+        bias: bool = True,
+        stride: int = 1,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
         self.modulated = modulated
-        self.offset = nn.Conv2d(in_channels, (3 if modulated else 2) * TAPS, 3, padding=1)
-        self.conv = DeformConv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.offset = nn.Conv2d(in_channels, (3 if modulated else 2) * TAPS, 3, stride, padding=1)
+        self.conv = DeformConv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=bias)
         if modulated:
             nn.init.kaiming_uniform_(self.offset.weight, a=1)
         else:
@@ -30,8 +38,17 @@ class DeformableConv(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        """The convolution of ``x`` at its own offsets, of the same height and width."""
+    @staticmethod
+    def like(conv: nn.Conv2d) -> DeformableConv:
+        """Version 1 in place of a 3x3 convolution, with its weights: the same function until the offsets move."""
+        layer = DeformableConv(
+            conv.in_channels, conv.out_channels, bias=conv.bias is not None, stride=conv.stride[0], groups=conv.groups
+        )
+        layer.conv.load_state_dict(conv.state_dict())
+        return layer
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o y x"]:
+        """The convolution of ``x`` at its own offsets, at every ``stride``-th pixel."""
         predicted = self.offset(x)
         factors = predicted[:, 2 * TAPS :].sigmoid() if self.modulated else None
         out: Tensor = self.conv(x, predicted[:, : 2 * TAPS], factors)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from panoptic_occ.stuff.deformable import DeformableConv
+from panoptic_occ.backbone.deformable import DeformableConv
 
 
 def inner(x: torch.Tensor) -> torch.Tensor:
@@ -61,3 +62,11 @@ def test_offsets_learn() -> None:
     layer = DeformableConv(3, 5)
     layer(torch.randn(1, 3, 8, 8)).square().sum().backward()
     assert layer.offset.weight.grad is not None and layer.offset.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("stride", "groups", "bias"), [(1, 1, True), (2, 4, False)])
+def test_what_replaces_a_convolution_begins_as_the_same_function(stride: int, groups: int, bias: bool) -> None:
+    torch.manual_seed(4)
+    conv = nn.Conv2d(8, 12, 3, stride, padding=1, groups=groups, bias=bias)
+    x = torch.randn(2, 8, 9, 12)
+    torch.testing.assert_close(DeformableConv.like(conv)(x), conv(x), atol=1e-5, rtol=1e-4)
