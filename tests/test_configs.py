@@ -61,7 +61,7 @@ def test_methods_and_experiments_compose(choice: str) -> None:
 @pytest.mark.parametrize("method", choices("method"))
 def test_every_method_can_be_built_with_every_preset(method: str, preset: str) -> None:
     """The parts of a method fit each other: REFINE and UPSNet read thing classes from the stuff branch, e.g."""
-    untrained = ["backbone.weights=null", "backbone.frozen_stages=0"] if preset == "coco" else []
+    untrained = ["backbone.weights=null", "backbone.frozen_stages=0"] if preset in ("coco", "cityscapes") else []
     config = compose([f"method={method}", f"preset={preset}", *untrained])
     model = build_model(config, CATEGORIES)
     if isinstance(model.occlusion, PixelArgmax):  # it says so only when it is asked
