@@ -88,7 +88,7 @@ class CityscapesSource:
                 found.append([split, stem, *((state.st_size, state.st_mtime_ns) for state in states)])
         return self.cache_dir / hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]
 
-    @property
+    @cached_property
     def _found_root(self) -> Path:
         return find_root(self.root, "Cityscapes", ROOT_VARIABLE)
 
