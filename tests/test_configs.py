@@ -65,7 +65,8 @@ ON_COCO = ("paper", "mmdet")  # presets that stand beside that of a data set
 def test_every_method_can_be_built_with_every_preset(method: str, preset: str) -> None:
     """The parts of a method fit each other: REFINE and UPSNet read thing classes from the stuff branch, e.g."""
     preset = f"[coco,{preset}]" if preset in ON_COCO else preset
-    untrained = ["backbone.weights=null", "backbone.frozen_stages=0"] if "coco" in preset else []
+    pretrained = "coco" in preset or preset == "cityscapes"
+    untrained = ["backbone.weights=null", "backbone.frozen_stages=0"] if pretrained else []
     config = compose([f"method={method}", f"preset={preset}", *untrained])
     model = build_model(config, CATEGORIES)
     if isinstance(model.occlusion, PixelArgmax):  # it says so only when it is asked
@@ -91,6 +92,29 @@ def test_on_coco_every_method_trains_as_its_paper_says(
     assert (stage.lr, stage.steps, stage.milestones) == stage2
     typed = compose([f"method={method}", "preset=coco", "schedule.loss_weights.stuff=0.7"])
     assert typed.schedule.loss_weights.stuff == 0.7
+
+
+@pytest.mark.parametrize(
+    ("words", "base"),
+    [
+        (["preset=cityscapes"], (0.01, 65000, (40000, 55000), 500, 16)),
+        (["preset=cityscapes", "data=cityscapes_code", "schedule=cityscapes_code"], (0.02, 12000, (9000,), 500, 8)),
+    ],
+)
+def test_cityscapes_is_that_of_ocfusion(words: list[str], base: tuple[object, ...]) -> None:
+    """Section 4.1 and Tables 7 and 8 of the paper; the released configuration."""
+    config = compose(words)
+    schedule, batch = build_schedule(config), config.data.batch_size
+    stage = schedule.stage("base", batch)
+    assert (stage.lr, stage.steps, stage.milestones, stage.warmup_steps, batch) == base
+    assert dict(config.schedule.loss_weights) == {"thing": 1.0, "stuff": 1.0, "i2s": 1.0}
+    second = schedule.stage("occlusion", 16)
+    assert (second.lr, second.steps, second.milestones) == (0.002, 5000, (2500,))
+    assert (config.fusion.stuff_area, config.fusion.min_visible, config.occlusion.sig_ratio) == (2048, 0.6, 0.1)
+    typed = compose([*words, "fusion.min_visible=0.5", "occlusion.sig_ratio=0.2"])
+    assert (typed.fusion.min_visible, typed.occlusion.sig_ratio) == (0.5, 0.2)
+    coco = compose(["preset=coco"])
+    assert (coco.fusion.min_visible, coco.occlusion.sig_ratio) == (0.5, 0.2)
 
 
 @pytest.mark.parametrize("choice", choices("trainer"))

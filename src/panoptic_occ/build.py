@@ -25,7 +25,7 @@ from panoptic_occ.schedule import Schedule
 from panoptic_occ.seeding import stable_seed
 from panoptic_occ.stored.recording import Recording
 
-DATA_LABELS = ("name", "stuff_area", "stuff_component_area", "object_sizes", "erase_radius", "root")
+DATA_LABELS = ("name", "stuff_area", "stuff_component_area", "object_sizes", "erase_radius", "ocfusion", "root")
 """Keys of the data group that other groups read; the data module does not take them."""
 
 

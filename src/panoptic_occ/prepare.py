@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     {
         "data=coco data.root=/data/coco": "COCO 2017, on all cores",
         "data=coco data.root=/data/coco check=true": "read every file first and list all problems",
+        "data=cityscapes data.root=/data/cityscapes": "Cityscapes; converts its annotations first",
         "data=scenes force=true": "the embedded scenes; compute their relations again",
     },
 )

@@ -88,8 +88,8 @@ class CocoSource:
             raise DataError(f"{self.name}: split '{split}' is unknown; {did_you_mean(split, get_args(Split))}")
         root, name = find_root(self.root), self.splits[split]
         if split == "train":
-            return load_split(self, root, name, self.skip_empty, self.inst_gt, self.match)
-        return load_split(self, root, name)
+            return load_split(self, Layout.of(root, name), self.skip_empty, self.inst_gt, self.match)
+        return load_split(self, Layout.of(root, name))
 
     def fingerprint(self) -> str | None:
         """SHA-256 (hex) of the training split's annotation files."""
@@ -98,14 +98,13 @@ class CocoSource:
 
 def load_split(
     source: Source,
-    root: Path,
-    split: str,
+    layout: Layout,
     skip_empty: bool = False,
     inst_gt: InstanceTruth = "coco",
     match: SegmentMatch = "share",
 ) -> CocoPanoptic:
     """A split in the COCO layout, with the cached relations of ``source`` when there are any and they apply."""
-    dataset = CocoPanoptic.from_root(root, split, skip_empty=skip_empty, inst_gt=inst_gt, match=match)
+    dataset = CocoPanoptic(layout, skip_empty=skip_empty, inst_gt=inst_gt, match=match)
     if inst_gt == "panoptic":  # the cache is always of the annotated instances
         return dataset
     path = relations_path(source, dataset)
@@ -131,16 +130,16 @@ def checked_match(match: SegmentMatch) -> SegmentMatch:
     return match
 
 
-def find_root(root: str | Path | None) -> Path:
-    """The root folder of COCO, from ``root`` or the environment; DataError says which folder was looked for."""
-    chosen = root or os.environ.get(ROOT_VARIABLE)
-    ways = f"set data.root=FOLDER on the command line or the environment variable {ROOT_VARIABLE}"
+def find_root(root: str | Path | None, title: str = "COCO", variable: str = ROOT_VARIABLE) -> Path:
+    """The root folder of a data set, from ``root`` or the environment; DataError says which folder was looked for."""
+    chosen = root or os.environ.get(variable)
+    ways = f"set data.root=FOLDER on the command line or the environment variable {variable}"
     if not chosen:
-        raise DataError(f"COCO: no root folder was given; {ways}")
+        raise DataError(f"{title}: no root folder was given; {ways}")
     path = Path(chosen).expanduser()
     if not path.is_dir():
-        origin = "data.root" if root else ROOT_VARIABLE
-        raise DataError(f"{path}: the root folder of COCO (from {origin}) does not exist; {ways}")
+        origin = "data.root" if root else variable
+        raise DataError(f"{path}: the root folder of {title} (from {origin}) does not exist; {ways}")
     return path
 
 

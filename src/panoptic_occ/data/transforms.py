@@ -7,6 +7,7 @@ cannot drift apart; the image goes through torchvision's kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,33 +29,41 @@ Size = tuple[int, int]
 class TrainTransform:
     """Random resize, horizontal flip and crop of a sample, in that order.
 
-    ``short_edge``: lengths (px) of the shorter edge, one is drawn (scale jitter); ``max_edge`` bounds the longer one.
-    ``crop`` (height, width): two integers are pixels, cut down to the image where that is smaller; two floats in (0, 1]
-    are shares of the resized image.  Without ``resize`` the image keeps its size: what learns from annotations alone
-    meets predicted masks in the frame of the original.  Unusable values raise ConfigError.
+    Either ``short_edge``: lengths (px) of the shorter edge, one is drawn (scale jitter), and ``max_edge`` bounds the
+    longer one; or ``scale`` (low, high): both edges grow by one factor, drawn evenly between the two.  ``crop``
+    (height, width): two integers are pixels, cut down to the image where that is smaller; two floats in (0, 1] are
+    shares of the resized image.  Without ``resize`` the image keeps its size: what learns from annotations alone meets
+    predicted masks in the frame of the original.  Unusable values raise ConfigError.
     """
 
-    short_edge: Sequence[int]
-    max_edge: int
+    short_edge: Sequence[int] | None = None
+    max_edge: int | None = None
     flip: float = 0.5
     crop: Sequence[int] | Sequence[float] | None = None
     resize: bool = True
+    scale: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        _check_edges(self.short_edge, self.max_edge)
+        if self.scale is not None:
+            _check_scale(self.scale, self.short_edge, self.max_edge)
+            object.__setattr__(self, "scale", tuple(self.scale))
+        elif self.short_edge is None or self.max_edge is None:
+            raise ConfigError("set short_edge and max_edge, like [800] and 1333, or scale, like [0.5, 2.0]")
+        else:
+            _check_edges(self.short_edge, self.max_edge)
+            object.__setattr__(self, "short_edge", tuple(self.short_edge))  # out of Hydra's slow list type
         if not 0 <= self.flip <= 1:
             raise ConfigError(f"flip: {self.flip} is not a probability; allowed: 0 to 1")
         if self.crop is not None:
             _check_crop(self.crop)
             object.__setattr__(self, "crop", tuple(self.crop))
-        object.__setattr__(self, "short_edge", tuple(self.short_edge))  # out of Hydra's slow list type
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The transformed sample; the same sample and ``seed`` always give the same result."""
         generator = torch.Generator().manual_seed(seed)
         size = _image_size(sample)
-        short_edge = self.short_edge[int(torch.randint(len(self.short_edge), (), generator=generator))]
-        resized = resized_size(size, short_edge, self.max_edge) if self.resize else size
+        drawn = self._draw_size(size, generator)
+        resized = drawn if self.resize else size
         flip = bool(torch.rand((), generator=generator) < self.flip)
         window = None if self.crop is None else _draw_window(resized, self.crop, generator)
         image = _resize(sample.image, resized)
@@ -66,6 +75,16 @@ class TrainTransform:
         if target is not None:
             target = transform_target(target, Grid.of(size, resized, flip, window), cropped=window is not None)
         return replace(sample, image=image.contiguous(), target=target)
+
+    def _draw_size(self, size: Size, generator: torch.Generator) -> Size:
+        if self.scale is not None:
+            low, high = self.scale
+            factor = low + (high - low) * float(torch.rand((), generator=generator))
+            height, width = (max(int(factor * edge + 0.5), 1) for edge in size)
+            return height, width
+        assert self.short_edge is not None and self.max_edge is not None
+        short_edge = self.short_edge[int(torch.randint(len(self.short_edge), (), generator=generator))]
+        return resized_size(size, short_edge, self.max_edge)
 
 
 @dataclass(frozen=True)
@@ -237,6 +256,16 @@ def _check_edges(short_edge: Sequence[int], max_edge: int) -> None:
         raise ConfigError(f"short_edge: {short_edge} must be a list of at least one length of 1 px or more, like [800]")
     if max_edge < max(short_edge):
         raise ConfigError(f"max_edge: {max_edge} is less than short_edge {max(short_edge)}; raise it to at least that")
+
+
+def _check_scale(scale: Sequence[float], short_edge: Sequence[int] | None, max_edge: int | None) -> None:
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
+        raise ConfigError(f"scale: {list(scale)} is not usable; give [low, high] with 0 < low <= high, like [0.5, 2.0]")
+    if short_edge is not None or max_edge is not None:
+        raise ConfigError(
+            f"scale: {list(scale)} together with short_edge={short_edge}, max_edge={max_edge}; set scale=null, or both "
+            "others to null"
+        )
 
 
 def _check_crop(crop: Sequence[int] | Sequence[float]) -> None:

@@ -5,37 +5,29 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import SoftFileLease
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from panoptic_occ.categories import Categories, Category
 from panoptic_occ.data.annotations import Layout
+from panoptic_occ.data.layout_writer import Part, write_splits
 from panoptic_occ.data.panoptic_io import write_panoptic_png
-from panoptic_occ.data.parallel import ordered_map
 from panoptic_occ.data.scenes.layout import THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
-from panoptic_occ.files import atomic_path, cannot_write, read_json, write_json
-
-log = logging.getLogger(__name__)
+from panoptic_occ.files import atomic_path
 
 VERSION = 2
 """Raise it when a change of the code changes the scenes; it is part of the folder's name."""
 
 SPLITS = ("train", "val")
-PARTS = ".parts"
-LEASE = 60.0  # seconds without a sign of life after which one who paints on another machine counts as dead
 # As in COCO, the ids have gaps, so that nothing can mistake them for contiguous labels.
 CATEGORY_IDS = {name: 1 + 2 * k for k, name in enumerate(THINGS)} | {name: 101 + k for k, name in enumerate(STUFF)}
 COLORS = {
@@ -44,6 +36,7 @@ COLORS = {
     "diamond": (240, 110, 160), "grass": (90, 140, 80), "bricks": (160, 100, 80), "water": (80, 120, 160),
     "sand": (190, 175, 135),
 }  # fmt: skip
+CATEGORIES = Categories(tuple(Category(n, name, name in THINGS, COLORS[name]) for name, n in CATEGORY_IDS.items()))
 
 
 @dataclass(frozen=True)
@@ -62,76 +55,15 @@ class SceneSettings:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def categories() -> list[dict[str, Any]]:
-    """The categories list of the annotation files."""
-    return [
-        {"id": number, "name": name, "isthing": int(name in THINGS), "color": list(COLORS[name])}
-        for name, number in CATEGORY_IDS.items()
-    ]
-
-
 def generate(root: Path, counts: Mapping[str, int], settings: SceneSettings, processes: int | None = None) -> None:
-    """Writes ``counts[split]`` scenes of every split below ``root``, in parallel, with progress.
-
-    Every file is written whole or not at all, and a scene that is already there is kept, so an interrupted generation
-    continues where it stopped.  The annotation files come last: without them a split counts as missing.  Of several
-    processes that come together one paints and the others wait for it.
-    """
-    if not _missing(root, counts):
-        return
-    with _one_at_a_time(root):
-        _generate(root, counts, settings, processes)
+    """Writes ``counts[split]`` scenes of every split below ``root``, see ``write_splits``."""
+    work = partial(_write_scene, root, settings)
+    write_splits(root, counts, work, CATEGORIES, processes, "painting scenes")
 
 
-def _missing(root: Path, splits: Iterable[str]) -> list[str]:
-    """The splits without their annotation files, which come last."""
-    layouts = {split: Layout.of(root, split) for split in splits}
-    return [s for s, paths in layouts.items() if not (paths.panoptic_json.exists() and paths.instances_json.exists())]
-
-
-@contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """All jobs of a sweep come here together: one of them paints, the others wait."""
-    lock = SoftFileLease(root.with_name(f".{root.name}.lock"), lease_duration=LEASE)
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        held = lock.acquire()
-    except OSError as error:
-        raise cannot_write(Path(lock.lock_file), error) from None
-    with held:
-        yield
-
-
-def _generate(root: Path, counts: Mapping[str, int], settings: SceneSettings, processes: int | None) -> None:
-    missing, layouts = _missing(root, counts), {split: Layout.of(root, split) for split in counts}
-    wanted = [(split, number) for split in missing for number in range(1, counts[split] + 1)]
-    write = partial(_write_scene, root, settings)
-    scenes = ordered_map(write, wanted, len(wanted), processes, "painting scenes")
-    for split in missing:
-        _write_annotations(layouts[split], list(islice(scenes, counts[split])))
-    shutil.rmtree(root / PARTS, ignore_errors=True)
-
-
-def _write_annotations(layout: Layout, scenes: list[dict[str, Any]]) -> None:
-    listed = categories()
-    things = [c for c in listed if c["isthing"]]
-    annotations = [a for scene in scenes for a in scene["instances"]]
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-    images = [scene["image"] for scene in scenes]
-    write_json(layout.instances_json, {"images": images, "annotations": annotations, "categories": things})
-    panoptic = [scene["panoptic"] for scene in scenes]
-    write_json(layout.panoptic_json, {"images": images, "annotations": panoptic, "categories": listed})
-
-
-def _write_scene(root: Path, settings: SceneSettings, scene_of: tuple[str, int]) -> dict[str, Any]:
+def _write_scene(root: Path, settings: SceneSettings, split: str, number: int) -> Part:
     """Paints one scene of a split, writes its image and PNG, and returns its annotations."""
-    split, number = scene_of
     layout = Layout.of(root, split)
-    part = root / PARTS / f"{split}_{number:06d}.json"
-    if part.exists():
-        found: dict[str, Any] = read_json(part)
-        return found
     rng = np.random.default_rng([VERSION, settings.seed, SPLITS.index(split), number])
     scene = paint_scene(settings.size, settings.mix, rng, settings.crowd_share, settings.void_share)
     name = f"{number:012d}"
@@ -141,13 +73,11 @@ def _write_scene(root: Path, settings: SceneSettings, scene_of: tuple[str, int])
         temporary.write_bytes(encoded.getvalue())
     ids, segments = _panoptic(scene)
     write_panoptic_png(layout.panoptic / f"{name}.png", ids)
-    annotations = {
+    return {
         "image": {"id": number, "file_name": f"{name}.jpg", "height": settings.size, "width": settings.size},
         "instances": _instances(scene, number),
         "panoptic": {"image_id": number, "file_name": f"{name}.png", "segments_info": segments},
     }
-    write_json(part, annotations)
-    return annotations
 
 
 def _instances(scene: PaintedScene, image_id: int) -> list[dict[str, Any]]:

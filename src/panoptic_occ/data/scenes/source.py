@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+from panoptic_occ.data.annotations import Layout
 from panoptic_occ.data.coco import CocoPanoptic
 from panoptic_occ.data.panoptic_instances import InstanceTruth
 from panoptic_occ.data.relation_build import ensure_relations
@@ -84,9 +85,10 @@ class ScenesSource(Source):
 
     def split(self, split: Split) -> CocoPanoptic:
         """The images of a split with their relations."""
+        layout = Layout.of(self.cache_dir, split)
         if split == "train":
-            return load_split(self, self.cache_dir, split, inst_gt=self.inst_gt, match=self.match)
-        return load_split(self, self.cache_dir, split)
+            return load_split(self, layout, inst_gt=self.inst_gt, match=self.match)
+        return load_split(self, layout)
 
     def fingerprint(self) -> None:
         """Painted scenes are a function of the settings."""

@@ -1,0 +1,60 @@
+"""The commands on files like those of Cityscapes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.tiny_cityscapes import TinyCityscapes, random_street
+from helpers.tiny_runs import BASE
+from panoptic_occ.config import compose
+from panoptic_occ.pipeline import evaluate
+
+SIZE = (64, 128)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A few streets and a network that is far too small."""
+    folder, rng = tmp_path_factory.mktemp("cityscapes"), np.random.default_rng(0)
+    places = [("train", f"aachen/aachen_00000{k}_000019") for k in range(6)]
+    places += [("val", f"ulm/ulm_00000{k}_000019") for k in range(3)]
+    tiny = TinyCityscapes(folder / "data", SIZE, {place: random_street(rng, SIZE, 6) for place in places})
+    return [
+        *("data=cityscapes", f"data.root={tiny.write()}", f"data.source.cache_dir={folder}/cache"),
+        *(f"runs_dir={folder}/runs", "processes=1", "data.num_workers=0", "trainer=cpu", "data.batch_size=2"),
+        *("data.eval_transform.short_edge=64", "data.eval_transform.max_edge=128", "data.train_transform.crop=[48,96]"),
+    ]
+
+
+def run(command: str, *words: str) -> str:
+    line = [sys.executable, "-m", f"panoptic_occ.{command}", *words]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_train_and_evaluate(words: list[str]) -> None:
+    short = [f"schedule.{stage}.{key}" for stage in ("base", "occlusion") for key in ("steps=2", "milestones=[]")]
+    folder = (
+        Path(next(word for word in words if word.startswith("runs_dir=")).partition("=")[2]) / "cityscapes" / "tiny"
+    )
+    text = run("train", *BASE, *words, *short, "run_name=tiny", "trainer.enable_progress_bar=false")
+    assert "3 held-out images" in text
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["images"] == 3
+    again = run("evaluate", f"run={folder}", "fusion.min_visible=0.4", "force=true")
+    assert "3 held-out images" in again
+
+
+def test_annotations_as_detections_reach_everything_in_the_annotated_order(words: list[str]) -> None:
+    words = ["experiment=oracle_base", *words, "fusion.stuff_area=1", "trainer.enable_progress_bar=false"]
+    rows = evaluate(compose(words), words)["relations"]
+    true, random = (rows[k] for k in ("ground_truth", "random"))  # type: ignore[index]
+    assert true["PQ_st"] == 1.0 and true["PQ_th"] > 0.99 > random["PQ_th"]
+    assert true["relation_accuracy"] == 1.0 > random["relation_accuracy"]
