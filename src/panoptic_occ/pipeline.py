@@ -10,7 +10,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from panoptic_occ.build import (
     build_data,
@@ -25,11 +24,10 @@ from panoptic_occ.config import sibling
 from panoptic_occ.data.datamodule import PanopticDataModule
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.loading import load_base, load_variants
-from panoptic_occ.metrics.table import to_text
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.module import PanopticModule
 from panoptic_occ.processes import agreed, join, leads, started_together
-from panoptic_occ.results import InBackground, MapWriter, Pictures, read_rows, summary, write_results
+from panoptic_occ.results import InBackground, MapWriter, Pictures, show, write_results
 from panoptic_occ.runs.evaluated import EvaluationFolder, answers, made_from
 from panoptic_occ.runs.folders import (
     OF_EVALUATION,
@@ -288,16 +286,6 @@ def evaluate_saved(
     metrics = write_results(target, evaluation, method, data.num_eval_images)
     track_results(cfg, target, evaluation, method)
     return metrics
-
-
-def show(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> None:
-    """Prints the table of a run and where everything lies, once for all its processes."""
-    if not leads():
-        return
-    console = Console()
-    title = f"{cfg.choices.data}: {metrics['images']} held-out images, seed {cfg.seed}, percent"
-    console.print(to_text(summary(read_rows(metrics), title)), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)
 
 
 def show_again(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> dict[str, object]:

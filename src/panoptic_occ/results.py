@@ -1,4 +1,4 @@
-"""Writes what a run found: numbers as JSON, CSV and text, and a sheet of pictures."""
+"""Writes and shows what a run found: numbers as JSON, CSV and text, and a sheet of pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
+from omegaconf import DictConfig
 from PIL import Image
+from rich.console import Console
 from rich.table import Table
 
 from panoptic_occ.categories import Categories
@@ -74,6 +76,16 @@ def summary(rows: Rows, title: str) -> Table:
             if key in row
         }
     return comparison_table(shown, title)
+
+
+def show(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> None:
+    """Prints the table of a run and where everything lies, once for all its processes."""
+    if not leads():
+        return
+    console = Console()
+    title = f"{cfg.choices.data}: {metrics['images']} held-out images, seed {cfg.seed}, percent"
+    console.print(to_text(summary(read_rows(metrics), title)), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)
 
 
 def write_results(folder: Path, evaluation: Evaluation, method: str, images: int) -> dict[str, object]:

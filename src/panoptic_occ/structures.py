@@ -1,4 +1,7 @@
-"""The data that crosses package borders: frozen dataclasses of tensors, one image each."""
+"""The data that crosses package borders: frozen dataclasses of tensors, one image each.
+
+All in one file, however long: this is the language that every package speaks.
+"""
 
 from __future__ import annotations
 
