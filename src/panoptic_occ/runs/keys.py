@@ -49,6 +49,7 @@ YOUNGER_KEYS = {
     "thing.mask_norm": None,
     "backbone.fpn_norm": None,
     "occlusion.pair_mean": "proposals",
+    "occlusion.pool": "average",
 }
 TEST_ONLY = (
     "thing.score_thr",
