@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
-from panoptic_occ.config import compose
 from panoptic_occ.masks import MaskCrops
 from panoptic_occ.occlusion.oanet import BRANCHES, SpatialRanking, ranking_map, ranking_target
-from panoptic_occ.runs.keys import base_key, stage_key
 from panoptic_occ.structures import VOID_LABEL
 
 
@@ -74,11 +72,3 @@ def test_every_pixel_is_a_cell_of_its_own() -> None:
     scores = [ranking(pool=pool).ranking_scores(instances.masks, instances.labels) for pool in ("average", "any")]
     losses = [loss_of(ranking(pool=pool), target) for pool in ("average", "any")]
     assert torch.equal(*scores) and torch.equal(*losses)
-
-
-def test_weights_trained_before_the_choice_keep_their_names() -> None:
-    words = ["method=oanet", "occlusion.stride=4"]
-    new, same = compose(words), compose([*words, "occlusion.pool=average"])
-    old, other = compose([*words, "~occlusion.pool"]), compose([*words, "occlusion.pool=any"])
-    assert stage_key(old) == stage_key(new) == stage_key(same) != stage_key(other)
-    assert base_key(old) == base_key(new) == base_key(other)
