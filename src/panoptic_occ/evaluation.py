@@ -23,12 +23,15 @@ from panoptic_occ.metrics.relation_accuracy import RelationAccuracy
 from panoptic_occ.metrics.step_time import StepTime, timed
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.occlusion.matching import match_instances
+from panoptic_occ.occlusion.matching import Match, match_instances
 from panoptic_occ.occlusion.oracle import with_annotated_order
 from panoptic_occ.settings import ORACLES
 from panoptic_occ.stored.recording import Recording, asks_network, has_answers
 from panoptic_occ.structures import Context, PanopticMap, Relation, Sample
 from panoptic_occ.stuff.ground_truth import annotated_stuff
+
+MATCH_OF: Mapping[str, Match] = {"order": "mask", "order_by_box": "box"}
+"""How the parts of ``oracle`` that tell the order find the annotation of a detection."""
 
 Listener = Callable[[Sample, BaseOutput, Mapping[str, PanopticMap]], None]
 
@@ -188,9 +191,10 @@ class Evaluation:
 
     def _relate(self, entry: Entry, output: BaseOutput, sample: Sample) -> Relation:
         relation = relate(entry, output, sample)
-        if "order" not in self.oracle:
-            return relation
-        return with_annotated_order(relation, output.instances, output.stats, sample.annotations)
+        for part in self.oracle & MATCH_OF.keys():
+            seen = output.instances, output.stats, sample.annotations
+            relation = with_annotated_order(relation, *seen, MATCH_OF[part])
+        return relation
 
     def results(self) -> dict[str, PQResult]:
         """Panoptic quality by entry."""
@@ -222,9 +226,11 @@ class Evaluation:
 
 def oracle_policy(policy: FusionPolicy, oracle: frozenset[str]) -> FusionPolicy:
     """``policy`` for parts from the annotations: an annotated box counts whatever its score, and annotated stuff is
-    sure whatever the network says.  ConfigError for an unknown part."""
+    sure whatever the network says.  ConfigError for an unknown part, and for both ways to tell the order."""
     for part in sorted(oracle.difference(ORACLES)):
         raise ConfigError(f"oracle=[{part}] is unknown; {did_you_mean(part, ORACLES)}")
+    if oracle >= MATCH_OF.keys():
+        raise ConfigError(f"oracle=[{','.join(MATCH_OF)}]: two ways to match annotations; leave one of them out")
     if "box" in oracle:
         policy = replace(policy, conf_thr=0.0)
     if "stuff" in oracle:
