@@ -172,7 +172,7 @@ class RankingConv(nn.Module):
             with torch.no_grad():
                 for branch in self.branches:
                     *_, last = branch.parameters()
-                    last /= len(self.branches)  # which are added: S = T, whatever the layers
+                    last.div_(len(self.branches))  # which are added: S = T, whatever the layers
 
     def folded(self) -> Float[Tensor, "c c k k"]:
         """Kernel of the one convolution that equals all layers.
