@@ -16,6 +16,7 @@ from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels
 from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
+from panoptic_occ.metrics.canvas_accuracy import CanvasAccuracy
 from panoptic_occ.metrics.order_profile import OrderProfile
 from panoptic_occ.metrics.panoptic_quality import PanopticQuality, PQResult, panoptic_counts
 from panoptic_occ.metrics.pq_core import PQCounts
@@ -23,7 +24,7 @@ from panoptic_occ.metrics.relation_accuracy import RelationAccuracy
 from panoptic_occ.metrics.step_time import StepTime, timed
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.occlusion.matching import Match, match_instances
+from panoptic_occ.occlusion.matching import Match, best_boxes, match_instances
 from panoptic_occ.occlusion.oracle import with_annotated_order
 from panoptic_occ.settings import ORACLES
 from panoptic_occ.stored.recording import Recording, asks_network, has_answers
@@ -66,9 +67,9 @@ class Evaluation:
     ``listeners`` see every image with its maps (pictures, result files); nothing else is kept, so memory is bounded.
     ``recording``: ask every network once about all pairs, so that entries with other thresholds share the answers and
     listeners can store them; None: ask it what each entry needs.
-    ``details``: also break the quality of things down, by these bins.  ``timing``: also time relation and fusion (on
-    one image at a time; without the network where its answers come from a file or a recording), and the base, which the
-    caller reports by ``base_took``.
+    ``details``: also break the quality of things down, by these bins, and count right orders as RAP does.
+    ``timing``: also time relation and fusion (on one image at a time; without the network where its answers come from a
+    file or a recording), and the base, which the caller reports by ``base_took``.
     ``oracle``: what every entry gets from the annotations (ORACLES; BANet, Table 4); ``box`` and ``class`` must also be
     set in the thing branch.  ConfigError for an unknown one.
     """
@@ -104,10 +105,12 @@ class Evaluation:
             self.accuracy |= dict.fromkeys(names, RelationAccuracy(sig_ratio))
             self.profile |= dict.fromkeys(names, OrderProfile(sig_ratio))
         self.breakdown = {entry.name: Breakdown(categories, details) for entry in entries if details}
+        self.on_canvas = {entry.name: CanvasAccuracy(sig_ratio) for entry in entries if details}
         self.relation_time = {entry.name: StepTime() for entry in entries if timing}
         self.fusion_time = {entry.name: StepTime() for entry in entries if timing}
         self.base_time = StepTime()
-        groups = self.quality, self.accuracy, self.profile, self.breakdown, self.relation_time, self.fusion_time
+        details_of = self.breakdown, self.on_canvas
+        groups = self.quality, self.accuracy, self.profile, *details_of, self.relation_time, self.fusion_time
         self.metrics = nn.ModuleList({id(metric): metric for group in groups for metric in group.values()}.values())
         self.metrics.append(self.base_time)
         self.models = nn.ModuleList({id(entry.model): entry.model for entry in entries}.values())
@@ -162,6 +165,7 @@ class Evaluation:
         things = AnnotatedThings.of(target, output.instances.masks, self.details) if self.details else None
         above = cache(output.above)
         matches = cache(lambda conf_thr: match_instances(above(conf_thr).instances, target.masks))
+        closest = cache(lambda conf_thr: best_boxes(above(conf_thr).instances, target.boxes))
         fused: dict[Hashable, Fused] = {}
         for entries in self.orders:
             first, conf_thr = entries[0], entries[0].policy.conf_thr
@@ -182,6 +186,8 @@ class Evaluation:
                 self.quality[entry.name].update(fused[key].counts)
                 if things is not None:
                     self.breakdown[entry.name].update(panoptic, found.instances, found.stats, things)
+                    known = partial(closest, conf_thr), target.relation
+                    self.on_canvas[entry.name].update(panoptic.records, relation, *known)
                 if self.relation_time:
                     self.relation_time[entry.name].update(relation_time)
                     self.fusion_time[entry.name].update(fused[key].nanoseconds)
@@ -217,6 +223,9 @@ class Evaluation:
                 "pairs": order.pairs,
                 **self.profile[name].compute().as_dict(),
             }
+            if self.on_canvas:
+                canvas = self.on_canvas[name].compute()
+                rows[name] |= {"relation_accuracy_rap": canvas.accuracy, "pairs_rap": canvas.pairs}
             if self.relation_time:
                 rows[name]["relation_ms"] = relation_ms = self.relation_time[name].compute()
                 rows[name]["network_ms"] = self.base_time.compute() + relation_ms

@@ -46,6 +46,16 @@ def match_boxes(instances: InstanceSet, boxes: Float[Tensor, "k 4"], iou_thr: fl
     return one_to_one(iou.nan_to_num(0.0).cpu(), instances.scores, iou_thr)  # NaN: two boxes without area
 
 
+def best_boxes(instances: InstanceSet, boxes: Float[Tensor, "k 4"]) -> Int[Tensor, " n"]:
+    """(N,) int64: index of the annotated box of highest IoU with each detection's (the first of equal ones), whatever
+    the class and however small the IoU; -1 without any.  Several detections may have the same (RAP's script)."""
+    if not len(boxes):
+        return torch.full_like(instances.labels, UNMATCHED)
+    iou = box_iou(instances.boxes.double(), boxes.to(instances.boxes.device).double()).nan_to_num(0.0)
+    most, best = iou.max(dim=1)
+    return torch.where(most > 0, best, UNMATCHED)
+
+
 def matches_of(instances: InstanceSet, target: Target, iou_thr: float = 0.5, by: Match = "mask") -> Int[Tensor, " n"]:
     """(N,) int64: index of the annotation that each detection matches by the IoU of masks or boxes, -1 without one."""
     if by == "box":
