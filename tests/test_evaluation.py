@@ -56,6 +56,21 @@ def test_true_order_of_perfect_detections_is_perfect() -> None:
     assert rows["score"]["coverage"] == 1.0
 
 
+def test_details_also_count_right_orders_as_rap_does() -> None:
+    """Perfect detections whose masks fill their boxes stand for the same annotations in both ways of counting."""
+    plain = make_evaluation()
+    policy = replace(plain.entries[0].policy, min_visible=None, max_occluded=None)
+    entries = [replace(entry, policy=policy) for entry in plain.entries]
+    detailed = Evaluation(entries, toy_categories(), details=Binning((4, 9)))
+    for seed in range(6):
+        sample = toy_sample(2, seed)  # the second one meets all that the first one has in common with it
+        plain.update(sample, perfect(sample))
+        detailed.update(sample, perfect(sample))
+    for name, row in detailed.rows().items():
+        assert row["relation_accuracy_rap"] == row["relation_accuracy"] and row["pairs_rap"] == row["pairs"] > 1
+        assert "relation_accuracy_rap" not in plain.rows()[name]
+
+
 def test_nothing_to_see_is_no_error() -> None:
     rows = make_evaluation().rows()
     assert math.isnan(rows["score"]["relation_accuracy"]) and rows["score"]["pairs"] == 0

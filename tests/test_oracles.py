@@ -10,20 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.evaluation import ORACLES, Entry, Evaluation
+from panoptic_occ.evaluation import Entry, Evaluation
 from panoptic_occ.exchange.base import Exchange
 from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.model import BaseOutput, PanopticFPN
 from panoptic_occ.occlusion.area import AreaOrder
 from panoptic_occ.occlusion.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.score import ScoreOrder
-from panoptic_occ.structures import PanopticMap, Sample, Segment
+from panoptic_occ.structures import VOID_LABEL, InstanceSet, PanopticMap, Sample, Segment, SemanticMap
 from panoptic_occ.stuff.base import StuffHead
 from panoptic_occ.testing import toy_categories, toy_target
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 from panoptic_occ.thing.oracle import RoiOracle
 
+ORACLES = ("box", "class", "order", "stuff")
 CATEGORIES = toy_categories()
 PARTS = {"in_channels": 32, "categories": CATEGORIES}
 POLICY = FusionPolicy(conf_thr=0.5, min_visible=0.0, stuff_area=1, erase_thr=0.99)
@@ -134,6 +136,30 @@ def test_order_with_score_is_the_ground_truth_row() -> None:
     assert after["score"]["PQ"] == after["ground_truth"]["PQ"] == before["ground_truth"]["PQ"] > before["score"]["PQ"]
     assert repr(after["ground_truth"]) == repr(before["ground_truth"])  # NaN is not equal to itself
     assert after["score"]["by_score"] < before["score"]["by_score"] == 1.0
+
+
+def test_order_by_box_finds_annotations_of_which_the_masks_show_little() -> None:
+    """Two boxes as annotated, and masks of the 40 % that they share; annotation 1 is in front."""
+    masks = torch.zeros(2, 4, 16, dtype=torch.bool)
+    masks[0, :, :10], masks[1, :, 6:] = True, True
+    target = toy_target(masks, torch.tensor([0, 1]))
+    common = MaskCrops.from_dense((masks[0] & masks[1]).expand(2, -1, -1))
+    instances = InstanceSet(common, target.boxes, torch.tensor([0.9, 0.8]), target.labels)
+    output = BaseOutput(instances, PairStats.of(common), SemanticMap(torch.full((4, 16), VOID_LABEL)))
+    sample = replace(SCENES[0], target=target)
+    for oracle, areas in (((), [16, 0]), (("order",), [16, 0]), (("order_by_box",), [0, 16])):
+        evaluation = Evaluation(entries(replace(POLICY, erase_thr=None))[:1], CATEGORIES, oracle=frozenset(oracle))
+        assert [record.final for record in evaluation.update(sample, output)["score"].records] == areas, oracle
+
+
+def test_order_by_box_is_that_by_mask_where_masks_fill_their_boxes() -> None:
+    by_mask, by_box = (evaluated(("box", "class", order))[0].rows() for order in ("order", "order_by_box"))
+    assert repr(by_mask) == repr(by_box)
+
+
+def test_the_order_is_told_in_one_way() -> None:
+    with pytest.raises(ConfigError, match=r"oracle=\[order,order_by_box\]: two ways to match annotations; leave one"):
+        Evaluation(entries(), CATEGORIES, oracle=frozenset({"order", "order_by_box"}))
 
 
 def test_stuff_changes_the_stuff_and_never_the_detections() -> None:

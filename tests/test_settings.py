@@ -46,7 +46,7 @@ SWITCHES = ("force", "details", "timing", "save_maps", "save_predictions", "save
         ("compare=[scroe]", "compare=[scroe] is unknown; did you mean 'score'? allowed: area, banet, "),
         ("compare=scroe", "compare=[scroe] is unknown; did you mean 'score'?"),
         ("compare=[1]", "compare=[1]: allowed: a list, each text"),
-        ("oracle=[boxx]", "oracle=[boxx] is unknown; did you mean 'box'? allowed: box, class, order, stuff"),
+        ("oracle=[boxx]", "oracle=[boxx] is unknown; did you mean 'box'? allowed: box, class, order, order_by_box, "),
         ("data.batch_size=0", f"data.batch_size=0: allowed: {COUNT}"),
         ("data.batch_size=abc", f"data.batch_size=abc: allowed: {COUNT}"),
         ("data.eval_batch_size=0", f"data.eval_batch_size=0: allowed: {COUNT}"),

@@ -16,6 +16,7 @@ from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels
 from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
+from panoptic_occ.metrics.canvas_accuracy import CanvasAccuracy
 from panoptic_occ.metrics.order_profile import OrderProfile
 from panoptic_occ.metrics.panoptic_quality import PanopticQuality, PQResult, panoptic_counts
 from panoptic_occ.metrics.pq_core import PQCounts
@@ -23,12 +24,15 @@ from panoptic_occ.metrics.relation_accuracy import RelationAccuracy
 from panoptic_occ.metrics.step_time import StepTime, timed
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.occlusion.matching import match_instances
+from panoptic_occ.occlusion.matching import Match, best_boxes, match_instances
 from panoptic_occ.occlusion.oracle import with_annotated_order
 from panoptic_occ.settings import ORACLES
 from panoptic_occ.stored.recording import Recording, asks_network, has_answers
 from panoptic_occ.structures import Context, PanopticMap, Relation, Sample
 from panoptic_occ.stuff.ground_truth import annotated_stuff
+
+MATCH_OF: Mapping[str, Match] = {"order": "mask", "order_by_box": "box"}
+"""How the parts of ``oracle`` that tell the order find the annotation of a detection."""
 
 Listener = Callable[[Sample, BaseOutput, Mapping[str, PanopticMap]], None]
 
@@ -63,9 +67,9 @@ class Evaluation:
     ``listeners`` see every image with its maps (pictures, result files); nothing else is kept, so memory is bounded.
     ``recording``: ask every network once about all pairs, so that entries with other thresholds share the answers and
     listeners can store them; None: ask it what each entry needs.
-    ``details``: also break the quality of things down, by these bins.  ``timing``: also time relation and fusion (on
-    one image at a time; without the network where its answers come from a file or a recording), and the base, which the
-    caller reports by ``base_took``.
+    ``details``: also break the quality of things down, by these bins, and count right orders as RAP does.
+    ``timing``: also time relation and fusion (on one image at a time; without the network where its answers come from a
+    file or a recording), and the base, which the caller reports by ``base_took``.
     ``oracle``: what every entry gets from the annotations (ORACLES; BANet, Table 4); ``box`` and ``class`` must also be
     set in the thing branch.  ConfigError for an unknown one.
     """
@@ -101,10 +105,12 @@ class Evaluation:
             self.accuracy |= dict.fromkeys(names, RelationAccuracy(sig_ratio))
             self.profile |= dict.fromkeys(names, OrderProfile(sig_ratio))
         self.breakdown = {entry.name: Breakdown(categories, details) for entry in entries if details}
+        self.on_canvas = {entry.name: CanvasAccuracy(sig_ratio) for entry in entries if details}
         self.relation_time = {entry.name: StepTime() for entry in entries if timing}
         self.fusion_time = {entry.name: StepTime() for entry in entries if timing}
         self.base_time = StepTime()
-        groups = self.quality, self.accuracy, self.profile, self.breakdown, self.relation_time, self.fusion_time
+        details_of = self.breakdown, self.on_canvas
+        groups = self.quality, self.accuracy, self.profile, *details_of, self.relation_time, self.fusion_time
         self.metrics = nn.ModuleList({id(metric): metric for group in groups for metric in group.values()}.values())
         self.metrics.append(self.base_time)
         self.models = nn.ModuleList({id(entry.model): entry.model for entry in entries}.values())
@@ -159,6 +165,7 @@ class Evaluation:
         things = AnnotatedThings.of(target, output.instances.masks, self.details) if self.details else None
         above = cache(output.above)
         matches = cache(lambda conf_thr: match_instances(above(conf_thr).instances, target.masks))
+        closest = cache(lambda conf_thr: best_boxes(above(conf_thr).instances, target.boxes))
         fused: dict[Hashable, Fused] = {}
         for entries in self.orders:
             first, conf_thr = entries[0], entries[0].policy.conf_thr
@@ -179,6 +186,8 @@ class Evaluation:
                 self.quality[entry.name].update(fused[key].counts)
                 if things is not None:
                     self.breakdown[entry.name].update(panoptic, found.instances, found.stats, things)
+                    known = partial(closest, conf_thr), target.relation
+                    self.on_canvas[entry.name].update(panoptic.records, relation, *known)
                 if self.relation_time:
                     self.relation_time[entry.name].update(relation_time)
                     self.fusion_time[entry.name].update(fused[key].nanoseconds)
@@ -188,9 +197,10 @@ class Evaluation:
 
     def _relate(self, entry: Entry, output: BaseOutput, sample: Sample) -> Relation:
         relation = relate(entry, output, sample)
-        if "order" not in self.oracle:
-            return relation
-        return with_annotated_order(relation, output.instances, output.stats, sample.annotations)
+        for part in self.oracle & MATCH_OF.keys():
+            seen = output.instances, output.stats, sample.annotations
+            relation = with_annotated_order(relation, *seen, MATCH_OF[part])
+        return relation
 
     def results(self) -> dict[str, PQResult]:
         """Panoptic quality by entry."""
@@ -213,6 +223,9 @@ class Evaluation:
                 "pairs": order.pairs,
                 **self.profile[name].compute().as_dict(),
             }
+            if self.on_canvas:
+                canvas = self.on_canvas[name].compute()
+                rows[name] |= {"relation_accuracy_rap": canvas.accuracy, "pairs_rap": canvas.pairs}
             if self.relation_time:
                 rows[name]["relation_ms"] = relation_ms = self.relation_time[name].compute()
                 rows[name]["network_ms"] = self.base_time.compute() + relation_ms
@@ -222,9 +235,11 @@ class Evaluation:
 
 def oracle_policy(policy: FusionPolicy, oracle: frozenset[str]) -> FusionPolicy:
     """``policy`` for parts from the annotations: an annotated box counts whatever its score, and annotated stuff is
-    sure whatever the network says.  ConfigError for an unknown part."""
+    sure whatever the network says.  ConfigError for an unknown part, and for both ways to tell the order."""
     for part in sorted(oracle.difference(ORACLES)):
         raise ConfigError(f"oracle=[{part}] is unknown; {did_you_mean(part, ORACLES)}")
+    if oracle >= MATCH_OF.keys():
+        raise ConfigError(f"oracle=[{','.join(MATCH_OF)}]: two ways to match annotations; leave one of them out")
     if "box" in oracle:
         policy = replace(policy, conf_thr=0.0)
     if "stuff" in oracle:

@@ -14,8 +14,8 @@ from panoptic_occ.kinds import Count, Positive, Range, Share, Size, fits, proble
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-ORACLES = ("box", "class", "order", "stuff")
-"""Parts that ``oracle`` takes from the annotations."""
+ORACLES = ("box", "class", "order", "order_by_box", "stuff")
+"""Parts that ``oracle`` takes from the annotations; the order by mask or by box is one part."""
 
 SWITCHES = (
     *("force", "details", "timing", "save_maps", "save_predictions", "saved", "joint", "channels_last", "compile"),

@@ -40,6 +40,7 @@ class InstanceRecord:
 
     ``area`` of the mask; ``free``: its pixels that nobody owned; ``reclaimed`` from instances it lies above;
     ``final`` in the finished map.  ``blocker``: the instance that made it fail a check or took most of its pixels.
+    ``met``: the instances that owned pixels of its mask when it was offered, by rising index.
     """
 
     status: InstanceStatus
@@ -48,6 +49,7 @@ class InstanceRecord:
     reclaimed: int = 0
     final: int = 0
     blocker: int | None = None
+    met: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ def test_only_annotated_boxes_are_inlaid_in_training() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_masks_weigh_what_is_inlaid(training: bool) -> None:
-    """inlay=mask: every cell of F_ins times the mean probability of its 2x2 mask pixels, of the own class."""
+    """inlay=mask: every cell of F_ins by the mean probability of its 2x2 mask pixels, of the own class."""
     thing, stuff = branches()
     module, plain = exchange(stuff, inlay="mask", inlay_thr=0.0), exchange(stuff, inlay_thr=0.0)
     plain.load_state_dict(module.state_dict())
@@ -72,8 +72,11 @@ def test_masks_weigh_what_is_inlaid(training: bool) -> None:
     rois: list[Rois] = []
     batch = batch_of((3, 2))
 
+    shares: list[Tensor | None] = []
+
     def look(_: nn.Module, inputs: Any) -> None:
         crops.append(inputs[1])
+        shares.append(inputs[5])
         rois.extend(inputs[2])
 
     for own in (module, plain):
@@ -84,7 +87,8 @@ def test_masks_weigh_what_is_inlaid(training: bool) -> None:
             own.losses(thing.train(), stuff, pyramids(), batch)
         else:
             own.eval().outputs(thing.eval(), stuff, pyramids(), batch, 0.0, frozenset())
-    weighted, features = crops
+    (features, same), (weights, none) = crops, shares
+    assert torch.equal(features, same) and weights is not None and none is None
     labels = torch.cat([r.labels for r in rois[: len(batch.samples)]]).tolist()
     assert len(set(labels)) > training  # untrained, all detections are of one class
     logits = thing.mask_logits(features)
@@ -92,4 +96,31 @@ def test_masks_weigh_what_is_inlaid(training: bool) -> None:
         probability = logits[i, label + 1].sigmoid()
         for y, x in ((0, 0), (5, 9), (13, 13)):
             share = probability[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean()
-            assert torch.allclose(weighted[i, :, y, x], features[i, :, y, x] * share, atol=1e-6)
+            assert torch.allclose(weights[i, y, x], share, atol=1e-6)
+
+
+def test_masks_of_nothing_leave_the_neighbours_as_they_are() -> None:
+    """Of two boxes on the same pixels, one with a mask of 0: the map is that of the other one alone."""
+    module, semantic = exchange(branches()[1], inlay="mask").i2s, torch.randn(1, branches()[1].width, 16, 16)
+    assert module is not None
+    box, zero = torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.zeros(1, dtype=torch.int64)
+    inner = torch.randn(2, module.project_instances.in_channels, 14, 14)
+    weights = torch.stack([torch.ones(14, 14), torch.zeros(14, 14)])
+    both = Rois(box.expand(2, -1), zero.expand(2), torch.ones(2))
+    alone = Rois(box, zero, torch.ones(1))
+    found = module(semantic, inner, [both], [(64, 64)], True, weights)
+    torch.testing.assert_close(found, module(semantic, inner[:1], [alone], [(64, 64)]))
+    assert not torch.allclose(found, module(semantic, inner, [both], [(64, 64)]))
+
+
+def test_masks_learn_from_where_they_are_inlaid() -> None:
+    """inlay=mask: the second semantic loss also reaches the layers that make the mask of F_ins."""
+    thing, stuff = branches()
+    module = exchange(stuff, inlay="mask")
+    nn.init.normal_(module.i2s.predictor.weight)  # type: ignore[union-attr]
+    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((2, 3)))
+    weight = thing.roi_heads.mask_predictor[-1].weight
+    (gradient,) = torch.autograd.grad(losses.stuff["i2s"], [weight])
+    assert gradient.abs().sum() > 0
+    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((0, 0)))
+    assert torch.isfinite(losses.stuff["i2s"])

@@ -12,33 +12,49 @@ from torchvision.ops import roi_align
 from panoptic_occ.exchange.roi_inlay import roi_inlay
 
 
-def strip(rois: list[list[float]], crops: list[list[float]], width: int, aligned: bool = True) -> list[float]:
+def strip(
+    rois: list[list[float]],
+    crops: list[list[float]],
+    width: int,
+    aligned: bool = True,
+    weights: list[list[float]] | None = None,
+) -> list[float]:
     """A one-dimensional inlay: rows of one pixel, all values of a crop the same down its bins."""
     m = len(crops[0])
     boxes = torch.tensor([[0.0, x0, 0.0, x1, 1.0] for x0, x1 in rois])
     values = torch.tensor(crops, dtype=torch.float32)[:, None, None, :].expand(-1, 1, m, -1)
-    found = roi_inlay(values, boxes, (1, 1, width), 1.0, aligned)
+    shares = None if weights is None else torch.tensor(weights)[:, None, :].expand(-1, m, -1)
+    found = roi_inlay(values, boxes, (1, 1, width), 1.0, aligned, shares)
     return [round(v, 5) for v in found[0, 0, 0].tolist()]
 
 
 def by_grid_sample(
-    crops: Float[Tensor, "n c m m"], boxes: Float[Tensor, "n 5"], size: tuple[int, int, int], stride: float
+    crops: Float[Tensor, "n c m m"],
+    boxes: Float[Tensor, "n 5"],
+    size: tuple[int, int, int],
+    stride: float,
+    weights: Float[Tensor, "n m m"] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """The definition with dense maps: every crop stretched over the map, cut to its box, averaged."""
     images, height, width = size
     total, count = (
         torch.zeros(images, crops.shape[1], height, width, dtype=crops.dtype),
-        torch.zeros(images, height, width),
+        torch.zeros(images, height, width, dtype=crops.dtype),
     )
-    for crop, (image, *box) in zip(crops, boxes.tolist(), strict=True):
+    if weights is None:
+        weights = torch.ones_like(crops[:, 0])
+    for crop, weight, (image, *box) in zip(crops, weights, boxes.tolist(), strict=True):
         x0, y0, x1, y1 = (edge / stride for edge in box)
         x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
         gy, gx = torch.meshgrid(2 * (y - y0) / (y1 - y0) - 1, 2 * (x - x0) / (x1 - x0) - 1, indexing="ij")
         grid = torch.stack([gx, gy], dim=-1)[None].to(crops.dtype)
-        value = F.grid_sample(crop[None], grid, padding_mode="border", align_corners=False)[0]
+        value, share = (
+            F.grid_sample(part[None], grid, padding_mode="border", align_corners=False)[0]
+            for part in (crop * weight, weight[None])
+        )
         inside = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
         total[int(image)] += value * inside
-        count[int(image)] += inside
+        count[int(image)] += share[0] * inside
     return total / count.clamp(min=1)[:, None]
 
 
@@ -100,19 +116,75 @@ def test_r5_gradcheck(aligned: bool) -> None:
     assert torch.autograd.gradcheck(lambda c: roi_inlay(c, boxes, (2, 5, 6), 4.0, aligned), (crops,))
 
 
-def test_equals_the_definition_and_its_gradient() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_equals_the_definition_and_its_gradient(weighted: bool) -> None:
     torch.manual_seed(2)
-    boxes = random_boxes(25, 3, 21, 34)
+    boxes = random_boxes(25, 3, 21, 34).double()
     crops = torch.randn(25, 4, 14, 14, dtype=torch.float64)
-    weight = torch.randn(3, 4, 21, 34, dtype=torch.float64)
+    loss = torch.randn(3, 4, 21, 34, dtype=torch.float64)
+    shares = torch.rand(25, 14, 14, dtype=torch.float64) if weighted else None
     found = []
-    for function in (roi_inlay, by_grid_sample):
-        leaf = crops.clone().requires_grad_()
-        out = function(leaf, boxes.double(), (3, 21, 34), 4.0)
-        (out * weight).sum().backward()
-        found.append((out.detach(), leaf.grad))
-    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)  # the reference's grid is float32
-    assert torch.allclose(found[0][1], found[1][1], atol=1e-4)  # type: ignore[arg-type]
+    for inlay in (
+        lambda c, w: roi_inlay(c, boxes, (3, 21, 34), 4.0, weights=w),
+        lambda c, w: by_grid_sample(c, boxes, (3, 21, 34), 4.0, w),
+    ):
+        leaves = [leaf.clone().requires_grad_() for leaf in (crops, shares) if leaf is not None]
+        out = inlay(leaves[0], leaves[1] if weighted else None)
+        found.append((out.detach(), *torch.autograd.grad((out * loss).sum(), leaves)))
+    for k, (mine, theirs) in enumerate(zip(*found, strict=True)):
+        assert torch.allclose(mine, theirs, atol=1e-4 if k else 1e-5)  # the reference's grid is float32
+
+
+class TestWeights:
+    ROIS, CROPS = [[0.0, 4.0], [2.0, 6.0]], [[1.0, 3.0], [4.0, 6.0]]  # R2
+
+    @pytest.mark.parametrize(
+        ("weights", "expected"),
+        [
+            ([[1, 1], [1, 1]], [1, 1.5, 3.25, 3.75, 5.5, 6]),  # R2
+            ([[1, 1], [0, 0]], [1, 1.5, 2.5, 3, 0, 0]),  # the second one's zeros do not halve the first
+            ([[0.5, 0.5], [0, 0]], [0.5, 0.75, 1.25, 1.5, 0, 0]),  # half of an instance is not made whole
+            ([[0.5, 0.5], [0.25, 0.25]], [0.5, 0.75, 2.25, 2.625, 1.375, 1.5]),  # 3/4 in sum: .5 a + .25 b
+            ([[1, 1], [0.25, 0.25]], [1, 1.5, 2.8, 3.3, 1.375, 1.5]),  # (a + .25 b) / 1.25
+            ([[0, 1], [0, 1]], [0, 0.75, 2.25, 3.6, 4.5, 6]),  # in the fourth pixel (3 + .25 * 6) / 1.25
+        ],
+    )
+    def test_by_hand(self, weights: list[list[float]], expected: list[float]) -> None:
+        assert strip(self.ROIS, self.CROPS, 6, weights=weights) == pytest.approx(expected, abs=1e-5)
+
+    @pytest.mark.parametrize("aligned", [True, False])
+    def test_ones_are_the_plain_mean_and_zeros_leave_nothing(self, aligned: bool) -> None:
+        torch.manual_seed(4)
+        boxes, crops = random_boxes(12, 2, 20, 30), torch.randn(12, 3, 7, 7)
+        plain = roi_inlay(crops, boxes, (2, 20, 30), aligned=aligned)
+        ones, zeros = (
+            roi_inlay(crops, boxes, (2, 20, 30), 4.0, aligned, fill(12, 7, 7)) for fill in (torch.ones, torch.zeros)
+        )
+        torch.testing.assert_close(ones, plain, rtol=1e-5, atol=1e-5)
+        assert torch.equal(zeros, torch.zeros_like(plain))
+
+    @pytest.mark.parametrize("aligned", [True, False])
+    def test_gradcheck(self, aligned: bool) -> None:
+        torch.manual_seed(1)
+        boxes = torch.cat([random_boxes(3, 2, 5, 6), torch.tensor([[1, 0.0, 0.0, 24.0, 20.0]])])
+        crops = torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+        weights = torch.rand(4, 3, 3, dtype=torch.float64, requires_grad=True)
+        totals = roi_inlay(torch.ones_like(crops), boxes, (2, 5, 6), 4.0, aligned, weights)
+        assert (totals == 1).any() and ((totals > 0) & (totals < 1)).any()  # where it divides, and where it does not
+        assert torch.autograd.gradcheck(lambda c, w: roi_inlay(c, boxes, (2, 5, 6), 4.0, aligned, w), (crops, weights))
+
+    def test_half_precision(self) -> None:
+        torch.manual_seed(3)
+        boxes, crops, weights = (
+            random_boxes(10, 1, 16, 16),
+            torch.randn(10, 4, 14, 14).bfloat16(),
+            torch.rand(10, 14, 14),
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = roi_inlay(crops, boxes, (1, 16, 16), weights=weights)
+        exact = roi_inlay(crops.double(), boxes, (1, 16, 16), weights=weights)
+        assert found.dtype == torch.bfloat16
+        assert (found.double() - exact).abs().max() <= exact.abs().max() * 2**-8
 
 
 @pytest.mark.parametrize("aligned", [True, False])

@@ -102,6 +102,7 @@ class Literal:
         self.taken = np.zeros((n, n), dtype=int)
         self.records = [
             {"status": "low_score", "area": int(mask.sum()), "free": 0, "reclaimed": 0, "final": 0, "blocker": None}
+            | {"met": ()}
             for mask in masks
         ]
         order = sorted(range(n), key=lambda i: (-scene.scores[i], i))
@@ -163,6 +164,7 @@ class Literal:
         if i in self.beaten:
             return self.note(i, "duplicate", self.beaten[i])
         held = np.array([(mask & (owner == j)).sum() for j in range(n)])
+        self.records[i]["met"] = tuple(np.flatnonzero(held).tolist())
         above = scene.above[i].copy()
         if policy.canvas_sig_ratio is not None:
             owned = np.array([(owner == j).sum() for j in range(n)])
@@ -217,7 +219,8 @@ def check(scene: Scene, policy: FusionPolicy, loose: bool = False) -> PanopticMa
     assert [s.instance for s in panoptic.segments if s.isthing] == literal.numbered
     assert [s.area for s in panoptic.segments] == [int((expected == v).sum()) for v in name[1:]]
     assert [vars(record) for record in panoptic.records] == literal.records
-    assert all(type(value) in (int, str, type(None)) for record in panoptic.records for value in vars(record).values())
+    numbers = [value for record in panoptic.records for value in (*vars(record).values(), *record.met)]
+    assert all(type(value) in (int, str, type(None), tuple) for value in numbers)
     return panoptic
 
 

@@ -54,6 +54,22 @@ def test_unmatched_detections_keep_the_order_of_the_scores():
     assert relation.margin[1, 0] == 1 and relation.margin[0, 1] == -1 and not relation.margin[2].any()
 
 
+def test_boxes_match_where_masks_do_not():
+    """Masks of 2 of 4 px, whose IoU is 1/2, or of 1 px; the boxes are the annotated ones, or 4 px further."""
+    target = toy_target(strip([(0, 4), (2, 6)]), torch.tensor([0, 1]))
+    right = torch.tensor([4.0, 0, 4, 0])
+    for columns, boxes, by_mask, by_box in (
+        ([(2, 4), (2, 4)], target.boxes, True, True),
+        ([(2, 3), (2, 3)], target.boxes, False, True),
+        ([(2, 4), (2, 4)], target.boxes + right, True, False),
+        ([(2, 3), (2, 3)], target.boxes + right, False, False),
+    ):
+        instances = replace(detections(strip(columns)), boxes=boxes)
+        for match, decided in (("mask", by_mask), ("box", by_box)):
+            relation = ask(GroundTruthOrder(match=match, **COMMON), instances, target)
+            assert relation.above().nonzero().tolist() == ([[1, 0]] if decided else []), (columns, match)
+
+
 def test_annotations_without_a_known_order_are_not_decided():
     target = toy_target(strip([(0, 4), (2, 6)]), torch.tensor([0, 1]))
     tied = GroundTruthRelation(
@@ -102,6 +118,8 @@ def test_errors_say_what_to_do():
         ask(GroundTruthOrder(**COMMON), instances, None)
     with pytest.raises(ConfigError, match="did you mean 'delta'"):
         GroundTruthOrder(rule="dleta", **COMMON)
+    with pytest.raises(ConfigError, match=r"occlusion\.match='boxes' is unknown; did you mean 'box'"):
+        GroundTruthOrder(match="boxes", **COMMON)
 
 
 def test_image_without_annotations():

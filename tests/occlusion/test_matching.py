@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoptic_occ.masks import MaskCrops, PairStats, intersections
-from panoptic_occ.occlusion.matching import mask_iou, match_instances
+from panoptic_occ.occlusion.matching import mask_iou, match_boxes, match_instances
 from panoptic_occ.structures import InstanceSet
 
 SIZE = (4, 5)
@@ -85,3 +85,22 @@ def test_pairs_that_reach_the_threshold_are_exact_and_others_never_seem_to(seed,
     assert np.array_equal(found >= iou_thr, exact >= iou_thr)
     assert np.array_equal(found[exact >= iou_thr], exact[exact >= iou_thr])
     assert np.array_equal(mask_iou(first, second).numpy(), exact)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1), st.sampled_from((0.0, 0.25, 0.5)))
+def test_boxes_match_as_masks_that_fill_them(seed, iou_thr):
+    """Also boxes without area, which match nothing."""
+    rng = np.random.default_rng(seed)
+
+    def boxes(n):
+        corners = np.sort(rng.integers(0, 7, (n, 2, 2)), axis=1)  # low and high of x and y
+        dense = np.zeros((n, 6, 6), dtype=bool)
+        for mask, ((left, top), (right, bottom)) in zip(dense, corners, strict=True):
+            mask[top:bottom, left:right] = True
+        return torch.from_numpy(corners.reshape(n, 4)).float(), MaskCrops.from_dense(torch.from_numpy(dense))
+
+    (found, filled), (annotated, masks) = boxes(rng.integers(0, 6)), boxes(rng.integers(0, 6))
+    scores, labels = torch.from_numpy(rng.choice((0.5, 0.6, 0.7), len(found))), torch.zeros(len(found)).long()
+    instances = InstanceSet(filled, found, scores, labels)
+    assert torch.equal(match_boxes(instances, annotated, iou_thr), match_instances(instances, masks, iou_thr))

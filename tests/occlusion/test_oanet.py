@@ -8,28 +8,21 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from helpers.ranking import loss_of, ranking
+from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.metrics.relation_accuracy import relation_counts
-from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, SpatialRanking, instance_tensor, ranking_target
+from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, instance_tensor, ranking_target
 from panoptic_occ.structures import VOID_LABEL, InstanceSet, Relation, Segment, Target
-from panoptic_occ.testing import toy_detections, toy_sample, toy_target
+from panoptic_occ.testing import toy_target
 
 PERSON, TIE = 0, 1
 CONVS = sorted(BRANCHES)
 NO_RELATION = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
-
-
-def scene(count: int = 6, seed: int = 0, size: tuple[int, int] = (22, 31)) -> tuple[Target, InstanceSet]:
-    """Annotations and detections of an image whose edges are no multiples of 4."""
-    target = toy_sample(count, seed, size=size).annotations
-    return target, toy_detections(target, seed)
 
 
 def person_with_tie(more: tuple[int, int] | None = None) -> Target:
@@ -41,31 +34,6 @@ def person_with_tie(more: tuple[int, int] | None = None) -> Target:
     if more is not None:
         masks[1][more] = True
     return toy_target(masks, torch.tensor(labels))
-
-
-def literal_map(model: SpatialRanking, masks: Tensor, labels: Tensor) -> Tensor:
-    """S of the whole image, layer by layer, with every class and zero padding: (C, H, W)."""
-    classes, (height, width) = model.categories.num_things, masks.shape[1:]
-    tensor = torch.zeros(classes, height, width)
-    for mask, label in zip(masks, labels, strict=True):
-        tensor[label][mask] = 1
-    if model.stride == 4:
-        tensor = F.avg_pool2d(F.pad(tensor, (0, -width % 4, 0, -height % 4)), 4)
-    total = torch.zeros_like(tensor) + model.conv.bias[:, None, None]
-    for branch in model.conv.branches:
-        x = tensor[None]
-        for kernel in branch.parameters():
-            x = F.conv2d(x, kernel, padding="same")
-        total = total + x[0]
-    if model.stride == 4:
-        total = F.interpolate(total[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
-    return total[:, :height, :width]
-
-
-def literal_scores(model: SpatialRanking, instances: InstanceSet) -> Tensor:
-    masks = instances.masks.dense()
-    probs = literal_map(model, masks, instances.labels).softmax(dim=0)
-    return torch.stack([probs[c][m].mean() for c, m in zip(instances.labels.tolist(), masks, strict=True)])
 
 
 class TestOracles:
@@ -171,12 +139,23 @@ class TestMap:
             fan_out = 40 * kernel.shape[2] * kernel.shape[3]
             assert kernel.std().item() == pytest.approx(fan_out**-0.5, rel=0.05)
 
+    @pytest.mark.parametrize("stride", [1, 4])
     @pytest.mark.parametrize("conv", CONVS)
-    def test_identity_maps_t_to_a_multiple_of_itself(self, conv: str) -> None:
+    def test_identity_begins_with_s_equal_to_t(self, conv: str, stride: int) -> None:
+        """Exactly, as every factor is a power of two; also layer by layer."""
         kernel = RankingConv(conv, 5, init="identity").folded()  # type: ignore[arg-type]
-        tensor = torch.rand(1, 5, 12, 9, generator=torch.Generator().manual_seed(0))
-        branches = 2 if conv == "gcn7" else 1
-        torch.testing.assert_close(F.conv2d(tensor, kernel, padding="same"), branches * tensor)
+        expected = torch.zeros_like(kernel)
+        middle = kernel.shape[-1] // 2
+        expected[:, :, middle, middle] = torch.eye(5)
+        assert torch.equal(kernel, expected)
+        model = ranking(conv=conv, stride=stride, init="identity")
+        torch.nn.init.zeros_(model.conv.bias)
+        masks, labels = scene(5, size=(24, 32))[0].masks.dense(), torch.tensor([0, 1, 2, 0, 1])
+        tensor = torch.stack([masks[labels == c].any(dim=0) for c in range(3)]).float()
+        if stride == 4:
+            cells = tensor.view(3, 6, 4, 8, 4).mean(dim=(2, 4))
+            tensor = F.interpolate(cells[None], scale_factor=4, mode="bilinear")[0]
+        assert torch.equal(literal_map(model, masks, labels), tensor)
 
     @pytest.mark.parametrize("conv", CONVS)
     def test_one_folded_kernel_equals_the_layers(self, conv: str) -> None:
@@ -322,6 +301,7 @@ class TestSettings:
             ({"conflict": "instances"}, r"occlusion\.conflict='instances' is unknown; did you mean 'instance'"),
             ({"init": "dirac"}, r"occlusion\.init='dirac' is unknown; .*allowed: identity, kaiming"),
             ({"stride": 2}, r"occlusion\.stride=2 is unknown; .*allowed: 1, 4"),
+            ({"pool": "avarage"}, r"occlusion\.pool='avarage' is unknown; did you mean 'average'"),
         ],
     )
     def test_unknown_values_are_answered(self, options: dict[str, object], message: str) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.errors import ConfigError
+from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.ocfusion import OCFusion
 from panoptic_occ.occlusion.pairs import training_pairs
 from panoptic_occ.occlusion.refine import SoftOcclusion, soft_margin
@@ -225,6 +226,24 @@ class TestTraining:
         expected = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
         torch.testing.assert_close(model.loss(examples, generator())["loss_occlusion"], expected, rtol=1e-4, atol=1e-6)
 
+    def test_delta_rule_teaches_who_lost_fewer_pixels(self):
+        """Annotation k loses k pixels, so k lies in front of k + 1; the majority of the common pixels is of k + 1."""
+        example = toy_example(6)
+        relation = example.target.relation
+        relation = replace(relation, pan_area=relation.area - torch.arange(6))
+        example = replace(example, target=replace(example.target, relation=relation))
+        a, b = example.matches[:, None], example.matches[None, :]
+        asked = example.stats.significant(0.2) & PairStats(relation.area, relation.inter).significant(0.2)[a, b]
+        for rule in ("majority", "delta"):
+            model = build(gt_rule=rule)
+            known = asked if rule == "delta" else asked & (relation.own != relation.own.T)[a, b]
+            pairs = known.nonzero()
+            above = (a < b if rule == "delta" else a > b)[known].float()
+            p = model.logits([example.instances], pairs).sigmoid()
+            expected = -(above * p.log() + (1 - above) * (1 - p).log()).mean()
+            found = build(gt_rule=rule, pairs_per_image=1000).loss([example], generator())["loss_occlusion"]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
     @pytest.mark.parametrize("label_prior", ["embedding", "table"])
     def test_overfits_a_few_images(self, label_prior):
         model = build(label_prior=label_prior, sigma=None)
@@ -249,6 +268,7 @@ class TestTraining:
         ({"sigma": 0.0}, "null switches"),
         ({"sigma": float("inf")}, "occlusion=score"),
         ({"sym": "mean"}, "allowed: avg, raw"),
+        ({"gt_rule": "detla"}, "gt_rule='detla' is unknown; did you mean 'delta'"),
     ],
 )
 def test_wrong_options(options, message):

@@ -19,6 +19,7 @@ METHODS: dict[str, Any] = {
     "ocfusion": (OCFusion, {}),
     "ocfusion, few pairs": (OCFusion, {"pairs_per_image": 2, "sig_ratio": 0.4, "gt_rule": "delta"}),
     "refine": (SoftOcclusion, {"pairs_per_image": 3}),
+    "refine, fewer pixels lost": (SoftOcclusion, {"gt_rule": "delta"}),
     "rap": (RAP, {}),
     "rap, few pairs": (RAP, {"pairs_per_image": 2, "gt_sig_ratio": 0.4, "overlap_filter": True}),
 }

@@ -41,9 +41,10 @@ class FeatureAggregation(Exchange):
 
     ``keep``: in training, the share of the annotated boxes that is inlaid is uniform in this range, at least one box of
     an image; ``inlay_thr``: at test, the lowest score of a box that is; ``inlay``: all of the ``box``, or every cell as
-    far as it lies in the predicted ``mask``.  ``channels``, ``context``: width of F_I2S and
-    of the encoding of the layout; None: ``in_channels`` and half of ``channels`` (256 and 128).  ``layout_channels``
-    (E) and ``bins`` of the layout's pooling pyramid.  All widths but E are assumptions, the paper does not give them.
+    far as it lies in the predicted ``mask``, with the weighted mean where boxes overlap.  ``channels``, ``context``:
+    width of F_I2S and of the encoding of the layout; None: ``in_channels`` and half of ``channels`` (256 and 128).
+    ``layout_channels`` (E) and ``bins`` of the layout's pooling pyramid.  All widths but E are assumptions, the paper
+    does not give them.
     ConfigError for switches that exclude each other and branches without features to exchange.
     """
 
@@ -99,8 +100,8 @@ class FeatureAggregation(Exchange):
         if self.i2s is not None:
             rois = annotated_rois(batch.targets, self.keep)
             inner = thing.mask_features(thing.pool(seen, rois))
-            inner = self._inlaid(thing, inner, rois)
-            stuffs["i2s"] = stuff.loss(self.i2s(semantic, inner, rois, batch.sizes, _aligned(thing)), truth)
+            weights = self._weights(thing, inner, rois)
+            stuffs["i2s"] = stuff.loss(self.i2s(semantic, inner, rois, batch.sizes, _aligned(thing), weights), truth)
         return BranchLosses(things, stuffs)
 
     @torch.no_grad()
@@ -126,8 +127,8 @@ class FeatureAggregation(Exchange):
         pooled = thing.pool(seen, rois)
         inner = thing.mask_features(pooled)
         inlaid, chosen = _above(rois, self.inlay_thr)
-        crops = self._inlaid(thing, inner[chosen], inlaid)
-        logits = self.i2s(semantic, crops, inlaid, batch.sizes, _aligned(thing))
+        weights = self._weights(thing, inner[chosen], inlaid)
+        logits = self.i2s(semantic, inner[chosen], inlaid, batch.sizes, _aligned(thing), weights)
         kept, chosen = _above(rois, conf_thr)
         soft = thing.soft_masks(thing.mask_logits(inner[chosen]), kept)
         return thing.placed(kept, soft, pooled[chosen], batch, requires), stuff.decode(logits, batch, requires)
@@ -148,14 +149,13 @@ class FeatureAggregation(Exchange):
         semantic = _semantic_head(stuff).trunk(features.stuff)
         return _mask_rcnn(thing).positives(self.seen_by_things(features.thing, semantic), batch, requires, wanted)
 
-    def _inlaid(
+    def _weights(
         self, thing: MaskRCNN, inner: Float[Tensor, "n c 14 14"], rois: Sequence[Rois]
-    ) -> Float[Tensor, "n c 14 14"]:
-        """F_ins as it is laid into the map."""
+    ) -> Float[Tensor, "n 14 14"] | None:
+        """How much of every cell of F_ins is laid into the map: its mask probability, or None for all of it."""
         if self.inlay == "box":
-            return inner
-        soft = thing.soft_masks(thing.mask_logits(inner), rois)
-        return inner * F.avg_pool2d(soft[:, None], 2).to(inner.dtype)
+            return None
+        return F.avg_pool2d(thing.soft_masks(thing.mask_logits(inner), rois)[:, None], 2).squeeze(1)
 
     def seen_by_things(self, features: dict[str, Tensor], semantic: Float[Tensor, "b s h4 w4"]) -> dict[str, Tensor]:
         """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box.
@@ -169,8 +169,8 @@ class InstanceToSemantic(nn.Module):
     """I2S (section 3.2, Figure 4): SIM, with ``layout`` also OCM, and the second classifier.
 
     SIM: 1x1 projections of F_inlay and F_S to half of ``channels`` each with ReLU, joined, 3x3 convolution with ReLU.
-    The projection of F_inlay has no bias, so that it is 0 where no box is and commutes with the inlay: it runs on the
-    crops.  The same holds for OCM's projection to E channels.
+    The projection of F_inlay has no bias, so that it is 0 where no box is and commutes with the inlay, also a weighted
+    one: it runs on the crops.  The same holds for OCM's projection to E channels.
     """
 
     def __init__(
@@ -194,11 +194,14 @@ class InstanceToSemantic(nn.Module):
         rois: Sequence[Rois],
         sizes: Sequence[tuple[int, int]],
         aligned: bool = True,
+        weights: Float[Tensor, "n m m"] | None = None,
     ) -> Float[Tensor, "b k h4 w4"]:
-        """Logits at stride 4 from F_S and the F_ins of ``rois``; ``sizes``: images in pixels, without padding."""
+        """Logits at stride 4 from F_S and the F_ins of ``rois``; ``sizes``: images in pixels, without padding;
+        ``weights``: of every cell of F_ins, None: 1.
+        """
         images, _, height, width = semantic.shape
         boxes = torch.cat([F.pad(r.boxes, (1, 0), value=i) for i, r in enumerate(rois)])
-        inlay = roi_inlay(self.project_instances(inner), boxes, (images, height, width), STRIDE, aligned)
+        inlay = roi_inlay(self.project_instances(inner), boxes, (images, height, width), STRIDE, aligned, weights)
         structure, layout = inlay.split(self.widths, dim=1)
         joined = torch.cat([F.relu(structure), F.relu(self.project_semantic(semantic))], dim=1)
         mixed = F.relu(self.mix(joined))

@@ -17,6 +17,7 @@ def roi_inlay(
     size: tuple[int, int, int],
     stride: float = 4.0,
     aligned: bool = True,
+    weights: Float[Tensor, "n m m"] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """The inverse of RoIAlign: a map (images, height, width at ``stride``) that is 0 where no box is (Eqs. 2 and 3).
 
@@ -24,7 +25,9 @@ def roi_inlay(
     pixel inside the box interpolates them bilinearly, beyond the outermost centres it repeats them, and where boxes
     overlap it gets the mean.  ``aligned`` as in RoIAlign: the centre of pixel k lies at k + 0.5, and a box covers the
     centres in [x0, x1); otherwise at k, in [x0, x1], and a box is at least one pixel wide.
-    Differentiable (once) in ``crops``; the work is that of the boxes' windows, never n maps.
+    ``weights``: of every bin, in [0, 1], interpolated like the values; where boxes overlap the mean is the weighted
+    one, and a pixel of total weight below 1 gets the weighted sum, as one of a single box does.  None: all are 1.
+    Differentiable (once) in ``crops`` and ``weights``; the work is that of the boxes' windows, never n maps.
     """
     images, height, width = size
     dtype = torch.promote_types(crops.dtype, torch.float32)
@@ -32,11 +35,18 @@ def roi_inlay(
     columns = axis_weights(rois[:, 0], rois[:, 2], crops.shape[-1], width, aligned)
     rows = axis_weights(rois[:, 1], rois[:, 3], crops.shape[-2], height, aligned)
     windows = _windows(boxes[:, 0], rows, columns)
+    values = crops.to(dtype)
+    if weights is not None:
+        share = weights[:, None].to(dtype)
+        values = torch.cat([values * share, share], dim=1)  # the last map becomes the total weight
     with torch.autocast(crops.device.type, enabled=False):
-        total: Tensor = _Inlay.apply(crops.to(dtype), rows, columns, windows, images)
-    count = total.new_zeros((images, 1, height, width))
-    for image, top, bottom, left, right in windows:
-        count[image, :, top:bottom, left:right] += 1
+        total: Tensor = _Inlay.apply(values, rows, columns, windows, images)
+    if weights is None:
+        count = total.new_zeros((images, 1, height, width))
+        for image, top, bottom, left, right in windows:
+            count[image, :, top:bottom, left:right] += 1
+    else:
+        total, count = total.split([crops.shape[1], 1], dim=1)
     return (total / count.clamp(min=1)).to(crops.dtype)
 
 

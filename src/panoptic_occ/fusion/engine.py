@@ -162,6 +162,7 @@ class _Fusion:
         self.free = [0] * n
         self.status: list[InstanceStatus] = ["low_score"] * n
         self.blocker: list[int | None] = [None] * n
+        self.met: list[tuple[int, ...]] = [()] * n
 
     def offer(self, i: int) -> None:
         """Tries to paste instance i; a rejected one leaves no trace."""
@@ -174,6 +175,7 @@ class _Fusion:
             self.status[i], self.blocker[i] = "duplicate", self.duplicate_of[i]
             return
         held = self.canvas.held(i)
+        self.met[i] = tuple(sorted(held))
         contested = held if self.claimed is self.area else self.canvas.contested(i)
         won = {j: pixels for j, pixels in contested.items() if self.above[i, j] and self._counts(i, j, held[j])}
         self.free[i] = self.claimed[i] - sum(contested.values())
@@ -256,7 +258,8 @@ class _Fusion:
                 takers = {j: taken[i] for j, taken in enumerate(self.taken) if i in taken}
                 status, blocker = "erased", _largest(takers)
             reclaimed = sum(self.taken[i].values())
-            records.append(InstanceRecord(status, self.area[i], self.free[i], reclaimed, final[i], blocker))
+            pixels = self.area[i], self.free[i], reclaimed, final[i]
+            records.append(InstanceRecord(status, *pixels, blocker, self.met[i]))
         return tuple(records)
 
 

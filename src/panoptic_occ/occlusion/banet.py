@@ -1,7 +1,7 @@
 """BANet's occlusion handling: contested pixels go to the instance whose colour they resemble (Chen et al., CVPR 2020,
 "BANet: Bidirectional Aggregation Network with Occlusion Handling for Panoptic Segmentation").  Nothing is learned.
 
-Shapes: N instances, P pairs, A atoms (sets of pixels with the same claimants), image (3, H, W) in raw RGB.
+Shapes: N instances, P pairs, A atoms (sets of pixels with the same claimants), image (3, H, W) in RGB.
     u(x)    = rgb(x) / |rgb(x)|                    unit colour of a pixel, 0 for black
     nu_i    = mean of rgb over M_i, as a unit      colour of instance i
     f(i, X) = mean over x in X of u(x) . nu_i      cosine similarity (section 3.3, before Eq. 4)
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from panoptic_occ.errors import ConfigError, did_you_mean
@@ -32,7 +32,13 @@ from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
 EPS = 1e-9  # similarities closer than this are equal; what remains is rounding, which depends on brightness and device
 SETASIDE = {"order": ("transitive", "score"), "sequential": ("score", "keep"), "atoms": ("keep",)}
 """What may become of answers that contradict others; the first is the default."""
-CHOICES = {"resolve": tuple(SETASIDE), "mean": ("mask", "uncontested")}
+CHOICES = {
+    "resolve": tuple(SETASIDE),
+    "tie_break": ("score", "index"),
+    "mean": ("mask", "uncontested"),
+    "colors": ("raw", "normalized"),
+}
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (0.229, 0.224, 0.225)  # ImageNet's; no pixel of 0..255 becomes black
 
 
 class AppearanceOrder(OcclusionModel):
@@ -43,25 +49,31 @@ class AppearanceOrder(OcclusionModel):
     answers of pairs (Eq. 4).  Overlaps without an answer go by score, in the order only where it leaves them open.
     ``setaside``: answers that contradict those of better scored pairs follow from these (``transitive``), go by score
     (``score``) or stand (``keep``); None: the first that ``resolve`` allows, see ``SETASIDE``.
+    ``tie_break``: of pairs whose higher score is equal, that of the higher lower ``score`` goes first, then the better
+    ranked one; ``index``: the better ranked one, whatever the lower score.
     ``mean``: colour of the whole ``mask``, or of its pixels that nobody else claims (``uncontested``) if it has any.
+    ``colors``: all of them ``raw`` (RGB from 0 to 255), or ``normalized`` by ImageNet's mean and standard deviation.
     ``nms``, ``nms_thr``: of two instances of any class whose ``box`` or ``mask`` IoU is larger, the better scored takes
     part.  Raises ConfigError for choices that do not exist or do not go together.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"image"})
+    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"tie_break", "colors"}
 
     def __init__(
         self,
         *,
         resolve: Literal["order", "sequential", "atoms"] = "order",
         setaside: Literal["transitive", "score", "keep"] | None = None,
+        tie_break: Literal["score", "index"] = "score",
         mean: Literal["mask", "uncontested"] = "mask",
+        colors: Literal["raw", "normalized"] = "raw",
         nms: Suppression = "box",
         nms_thr: float = 0.5,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        for name, value in (("resolve", resolve), ("mean", mean)):
+        for name, value in (("resolve", resolve), ("tie_break", tie_break), ("mean", mean), ("colors", colors)):
             if value not in CHOICES[name]:
                 raise ConfigError(f"occlusion.{name}={value!r} is unknown; {did_you_mean(value, CHOICES[name])}")
         allowed = SETASIDE[resolve]
@@ -73,7 +85,9 @@ class AppearanceOrder(OcclusionModel):
         check_suppression(nms, nms_thr)
         self.resolve = resolve
         self.setaside: str = setaside or allowed[0]
+        self.tie_break = tie_break
         self.uncontested = mean == "uncontested"
+        self.normalized = colors == "normalized"
         self.nms = nms
         self.nms_thr = nms_thr
 
@@ -81,7 +95,8 @@ class AppearanceOrder(OcclusionModel):
         """Margin: difference of the two similarities, with ``atoms`` the share of the common pixels by which the row is
         ahead; valid where the answer stands.  ``order`` makes no claims, the others disjoint ones.
         """
-        image = _image(instances, context)
+        image: Real[Tensor, "3 h w"] = _image(instances, context)
+        image = normalized(image) if self.normalized else image
         duplicate_of = duplicates(instances, stats, self.nms, self.nms_thr)
         by_score = torch.argsort(instances.scores, descending=True, stable=True)
         suppressed = duplicate_of[by_score] >= 0
@@ -117,7 +132,7 @@ class AppearanceOrder(OcclusionModel):
         asked: Bool[Tensor, "n n"],
     ) -> Relation:
         """Pairs by falling score; those that contradict the ones before are set aside (section 4.3)."""
-        pairs = answers(margin, asked, instances.scores.tolist(), ranking)
+        pairs = answers(margin, asked, instances.scores.tolist(), ranking, self.tie_break)
         kept = acyclic(pairs, len(instances))
         by_score = ranked_pairs(stats.inter > 0, ranking)
         agreeing = set(by_score)  # with the scores
@@ -135,8 +150,17 @@ class AppearanceOrder(OcclusionModel):
         return replace(relation, claims=give_away(instances.masks, [*turns, *by_score], ranking))
 
 
+def normalized(image: Real[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """The image (RGB from 0 to 255) as networks pretrained on ImageNet read it, times 255 (float64).
+
+    Its black is a mean grey, so that dark and bright colours are opposite ones; scales have no part in directions.
+    """
+    mean, std = (image.new_tensor(values, dtype=torch.float64)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return (image - mean) / std
+
+
 def mean_colors(
-    image: Int[Tensor, "3 h w"],
+    image: Real[Tensor, "3 h w"],
     masks: MaskCrops,
     ranking: Sequence[int],
     wanted: Bool[Tensor, " n"],
@@ -152,7 +176,8 @@ def mean_colors(
         for i in ranking:
             window, crop = items[i]
             claimants[window] += crop
-    sums = torch.zeros((len(masks), 3), dtype=torch.int64, device=image.device)  # exact, and a mean only scales it
+    dtype = torch.float64 if image.is_floating_point() else torch.int64  # exact
+    sums = torch.zeros((len(masks), 3), dtype=dtype, device=image.device)  # a mean only scales them
     for i in wanted.nonzero().flatten().tolist():
         window, crop = items[i]
         alone = crop & (claimants[window] <= 1)
@@ -162,7 +187,7 @@ def mean_colors(
 
 
 def margins(
-    image: Int[Tensor, "3 h w"], masks: MaskCrops, asked: Bool[Tensor, "n n"], colors: Float[Tensor, "n 3"]
+    image: Real[Tensor, "3 h w"], masks: MaskCrops, asked: Bool[Tensor, "n n"], colors: Float[Tensor, "n 3"]
 ) -> Float[Tensor, "n n"]:
     """f(i, M_i & M_j) - f(j, M_i & M_j) of the asked pairs in float64, 0 for ties and elsewhere."""
     margin = colors.new_zeros(asked.shape)
@@ -174,7 +199,7 @@ def margins(
     return margin
 
 
-def common_colors(image: Int[Tensor, "3 h w"], masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
+def common_colors(image: Real[Tensor, "3 h w"], masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
     """Mean unit colour of the pixels that both masks of a pair cover, of which there are some; on the CPU.
 
     A row of common pixels is a few runs, and the sum over a run is a difference of two sums from the start of the row:
@@ -203,23 +228,29 @@ def common_colors(image: Int[Tensor, "3 h w"], masks: MaskCrops, pairs: Meetings
     return torch.from_numpy(np.stack(means))
 
 
-def unit_colors(pixels: Int[Tensor, "3 ..."]) -> Float[Tensor, "3 ..."]:
-    """u: the RGB of every pixel divided by its length (float64); black stays 0."""
+def unit_colors(pixels: Real[Tensor, "3 ..."]) -> Float[Tensor, "3 ..."]:
+    """u: the colour of every pixel divided by its length (float64); black stays 0."""
     rgb = pixels.double()
     return rgb * rgb.square().sum(dim=0).clamp(min=1).rsqrt()  # any colour but black is at least 1 long
 
 
 def answers(
-    margin: Float[Tensor, "n n"], asked: Bool[Tensor, "n n"], scores: Sequence[float], ranking: Sequence[int]
+    margin: Float[Tensor, "n n"],
+    asked: Bool[Tensor, "n n"],
+    scores: Sequence[float],
+    ranking: Sequence[int],
+    tie_break: Literal["score", "index"] = "score",
 ) -> list[Pair]:
-    """(above, below) of every asked pair, by the pair's higher score, then its lower one, then the ranking."""
+    """(above, below) of every asked pair, by the higher score, then (``score``) the lower one, then the ranking."""
     ahead = (margin >= 0).tolist()
-    pairs = sorted(ranked_pairs(asked, ranking), key=lambda pair: (-scores[pair[0]], -scores[pair[1]]))
+    pairs = ranked_pairs(asked, ranking)
+    if tie_break == "score":
+        pairs.sort(key=lambda pair: (-scores[pair[0]], -scores[pair[1]]))
     return [(i, j) if ahead[i][j] else (j, i) for i, j in pairs]
 
 
 def assign_atoms(
-    image: Int[Tensor, "3 h w"], masks: MaskCrops, colors: Float[Tensor, "n 3"], ranking: Sequence[int]
+    image: Real[Tensor, "3 h w"], masks: MaskCrops, colors: Float[Tensor, "n 3"], ranking: Sequence[int]
 ) -> MaskCrops:
     """Gives every atom to the claimant of highest f(., atom), on a tie to the best ranked (section 3.3, Eq. 4)."""
     atom_of, claimants = atoms(masks)
@@ -235,7 +266,7 @@ def assign_atoms(
 
 
 def _by_atoms(
-    image: Int[Tensor, "3 h w"],
+    image: Real[Tensor, "3 h w"],
     masks: MaskCrops,
     stats: PairStats,
     ranking: Sequence[int],
@@ -260,7 +291,7 @@ def _matrix(pairs: Iterable[Pair], like: Bool[Tensor, "n n"]) -> Bool[Tensor, "n
     return matrix
 
 
-def _image(instances: InstanceSet, context: Context) -> Int[Tensor, "3 h w"]:
+def _image(instances: InstanceSet, context: Context) -> Real[Tensor, "3 h w"]:
     """The image in the frame of the masks; ValueError when it is missing or of another size."""
     image, size = context.image, instances.masks.size
     if image is None or tuple(image.shape) != (3, *size):

@@ -29,6 +29,7 @@ from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet
 
 Conv = Literal["1x1", "3x3", "gcn7", "seq7"]
 Conflict = Literal["instance", "class"]
+Pool = Literal["average", "any"]
 Ranking = Literal["replace", "multiply"]
 Probability = Literal["softmax", "sigmoid"]
 Init = Literal["kaiming", "identity"]
@@ -47,6 +48,7 @@ RANKINGS = ("replace", "multiply")
 PROBABILITIES = ("softmax", "sigmoid")
 INITS = ("kaiming", "identity")
 STRIDES = (1, 4)
+POOLS = ("average", "any")
 
 
 class SpatialRanking(OcclusionModel):
@@ -54,8 +56,9 @@ class SpatialRanking(OcclusionModel):
 
     ``conv``: ``gcn7`` (1x7 then 7x1 plus 7x1 then 1x7), ``seq7`` (the first of these alone), ``3x3`` or ``1x1`` (a
     table of which class beats which).  ``conflict``: pixels that train are covered by two ``instance`` masks, or by
-    masks of two ``class``es.  ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels, where T holds
-    the covered share of the cell; S is then upsampled, so that Equations 2 and 3 always see whole masks and labels.
+    masks of two ``class``es.  ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels; S is then
+    upsampled, so that Equations 2 and 3 always see whole masks and labels.  ``pool``: T holds the covered share of a
+    cell (``average``), or 1 wherever a mask has ``any`` pixel of it, which thin things need to be seen at all.
     ``ranking``: instances are pasted by falling P alone (``replace``, as Figure 7 suggests), or by P times their score
     (``multiply``), which keeps detections that the detector doubts from going first.  ``probability``: what P averages,
     the ``softmax`` over the classes, as Equation 2 trains it, or the ``sigmoid`` of the own class.
@@ -73,6 +76,7 @@ class SpatialRanking(OcclusionModel):
         conv: Conv = "gcn7",
         conflict: Conflict = "instance",
         stride: int = 1,
+        pool: Pool = "average",
         ranking: Ranking = "replace",
         probability: Probability = "softmax",
         init: Init = "kaiming",
@@ -82,6 +86,7 @@ class SpatialRanking(OcclusionModel):
             ("conv", conv, BRANCHES),
             ("conflict", conflict, CONFLICTS),
             ("stride", stride, STRIDES),
+            ("pool", pool, POOLS),
             ("ranking", ranking, RANKINGS),
             ("probability", probability, PROBABILITIES),
             ("init", init, INITS),
@@ -91,6 +96,7 @@ class SpatialRanking(OcclusionModel):
                 raise ConfigError(f"occlusion.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
         self.conflict: Conflict = conflict
         self.stride = stride
+        self.pool: Pool = pool
         self.ranking = ranking
         self.probability: Probability = probability
         self.conv = RankingConv(conv, categories.num_things, init)
@@ -117,7 +123,7 @@ class SpatialRanking(OcclusionModel):
         top, left = windows[:, :2].amin(dim=0).tolist()
         bottom, right = (windows[:, :2] + windows[:, 2:]).amax(dim=0).tolist()
         box = (top, left, bottom, right)  # P reads nothing outside the masks
-        scores = ranking_map(masks, labels, box, self.conv.folded(), self.conv.bias, self.stride)
+        scores = ranking_map(masks, labels, box, self.conv.folded(), self.conv.bias, self.stride, self.pool)
         probs = scores.softmax(dim=0) if self.probability == "softmax" else scores.sigmoid()
         sums = [  # in float64, so that constant probabilities have exactly equal means, and scores decide
             (probs[label, ys.start - top : ys.stop - top, xs.start - left : xs.stop - left] * crop).double().sum()
@@ -137,7 +143,7 @@ class SpatialRanking(OcclusionModel):
                 continue
             top, left, bottom, right = box = extent(conflicting)
             here = (slice(top, bottom), slice(left, right))
-            scores = ranking_map(target.masks, target.labels, box, kernel, bias, self.stride)
+            scores = ranking_map(target.masks, target.labels, box, kernel, bias, self.stride, self.pool)
             chosen = conflicting[here]
             total = total + F.cross_entropy(scores[:, chosen].T, truth[here][chosen], reduction="sum")
             count += int(chosen.sum())
@@ -162,6 +168,11 @@ class RankingConv(nn.Module):
                 nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="linear")
             else:
                 nn.init.dirac_(kernel)
+        if init == "identity":
+            with torch.no_grad():
+                for branch in self.branches:
+                    *_, last = branch.parameters()
+                    last.div_(len(self.branches))  # which are added: S = T, whatever the layers
 
     def folded(self) -> Float[Tensor, "c c k k"]:
         """Kernel of the one convolution that equals all layers.
@@ -200,16 +211,19 @@ def ranking_map(
     kernel: Float[Tensor, "c c k k"],
     bias: Float[Tensor, " c"],
     stride: int,
+    pool: Pool = "average",
 ) -> Float[Tensor, "c h w"]:
     """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.
 
-    At stride 4 the image is padded with zeros to a multiple of 4, T averaged over cells, and S upsampled (bilinear).
+    At stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear).
     """
     present, channels = labels.unique(return_inverse=True)
     top, left, bottom, right = whole_cells(box, masks.size, stride)
     reach = kernel.shape[-1] // 2 * stride
     tensor = instance_tensor(masks, channels, len(present), (top - reach, left - reach, bottom + reach, right + reach))
-    cells = tensor[None].float() if stride == 1 else F.avg_pool2d(tensor[None].float(), stride)
+    cells = tensor[None].float()
+    if stride > 1:
+        cells = F.avg_pool2d(cells, stride) if pool == "average" else F.max_pool2d(cells, stride)
     scores = F.conv2d(cells, kernel[:, present], bias).float()
     if stride > 1:
         scores = F.interpolate(scores, scale_factor=stride, mode="bilinear", align_corners=False)

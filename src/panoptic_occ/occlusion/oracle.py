@@ -10,14 +10,17 @@ from torch import Tensor
 
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.ground_truth import annotated_margin
+from panoptic_occ.occlusion.matching import Match
 from panoptic_occ.structures import InstanceSet, Relation, Target
 
 
-def with_annotated_order(relation: Relation, instances: InstanceSet, stats: PairStats, target: Target) -> Relation:
-    """``relation`` with margin 1 or -1 between instances that match annotations of known order (as in
-    ``GroundTruthOrder``); all other pairs, and the order of the offers, stay the method's own.
+def with_annotated_order(
+    relation: Relation, instances: InstanceSet, stats: PairStats, target: Target, match: Match = "mask"
+) -> Relation:
+    """``relation`` with margin 1 or -1 between instances that match annotations of known order (by ``mask`` or ``box``,
+    as in ``GroundTruthOrder``); all other pairs, and the order of the offers, stay the method's own.
     """
-    margin = annotated_margin(instances, target)
+    margin = annotated_margin(instances, target, match=match)
     known = (margin != 0) & (stats.inter > 0)
     return replace(
         relation,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.occlusion.ground_truth import RULES
 from panoptic_occ.occlusion.ocfusion import SYMMETRIES
 from panoptic_occ.occlusion.pairs import later_rows, pair_bce, pair_matrix
 from panoptic_occ.occlusion.roi_head import PairHead, roi_inputs
@@ -42,7 +43,8 @@ class SoftOcclusion(OcclusionModel):
     an ``embedding`` of ``label_channels`` (None: the width of the features) or as a ``table`` that adds
     B[c_i, c_j] - B[c_j, c_i] to the logit.  ``sigma``: strength of the confidence prior, None: OCFusion's decision, O
     larger than one half.  ``sym``: ``avg`` as above, ``raw`` takes sigmoid(o_ij) and sigmoid(o_ji) as they are (without
-    sigma: only that of the later instance).  The others are those of ``OCFusion``.
+    sigma: only that of the later instance).  The others are those of ``OCFusion``, of which also the order of two
+    annotations (``gt_rule``) is taken.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
@@ -58,14 +60,16 @@ class SoftOcclusion(OcclusionModel):
         label_prior: Literal["embedding", "table"] = "embedding",
         label_channels: int | None = None,
         pairs_per_image: int = 128,
+        gt_rule: Literal["majority", "delta"] = "majority",
         sigma: float | None = 2.5,
         sym: Literal["avg", "raw"] = "avg",
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, **common)
-        _check_options(inputs, label_prior, pairs_per_image, sigma, sym)
+        _check_options(inputs, label_prior, pairs_per_image, gt_rule, sigma, sym)
         self.inputs = tuple(inputs)
         self.pairs_per_image = pairs_per_image
+        self.gt_rule = gt_rule
         self.sigma = sigma
         self.sym = sym
         width, things = hidden or 4 * in_channels, self.categories.num_things
@@ -107,11 +111,13 @@ class SoftOcclusion(OcclusionModel):
 
     def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
         """Annotations of which the order to another one is known."""
-        return (target.relation.matrix(self.sig_ratio) >= 0).any(dim=1)
+        return (target.relation.matrix(self.sig_ratio, self.gt_rule) >= 0).any(dim=1)
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Binary cross-entropy on the logits, as OCFusion: the confidence prior has no part in training."""
-        return {"loss_occlusion": pair_bce(self.logits, examples, self.sig_ratio, self.pairs_per_image, generator)}
+        limit = self.pairs_per_image
+        loss = pair_bce(self.logits, examples, self.sig_ratio, limit, generator, self.gt_rule)
+        return {"loss_occlusion": loss}
 
     def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
         """The network's answers o_ij; ``pairs`` count through the instances of all images."""
@@ -170,7 +176,9 @@ def score_margin(scores: Float[Tensor, " n"], sigma: float) -> Float[Tensor, "n 
     return sigma / 2 * (logs[:, None] - logs[None, :])
 
 
-def _check_options(inputs: Sequence[str], label_prior: str, pairs: int, sigma: float | None, sym: str) -> None:
+def _check_options(
+    inputs: Sequence[str], label_prior: str, pairs: int, gt_rule: str, sigma: float | None, sym: str
+) -> None:
     unknown = [name for name in inputs if name not in INPUTS]
     if unknown:
         raise ConfigError(f"occlusion.inputs holds {unknown[0]!r}; {did_you_mean(unknown[0], INPUTS)}")
@@ -185,6 +193,8 @@ def _check_options(inputs: Sequence[str], label_prior: str, pairs: int, sigma: f
         )
     if pairs < 1:
         raise ConfigError(f"occlusion.pairs_per_image={pairs}: at least one pair is needed to train")
+    if gt_rule not in RULES:
+        raise ConfigError(f"occlusion.gt_rule={gt_rule!r} is unknown; {did_you_mean(gt_rule, RULES)}")
     if sigma is not None and not 0 < sigma < float("inf"):
         raise ConfigError(
             f"occlusion.sigma={sigma}: must be a positive number; null switches the confidence prior off, "

@@ -51,7 +51,10 @@ YOUNGER_KEYS = {
     "backbone.fpn_norm": None,
     "backbone.deformable_stages": 0,
     "occlusion.pair_mean": "proposals",
+    "occlusion.pool": "average",
 }
+# The same for settings that other orders have had from the beginning, by ``occlusion._target_``.
+YOUNGER_KEYS_OF = {"panoptic_occ.occlusion.refine.SoftOcclusion": {"occlusion.gt_rule": "majority"}}
 TEST_ONLY = (
     "thing.score_thr",
     "thing.nms_thr",
@@ -119,7 +122,8 @@ def _subset(cfg: DictConfig, keys: Iterable[str]) -> dict[str, Any]:
     assert isinstance(plain, dict)
     for key in left_out:
         _remove(plain, key)
-    for key, default in YOUNGER_KEYS.items():
+    younger = YOUNGER_KEYS_OF.get(plain.get("occlusion", {}).get("_target_"), {})
+    for key, default in (YOUNGER_KEYS | younger).items():
         _remove(plain, key, where=(None, default))
     return {str(k): v for k, v in plain.items()}
 
