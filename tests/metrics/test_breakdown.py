@@ -9,45 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.breakdown_cases import CATEGORIES, POLICY, SMALL, boxes, fused, in_front, instances_of, random_case
+from helpers.slow_breakdown import slow_bins, slow_reason
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.metrics.breakdown import BINS, GROUPS, AnnotatedThings, Binning, Breakdown, breakdown_counts
 from panoptic_occ.metrics.misses import ERRORS, KILLED
 from panoptic_occ.metrics.panoptic_quality import PanopticQuality
 from panoptic_occ.metrics.pq_core import IOU_UNIT
 from panoptic_occ.metrics.table import breakdown_tables, to_text
-from panoptic_occ.structures import InstanceSet, PanopticMap, Relation, Segment
-from panoptic_occ.testing import toy_categories, toy_sample, toy_target
-
-CATEGORIES = toy_categories()
-SMALL = Binning(sizes=(6, 12))
-POLICY = FusionPolicy(conf_thr=0, max_occluded=0.6, same_class_thr=0.7, duplicate_thr=0.6, stuff_area=1)
-
-
-def boxes(*edges, size=(8, 30)):
-    """Dense masks from (top, left, bottom, right)."""
-    masks = torch.zeros(len(edges), *size, dtype=torch.bool)
-    for mask, (top, left, bottom, right) in zip(masks, edges, strict=True):
-        mask[top:bottom, left:right] = True
-    return masks
-
-
-def instances_of(masks, labels, scores=None):
-    scores = torch.linspace(0.9, 0.5, len(masks)) if scores is None else torch.tensor(scores)
-    return InstanceSet(MaskCrops.from_dense(masks), torch.zeros(len(masks), 4), scores, torch.tensor(labels))
-
-
-def in_front(n, *pairs):
-    margin = torch.zeros(n, n)
-    for i, j in pairs:
-        margin[i, j], margin[j, i] = 1.0, -1.0
-    return Relation(margin, margin != 0)
-
-
-def fused(instances, relation=None, policy=POLICY):
-    relation = in_front(len(instances)) if relation is None else relation
-    return fuse(instances, PairStats.of(instances.masks), relation, None, policy)
+from panoptic_occ.structures import PanopticMap, Segment
+from panoptic_occ.testing import toy_target
 
 
 def breakdown_of(target, instances, prediction, binning=SMALL):
@@ -184,73 +157,6 @@ def test_crowds_and_stuff_are_not_things_to_miss():
     result = breakdown_of(target, found, fused(found))
     assert result.fn == 0 and filled(result, "fp") == []  # a prediction on the crowd is no error
     assert filled(result, "tp") == [("overlap", "0"), ("size", "medium"), ("neighbours", "0")]
-
-
-def random_case(seed):
-    """Annotations and detections of all kinds: shifted, joined, doubled, mislabelled, made up."""
-    generator = torch.Generator().manual_seed(seed)
-    target = toy_sample(6, seed).annotations
-    dense = target.masks.dense()
-    masks, labels = [], []
-    for k in range(len(dense)):
-        for _ in range(int(torch.randint(0, 3, (), generator=generator))):
-            shift = torch.randint(-3, 4, (2,), generator=generator).tolist()
-            mask = torch.roll(dense[k], shift, (0, 1))
-            if torch.rand((), generator=generator) < 0.2:
-                mask = mask | dense[(k + 1) % len(dense)]
-            masks.append(mask)
-            changed = torch.rand((), generator=generator) < 0.2
-            labels.append((int(target.labels[k]) + int(changed)) % CATEGORIES.num_things)
-    masks = torch.stack(masks) if masks else dense[:0]
-    n = len(masks)
-    scores = (0.4 + 0.6 * torch.rand(n, generator=generator)).sort(descending=True).values.tolist()
-    instances = instances_of(masks, labels, scores)
-    margin = torch.randn(n, n, generator=generator)
-    relation = Relation(margin - margin.T, PairStats.of(instances.masks).significant(0.1))
-    policies = (POLICY, FusionPolicy(conf_thr=0.5, min_visible=0.3, stuff_area=1), FusionPolicy(conf_thr=0))
-    return target, instances, fused(instances, relation, policies[seed % 3])
-
-
-def slow_bins(masks):
-    """Names of the three bins of every dense mask."""
-    named = []
-    for i, mask in enumerate(masks):
-        area = int(mask.sum())
-        inter = [int((mask & other).sum()) for j, other in enumerate(masks) if j != i]
-        others = [int(other.sum()) for j, other in enumerate(masks) if j != i]
-        share = max([n / area for n in inter], default=0) if area else 0
-        near = sum(n > 0 and (n / area >= 0.2 or n / b >= 0.2) for n, b in zip(inter, others, strict=True))
-        overlap = "0" if share == 0 else "to .2" if share <= 0.2 else "to .5" if share <= 0.5 else "above .5"
-        size = "small" if area < 36 else "medium" if area < 144 else "large"
-        named.append((overlap, size, str(near) if near < 3 else "3 or more"))
-    return named
-
-
-def slow_reason(target, instances, prediction, k, segment):
-    """The reason for a false negative, from dense masks and the map."""
-    full, dense = target.masks.dense(), instances.masks.dense()
-    stands = []
-    for d, mask in enumerate(dense):
-        iou = [int((mask & m).sum()) / max(int((mask | m).sum()), 1) for m in full]
-        if max(iou) >= 0.5 and iou.index(max(iou)) == k and prediction.records[d].status != "low_score":
-            stands.append(d)
-    area = {s.instance: int((prediction.ids == s.id).sum()) for s in prediction.segments}
-    own = [d for d in stands if int(instances.labels[d]) == segment.label]
-    if own:
-        best = sorted(own, key=lambda d: (-area.get(d, 0), d))[0]
-        return "inexact" if area.get(best, 0) == int(dense[best].sum()) else "killed"
-    if stands:
-        return "wrong_class"
-    here = prediction.ids[target.panoptic.ids == segment.id]
-    pixels = sorted(prediction.segments, key=lambda s: -int((here == s.id).sum()))
-    if pixels and int((here == pixels[0].id).sum()) and pixels[0].label == segment.label:
-        mask = prediction.ids == pixels[0].id
-        for other in target.panoptic.segments:
-            truth = target.panoptic.ids == other.id
-            union = int((mask | truth).sum()) - int((mask & (target.panoptic.ids == 0)).sum())
-            if other.label == segment.label and int((mask & truth).sum()) / union > 0.5:
-                return "merged"
-    return "missed"
 
 
 def test_equals_the_loop_over_random_scenes():

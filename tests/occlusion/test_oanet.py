@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
+from helpers.ranking import literal_scores, loss_of, ranking, scene
 from panoptic_occ.config import compose
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.metrics.relation_accuracy import relation_counts
-from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, instance_tensor, ranking_target
+from panoptic_occ.occlusion.oanet import BRANCHES, instance_tensor, ranking_target
 from panoptic_occ.structures import VOID_LABEL, InstanceSet, Relation, Segment, Target
 from panoptic_occ.testing import toy_target
 
@@ -120,113 +119,6 @@ class TestLabelMap:
                     covering = target.labels[masks[:, y, x]].tolist()
                     many = len(covering if conflict == "instance" else set(covering)) >= 2
                     assert found[y, x] == (semantic[y, x] if many else VOID_LABEL)
-
-
-class TestMap:
-    def test_size_of_the_paper(self) -> None:
-        with torch.device("meta"):
-            conv = RankingConv("gcn7", 80)
-        kernels = list(conv.branches.parameters())
-        assert [tuple(k.shape[2:]) for k in kernels] == [(1, 7), (7, 1), (7, 1), (1, 7)]
-        assert sum(k.numel() for k in kernels) == 179_200 and conv.bias.shape == (80,)
-
-    @pytest.mark.parametrize("conv", CONVS)
-    def test_initialisation(self, conv: str) -> None:
-        torch.manual_seed(0)
-        built = RankingConv(conv, 40)  # type: ignore[arg-type]
-        assert not built.bias.any()
-        for kernel in built.branches.parameters():
-            fan_out = 40 * kernel.shape[2] * kernel.shape[3]
-            assert kernel.std().item() == pytest.approx(fan_out**-0.5, rel=0.05)
-
-    @pytest.mark.parametrize("stride", [1, 4])
-    @pytest.mark.parametrize("conv", CONVS)
-    def test_identity_begins_with_s_equal_to_t(self, conv: str, stride: int) -> None:
-        """Exactly, as every factor is a power of two; also layer by layer."""
-        kernel = RankingConv(conv, 5, init="identity").folded()  # type: ignore[arg-type]
-        expected = torch.zeros_like(kernel)
-        middle = kernel.shape[-1] // 2
-        expected[:, :, middle, middle] = torch.eye(5)
-        assert torch.equal(kernel, expected)
-        model = ranking(conv=conv, stride=stride, init="identity")
-        torch.nn.init.zeros_(model.conv.bias)
-        masks, labels = scene(5, size=(24, 32))[0].masks.dense(), torch.tensor([0, 1, 2, 0, 1])
-        tensor = torch.stack([masks[labels == c].any(dim=0) for c in range(3)]).float()
-        if stride == 4:
-            cells = tensor.view(3, 6, 4, 8, 4).mean(dim=(2, 4))
-            tensor = F.interpolate(cells[None], scale_factor=4, mode="bilinear")[0]
-        assert torch.equal(literal_map(model, masks, labels), tensor)
-
-    @pytest.mark.parametrize("conv", CONVS)
-    def test_one_folded_kernel_equals_the_layers(self, conv: str) -> None:
-        built = ranking(conv=conv).conv.double()
-        x = torch.rand(1, 3, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))  # borders count
-        expected = torch.zeros(1, 3, 9, 12, dtype=torch.float64)
-        for branch in built.branches:
-            y = x
-            for kernel in branch.parameters():
-                y = F.conv2d(y, kernel, padding="same")
-            expected = expected + y
-        folded = built.folded()
-        assert folded.shape[-1] == {"1x1": 1, "3x3": 3}.get(conv, 7)
-        assert (F.conv2d(x, folded, padding="same") - expected).abs().max() < 1e-12
-
-    @pytest.mark.parametrize("stride", [1, 4])
-    @pytest.mark.parametrize("conv", CONVS)
-    def test_scores_are_those_of_the_whole_image(self, conv: str, stride: int) -> None:
-        model = ranking(conv=conv, stride=stride)
-        for seed in range(4):
-            _, instances = scene(1 + 2 * seed, seed)
-            found = model.ranking_scores(instances.masks, instances.labels)
-            torch.testing.assert_close(found, literal_scores(model, instances), rtol=1e-5, atol=1e-6)
-
-    @pytest.mark.parametrize("stride", [1, 4])
-    def test_masks_at_the_borders_and_empty_ones(self, stride: int) -> None:
-        masks = torch.zeros(4, 22, 31, dtype=torch.bool)
-        masks[0, 20:, 25:], masks[1, 15:, 29:], masks[2, 21, 20:] = True, True, True
-        crops = MaskCrops.from_dense(masks)
-        instances = InstanceSet(crops, torch.zeros(4, 4), torch.linspace(0.9, 0.6, 4), torch.tensor([0, 1, 2, 2]))
-        model = ranking(stride=stride)
-        found = model.ranking_scores(crops, instances.labels)
-        torch.testing.assert_close(found[:3], literal_scores(model, instances)[:3], rtol=1e-5, atol=1e-6)
-        assert found[3] == 0
-
-    def test_absent_classes_are_not_computed(self) -> None:
-        model = ranking(conv="3x3")
-        target, _ = scene()
-        labels = target.labels.clamp(max=1)
-        with torch.no_grad():
-            model.conv.branches[0][0][:, 2] = torch.nan
-        assert model.ranking_scores(target.masks, labels).isfinite().all()
-
-    def test_quarter_resolution_of_a_replicated_map(self) -> None:
-        """Cells of equal pixels: T is that of the small map, so S is the small one's, upsampled."""
-        small, _ = scene(5, seed=2, size=(6, 9))
-        masks = small.masks.dense()
-        large = MaskCrops.from_dense(masks.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2))
-        fine, coarse = ranking(), ranking(stride=4)
-        scores = F.interpolate(literal_map(fine, masks, small.labels)[None], scale_factor=4, mode="bilinear")[0]
-        probs = scores.softmax(dim=0)
-        expected = torch.stack([probs[c][m].mean() for c, m in zip(small.labels, large.dense(), strict=True)])
-        torch.testing.assert_close(coarse.ranking_scores(large, small.labels), expected, rtol=1e-5, atol=1e-6)
-
-    @pytest.mark.parametrize("stride", [1, 4])
-    @pytest.mark.parametrize("conflict", ["instance", "class"])
-    def test_loss_against_the_whole_image(self, conflict: str, stride: int) -> None:
-        model = ranking(conflict=conflict, stride=stride)
-        targets = [scene(count, seed)[0] for count, seed in ((6, 0), (1, 1), (4, 2), (7, 3))]
-        total, count = torch.zeros(()), 0
-        for target in targets:
-            scores = literal_map(model, target.masks.dense(), target.labels)
-            truth = ranking_target(target, model.conflict, 3)
-            total = total + F.cross_entropy(scores[None], truth[None], ignore_index=VOID_LABEL, reduction="sum")
-            count += int((truth != VOID_LABEL).sum())
-        loss = loss_of(model, *targets)
-        assert loss.item() == pytest.approx((total / count).item(), rel=1e-5)
-        found = torch.autograd.grad(loss, list(model.parameters()))
-        expected = torch.autograd.grad(total / count, list(model.parameters()))
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 class TestRelation:
