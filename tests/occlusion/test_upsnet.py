@@ -106,7 +106,8 @@ def test_v3_far_instances_win_where_no_stuff_is_seen_unless_they_are_kept_in_the
     instances = boxes_of((0, 0, 4, 4), (2, 0, 6, 4), logits=[1.5, 2.0], labels=[0, 0])
     semantic = torch.zeros(5, 4, 8)
     semantic[3:] = -1.0
-    assert PixelArgmax(**COMMON).owner(instances, semantic)[0].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+    far = PixelArgmax(reach="image", **COMMON).owner(instances, semantic)
+    assert far[0].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
     for reach in ("box", "mask"):
         kept = PixelArgmax(reach=reach, **COMMON).owner(instances, semantic)
         assert kept[0].tolist() == [0, 0, 1, 1, 1, 1, STUFF, STUFF]

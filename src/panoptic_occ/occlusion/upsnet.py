@@ -4,8 +4,8 @@
 Shapes: N instances, C classes, image (H, W).
     X       (C, H, W)   semantic logits, thing classes included
     Y_i     (H, W)      mask logits of instance i, placed into its box, 0 outside
-    inst_i = X[c_i] + Y_i inside the box of i, 0 outside;  a pixel belongs to the largest of inst_1..n, the stuff
-    channels of X and void
+    inst_i = X[c_i] + Y_i inside the box of i, 0 outside (here nothing outside its mask, see ``reach``);  a pixel
+    belongs to the largest of inst_1..n, the stuff channels of X and void
 Before that, non-maximum suppression over all classes and the removal of masks that others of their class cover; after
 it, an instance whose pixels are mostly of one kind of stuff in X becomes that stuff.
 """
@@ -35,8 +35,8 @@ LARGEST = 30.0  # a probability of exactly 0 or 1 has no logit
 class PixelArgmax(OcclusionModel):
     """The per-pixel choice of UPSNet's panoptic head.
 
-    ``reach``: the pixels that an instance can win.  ``image``: all of them, as released: outside its box its logit is
-    0, which is more than that of stuff that is surely elsewhere; ``box``: its box; ``mask``: its mask.
+    ``reach``: the pixels that an instance can win: those of its ``mask``, as of every other method, of its ``box``, or
+    of the ``image``, as released: outside its box its logit is 0, more than that of stuff that is surely elsewhere.
     ``relabel``: an instance becomes stuff when X shows one kind of stuff in this share of its pixels or more, and no
     other class in more; None: it stays a thing.
     ``void``: also offer the void channel, max over thing classes of X minus max over instances of X[c_i]; it only
@@ -49,7 +49,7 @@ class PixelArgmax(OcclusionModel):
     def __init__(
         self,
         *,
-        reach: Reach = "image",
+        reach: Reach = "mask",
         relabel: float | None = 0.5,
         void: bool = False,
         nms: Suppression = "box",
