@@ -20,7 +20,7 @@ from panoptic_occ.runs.weights import load_weights
 
 def load_base(model: PanopticFPN, cfg: DictConfig) -> None:
     """Loads the final weights of the base, as far as it has any."""
-    if any(True for part in model.base_modules().values() for _ in part.parameters()):
+    if model.base_learns():
         load_weights(base_folder(cfg).weights("base"), model.base_modules())
 
 

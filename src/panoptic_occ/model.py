@@ -87,6 +87,10 @@ class PanopticFPN(nn.Module):
         """What stage 1 trains and stage 2 freezes, by name."""
         return {"backbone": self.backbone, "thing": self.thing, "stuff": self.stuff, "exchange": self.exchange}
 
+    def base_learns(self) -> bool:
+        """Whether stage 1 has anything to train; a base that reads the annotations has not."""
+        return any(True for part in self.base_modules().values() for _ in part.parameters())
+
     def batch(self, samples: Sequence[Sample], training: bool = True) -> Batch:
         """Normalises the images and pads them to one size, a multiple of 32.
 

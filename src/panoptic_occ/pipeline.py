@@ -105,7 +105,10 @@ def _train(cfg: DictConfig, folder: RunFolder) -> dict[str, object]:
 
 
 def train_base(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) -> None:
-    """Trains the base of ``cfg``, unless that has been done; while another run trains it, this one waits."""
+    """Trains the base of ``cfg``, unless that has been done; while another run trains it, this one waits.  A base that
+    is made of the annotations has nothing to train."""
+    if not model.base_learns() and not cfg.joint:
+        return
     base, schedule = base_folder(cfg), build_schedule(cfg)
     if agreed(base.weights("base").exists):
         agreed(lambda: check_annotations(base.weights("base"), data.source.fingerprint()))

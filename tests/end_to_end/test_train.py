@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.tiny_runs import Trained, options
+from helpers.tiny_runs import BASE, Trained, options
 from panoptic_occ.config import compose
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.pipeline import train
@@ -144,3 +144,13 @@ def test_joint_training_gives_the_same_base_and_its_occlusion_module(cache: Path
     assert load_file(occlusion_folder(joint).weights("occlusion")).keys() == fresh.keys()
     with pytest.raises(ConfigError, match="joint=true: occlusion=ocfusion learns from the proposals"):
         train(compose(options(cache, tmp_path, "joint=true")))
+
+
+def test_an_oracle_base_has_nothing_to_train_but_what_learns_from_annotations(cache: Path, tmp_path: Path) -> None:
+    few = ["experiment=oracle_base", "data=scenes_tiny", "schedule=scenes_tiny", "compare=[score]", *BASE[1:]]
+    words = [*few, f"data.source.cache_dir={cache}", f"runs_dir={tmp_path}"]
+    metrics = train(compose([*words, "occlusion=oanet"]), [*words, "occlusion=oanet"])
+    assert set(metrics["relations"]) == {"score", "oanet"}  # type: ignore[call-overload]
+    assert not list(tmp_path.rglob("base.*"))
+    with pytest.raises(ConfigError, match=r"thing=ground_truth has no proposals.*occlusion=oanet"):
+        train(compose([*words, "occlusion=rap"]), [*words, "occlusion=rap"])

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from panoptic_occ.categories import Categories
+from panoptic_occ.errors import ConfigError
 from panoptic_occ.structures import Batch, InstanceSet
-from panoptic_occ.thing.base import RoiChange, ThingBranch
+from panoptic_occ.thing.base import RoiChange, ThingBranch, Wanted
 
 
 class GroundTruthThings(ThingBranch):
@@ -34,6 +35,15 @@ class GroundTruthThings(ThingBranch):
             scores = torch.ones(len(order), device=target.labels.device)
             found.append(InstanceSet(target.masks[order], target.boxes[order], scores, target.labels[order]))
         return found
+
+    def positives(
+        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str], wanted: Wanted = None
+    ) -> list[tuple[InstanceSet, Tensor]]:
+        """ConfigError: there are no proposals."""
+        raise ConfigError(
+            "thing=ground_truth has no proposals, from which this occlusion method learns; train it on a network "
+            "(thing=mask_rcnn), or choose one that learns from annotations alone (occlusion=oanet)"
+        )
 
     def use_oracle(self, oracle: RoiChange | None) -> None:
         """Nothing changes: boxes and classes are the annotated ones already."""
