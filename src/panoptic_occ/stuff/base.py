@@ -15,9 +15,9 @@ from panoptic_occ.structures import VOID_LABEL, Batch, SemanticMap
 from panoptic_occ.stuff.label_map import full_logits, most_likely, upsample
 
 Things = Literal["collapsed", "dense", "none"]
-LossNorm = Literal["valid", "all"]
+LossNorm = Literal["valid", "batch_valid", "all"]
 THINGS = ("collapsed", "dense", "none")
-LOSS_NORMS = ("valid", "all")
+LOSS_NORMS = ("valid", "batch_valid", "all")
 
 
 class StuffBranch(nn.Module):
@@ -38,8 +38,9 @@ class StuffHead(StuffBranch):
     """A network that scores every class at stride 4; subclasses write ``trunk``.
 
     ``things``: ``collapsed`` (one class for all things, then the stuff classes), ``dense`` (every thing class too) or
-    ``none`` (stuff only; pixels of things train nothing).  ``loss_norm``: mean over ``valid`` pixels (detectron2), or
-    over ``all`` pixels, void included (OCFusion's code).  ``width``: channels of what ``trunk`` gives.
+    ``none`` (stuff only; pixels of things train nothing).  ``loss_norm``: mean over the ``valid`` pixels of
+    a process's batch (detectron2; RAP's ``batch_valid`` is the same), or over ``all`` pixels, void included (OCFusion's
+    code).  ``width``: channels of what ``trunk`` gives.
     """
 
     def __init__(
