@@ -1,10 +1,8 @@
-"""The commands on files like those of Cityscapes."""
+"""Training and evaluation on files like those of Cityscapes."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 from helpers.tiny_cityscapes import TinyCityscapes, random_street
 from helpers.tiny_runs import BASE
 from panoptic_occ.config import compose
-from panoptic_occ.pipeline import evaluate
+from panoptic_occ.pipeline import evaluate, train
 
 SIZE = (64, 128)
 
@@ -32,24 +30,15 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-def run(command: str, *words: str) -> str:
-    line = [sys.executable, "-m", f"panoptic_occ.{command}", *words]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
 def test_train_and_evaluate(words: list[str]) -> None:
     short = [f"schedule.{stage}.{key}" for stage in ("base", "occlusion") for key in ("steps=2", "milestones=[]")]
-    folder = (
-        Path(next(word for word in words if word.startswith("runs_dir=")).partition("=")[2]) / "cityscapes" / "tiny"
-    )
-    text = run("train", *BASE, *words, *short, "run_name=tiny", "trainer.enable_progress_bar=false")
-    assert "3 held-out images" in text
-    metrics = json.loads((folder / "metrics.json").read_text())
+    options = [*BASE, *words, *short, "schedule.reference_batch=2", "run_name=tiny"]
+    metrics = train(compose(options), options)
     assert metrics["images"] == 3
-    again = run("evaluate", f"run={folder}", "fusion.min_visible=0.4", "force=true")
-    assert "3 held-out images" in again
+    run = Path(next(word for word in words if word.startswith("runs_dir=")).partition("=")[2]) / "cityscapes" / "tiny"
+    assert json.loads((run / "metrics.json").read_text())["images"] == 3
+    again = [f"run={run}", "fusion.min_visible=0.4", *BASE[1:]]
+    assert evaluate(compose(again), again)["images"] == 3
 
 
 def test_annotations_as_detections_reach_everything_in_the_annotated_order(words: list[str]) -> None:
