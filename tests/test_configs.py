@@ -174,6 +174,8 @@ def test_each_paper_has_its_own_base(method: str) -> None:
     assert (base.steps, base.milestones, base.warmup_steps) == (steps, milestones, warmup)
     assert base.warmup_factor == pytest.approx(factor, abs=1e-4)
     assert (config.thing.mask_convs, config.thing.mask_norm, config.backbone.fpn_norm) == (convs, norm, norm)
+    if method == "refine":  # F_sem of 256 channels, and H_sem of three layers on it
+        assert (config.stuff.hidden, config.stuff.predictor_convs) == (256, 2)
     shared = compose([f"method={method}", "preset=coco"])
     assert shared.schedule.base.steps == 90000 and shared.thing.mask_convs == 4
     assert shared.occlusion == config.occlusion and shared.fusion == config.fusion

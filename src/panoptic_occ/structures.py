@@ -150,14 +150,14 @@ class SemanticMap:
 
     ``labels``: contiguous stuff label of every pixel, ``VOID_LABEL`` where it sees a thing.  ``logits`` (only when
     asked for): class scores before the softmax; channel c is the contiguous label c + ``first_label``, and with a
-    collapsed head the first channel stands for all things.  ``confidence``: for a dilation radius in pixels, the
-    mean probability of each connected component (see ``fusion.erasing``), which unknown erasing thresholds.
+    collapsed head the first channel stands for all things.  ``confidence``: by the name of a dilation, the mean
+    probability of each connected component (see ``fusion.erasing``), which unknown erasing thresholds.
     """
 
     labels: Int[Tensor, "h w"]
     logits: Float[Tensor, "c h w"] | None = None
     first_label: int = 0
-    confidence: Mapping[int, Float[Tensor, " r"]] = field(default_factory=dict)
+    confidence: Mapping[str, Float[Tensor, " r"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

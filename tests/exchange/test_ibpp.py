@@ -57,10 +57,10 @@ def test_i2_without_semantics_the_mask_head_is_the_plain_one(options: dict[str, 
 
 
 @pytest.mark.parametrize("projected", ["probs", "logits"])
-@pytest.mark.parametrize("weights", ["separate", "shared"])
-def test_equations_2_to_6(projected: str, weights: str) -> None:
+@pytest.mark.parametrize(("weights", "convs"), [("separate", 0), ("shared", 0), ("separate", 2)])
+def test_equations_2_to_6(projected: str, weights: str, convs: int) -> None:
     """Two iterations written out with joined channels, torchvision's RoIAlign and nothing shared."""
-    base = Base(iterations=2, weights=weights, projected=projected)
+    base = Base(iterations=2, weights=weights, projected=projected, predictor_convs=convs)
     base.thing.eval()
     exchange: Any = base.exchange
     with torch.no_grad():
@@ -95,6 +95,7 @@ def test_equations_2_to_6(projected: str, weights: str) -> None:
 
 OPTIONS: list[dict[str, Any]] = [
     {"iterations": 1},
+    {"iterations": 1, "predictor_convs": 2},
     {"iterations": 3},
     {"iterations": 2, "weights": "shared"},
     {"iterations": 2, "projected": "logits"},

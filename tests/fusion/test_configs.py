@@ -38,6 +38,7 @@ def test_published_thresholds(name):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "fusion").glob("*.yaml")))
 def test_every_threshold_can_be_overridden(name):
     words = {"stuff_rule": "component", "duplicate_areas": "canvas", "same_class_strict": True, "erase_after": True}
+    words |= {"erase_shape": "disk", "erase_stride": 4}
     wanted = {key.name: words.get(key.name, 1) for key in fields(FusionPolicy)}
     changed = policy(name, *(f"fusion.{key}={value}" for key, value in wanted.items()))
     assert asdict(changed) == wanted

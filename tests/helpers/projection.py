@@ -21,12 +21,12 @@ REQUIRES = frozenset({"soft", "roi_features", "semantic_logits"})
 class Base:
     """Branches, a batch and random features; weights that make masks and scores differ visibly."""
 
-    def __init__(self, counts: tuple[int, ...] = (3, 2), **options: Any) -> None:
+    def __init__(self, counts: tuple[int, ...] = (3, 2), predictor_convs: int = 0, **options: Any) -> None:
         torch.manual_seed(0)
         shape: dict[str, Any] = {"in_channels": CHANNELS, "categories": CATEGORIES}
         small: dict[str, Any] = {"anchor_scale": 4, "rois_per_image": 16, "rpn_test": (40, 12), "score_thr": 0.02}
         self.thing = MaskRCNN(**shape, **small, mask_convs=2)
-        self.stuff = PanopticFPNHead(**shape, things="dense")
+        self.stuff = PanopticFPNHead(**shape, things="dense", predictor_convs=predictor_convs)
         for layer in (self.thing.roi_heads.box_predictor.cls_score, self.thing.roi_heads.mask_predictor[-1]):
             torch.nn.init.normal_(layer.weight, std=0.3)
         self.exchange = IterativeProjection(**shape, stuff=self.stuff, mask_convs=2, **options)

@@ -37,7 +37,7 @@ def output_of(sample: Sample, count: int | None = None) -> BaseOutput:
     instances, generator = toy_detections(sample.annotations), torch.Generator().manual_seed(0)
     instances = instances[torch.arange(len(instances) if count is None else count)]
     stats = PairStats.of(instances.masks)
-    semantic = replace(toy_semantic(sample), confidence={0: torch.rand(4, generator=generator), 16: torch.ones(4)})
+    semantic = replace(toy_semantic(sample), confidence={"0": torch.rand(4, generator=generator), "16": torch.ones(4)})
     return BaseOutput(instances, stats, semantic, {"mine": {"logits": stats.inter / 3.0, "values": stats.area / 7.0}})
 
 
@@ -63,8 +63,8 @@ def test_output_is_the_same_bit_by_bit(count: int) -> None:
     assert_same(before.stats, after.stats)
     assert_same(before.semantic.labels, after.semantic.labels)
     assert after.semantic.logits is None and after.semantic.first_label == before.semantic.first_label
-    assert after.semantic.confidence.keys() == {0, 16}
-    assert_same(before.semantic.confidence[0], after.semantic.confidence[0])
+    assert after.semantic.confidence.keys() == {"0", "16"}
+    assert_same(before.semantic.confidence["0"], after.semantic.confidence["0"])
 
 
 @pytest.mark.parametrize("count", [0, 1, 6])

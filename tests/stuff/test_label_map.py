@@ -14,9 +14,9 @@ Size = tuple[int, int]
 KINDS = ("smooth", "noise", "ties", "confident", "constant")
 
 
-def dense(logits: torch.Tensor, inside: Size, size: Size) -> torch.Tensor:
+def dense(logits: torch.Tensor, inside: Size, size: Size, align_corners: bool = False) -> torch.Tensor:
     """x4, crop, resize where the size differs: logits of every pixel, in the precision of ``logits``."""
-    full = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)
+    full = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=align_corners)
     full = full[..., : inside[0], : inside[1]]
     return F.interpolate(full, size=size, mode="bilinear", align_corners=False)[0] if inside != size else full[0]
 
@@ -33,13 +33,13 @@ def drawn(kind: str, channels: int, cells: Size) -> torch.Tensor:
     return smooth * (50 if kind == "confident" else 1)
 
 
-def check(logits: torch.Tensor, inside: Size, size: Size) -> int:
+def check(logits: torch.Tensor, inside: Size, size: Size, align_corners: bool = False) -> int:
     """Compares with the dense chain and gives the number of pixels that differ, all of them ties up to rounding."""
-    found = most_likely(logits, inside, size)
+    found = most_likely(logits, inside, size, align_corners)
     assert found.dtype == torch.int64 and found.shape == size
-    differ = found != dense(logits.float(), inside, size).argmax(dim=0)
-    exact = dense(logits.double(), inside, size)
-    largest = dense(logits.double().abs(), inside, size).amax(dim=0)
+    differ = found != dense(logits.float(), inside, size, align_corners).argmax(dim=0)
+    exact = dense(logits.double(), inside, size, align_corners)
+    largest = dense(logits.double().abs(), inside, size, align_corners).amax(dim=0)
     behind = exact.amax(dim=0) - exact.gather(0, found[None])[0]
     assert (behind <= 1e-6 * largest).all()
     return int(differ.sum())
@@ -47,7 +47,8 @@ def check(logits: torch.Tensor, inside: Size, size: Size) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("resized", [False, True])
-def test_equals_the_dense_chain(kind: str, resized: bool) -> None:
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_equals_the_dense_chain(kind: str, resized: bool, align_corners: bool) -> None:
     torch.manual_seed(len(kind) + resized)
     pixels = differing = 0
     for _ in range(25):
@@ -55,7 +56,7 @@ def test_equals_the_dense_chain(kind: str, resized: bool) -> None:
         height, width = (int(n) for n in torch.randint(1, 30, (2,)))
         inside = tuple(int(torch.randint(1, 4 * n + 1, ())) for n in (height, width))
         size = tuple(int(torch.randint(1, 120, ())) for _ in inside) if resized else inside
-        differing += check(drawn(kind, channels, (height, width)), inside, size)
+        differing += check(drawn(kind, channels, (height, width)), inside, size, align_corners)
         pixels += size[0] * size[1]
     # where two classes are equal in float64, rounding decides in either form
     assert differing <= (0.02 * pixels if kind == "ties" else 1e-4 * pixels)
@@ -106,7 +107,9 @@ def test_full_logits_are_the_chain() -> None:
     torch.manual_seed(2)
     logits = torch.randn(3, 6, 8)
     for size in ((21, 30), (50, 17)):
-        assert torch.equal(full_logits(logits, (21, 30), size), dense(logits, (21, 30), size))
+        for aligned in (False, True):
+            found = full_logits(logits, (21, 30), size, aligned)
+            assert torch.equal(found, dense(logits, (21, 30), size, aligned))
 
 
 def test_memory_stays_far_below_that_of_all_logits() -> None:

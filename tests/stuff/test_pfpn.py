@@ -137,6 +137,40 @@ def test_raps_head_sums_five_levels_with_aligned_corners(size: tuple[int, int]) 
     assert [sum(isinstance(m, nn.Conv2d) for m in path) for path in head.paths] == [1, 1, 2, 3, 4]
 
 
+def test_aligned_corners_reach_the_pixels() -> None:
+    """Two cells to eight pixels: aligned, the first and last pixel show the cells and the border is a line between."""
+    logits = torch.zeros(1, 54, 1, 2)
+    logits[0, 1, 0], logits[0, 2, 0] = torch.tensor([7.0, 0.0]), torch.tensor([0.0, 7.0])
+    sample = Sample(torch.zeros(3, 4, 8, dtype=torch.uint8), 0, "a", (4, 8))
+    batch = Batch(torch.zeros(1, 3, 4, 8), ((4, 8),), (sample,))
+    truth = torch.full((1, 4, 8), 80)  # the first stuff class
+    rows = {True: [7.0, 6, 5, 4, 3, 2, 1, 0], False: [7.0, 7, 7 - 0.875, 7 - 2.625, 2.625, 0.875, 0, 0]}
+    for aligned, first in rows.items():
+        head = PanopticFPNHead(in_channels=64, categories=CATEGORIES, align_corners=aligned)
+        (found,) = head.decode(logits, batch, frozenset({"semantic_logits"}))
+        assert found.logits is not None
+        torch.testing.assert_close(found.logits[1, 0], torch.tensor(first))
+        cross_entropy = [math.log(math.exp(a) + math.exp(7 - a) + 52) - a for a in first]
+        assert head.loss(logits, truth).item() == pytest.approx(sum(cross_entropy) / 8, rel=1e-5)
+        (labels,) = head.decode(logits, batch)
+        assert torch.equal(labels.labels, found.labels)
+
+
+def test_a_deep_predictor_is_two_normed_convolutions_and_a_projection() -> None:
+    torch.manual_seed(0)
+    head = PanopticFPNHead(in_channels=64, categories=CATEGORIES, hidden=64, predictor_convs=2)
+    features = {str(k): torch.randn(1, 64, 16 >> k, 16 >> k) for k in range(4)}
+    first, first_norm, _, second, second_norm, _, last = head.predictor.children()
+    x = head.trunk(features)
+    for conv, norm in ((first, first_norm), (second, second_norm)):
+        x = F.group_norm(F.conv2d(x, conv.weight, padding=1), 32, norm.weight, norm.bias).relu()  # type: ignore[arg-type]
+    torch.testing.assert_close(head(features), F.conv2d(x, last.weight, last.bias))  # type: ignore[arg-type]
+    assert first.weight.shape == (32, 64, 3, 3) and second.weight.shape == (32, 32, 3, 3)  # type: ignore[union-attr]
+    assert isinstance(PanopticFPNHead(in_channels=64, categories=CATEGORIES).predictor, nn.Conv2d)
+    with pytest.raises(ConfigError, match=r"stuff\.predictor_convs=-1"):
+        PanopticFPNHead(in_channels=64, categories=CATEGORIES, predictor_convs=-1)
+
+
 def test_other_numbers_of_levels_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"stuff\.levels=3: allowed: 4 .*, 5"):
         PanopticFPNHead(in_channels=64, categories=CATEGORIES, levels=3)

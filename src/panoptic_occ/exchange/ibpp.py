@@ -8,11 +8,12 @@ Shapes: N regions, C channels of the pyramid, K classes (things and stuff), S ch
     P_t   = H_sem_t([RoI-Flatten(m_t) ; F_sem])                     (K, H/4, W/4)   Eqs. 5, 6
 for t = 1..T.  The masks are m_T, the stuff is P_T.
 
-How it sits on the shared branches: F_sem is the trunk of the stuff branch and P_0 its own prediction; ``align`` is a
-1x1 convolution where S differs from C (``stuff.hidden=256`` gives the paper's 256 channels, and no ``align``).  The
-first H_ins is the mask head of the thing branch: a convolution of joined channels is a sum of two, so its first
-convolution goes on reading f, and one of this module's own (``priors``) adds what p_sem says.  All iterations align to
-the detected boxes or, with ``boxes=cascade``, each after the first to boxes regressed once more (``box_cascade``).
+How it sits on the shared branches: F_sem is the trunk of the stuff branch and P_0 its own prediction, by one 1x1
+convolution or, with ``stuff.predictor_convs=2``, by layers like those of H_sem_t; ``align`` is a 1x1 convolution where
+S differs from C (``stuff.hidden=256`` gives the paper's 256 channels, and no ``align``).  The first H_ins is the mask
+head of the thing branch: a convolution of joined channels is a sum of two, so its first convolution goes on reading f,
+and one of this module's own (``priors``) adds what p_sem says.  All iterations align to the detected boxes or, with
+``boxes=cascade``, each after the first to boxes regressed once more (``box_cascade``).
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.exchange.banet import projection
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
 from panoptic_occ.exchange.box_cascade import BoxCascade
-from panoptic_occ.exchange.ibpp_heads import MaskHead, SemanticHead, initialise
+from panoptic_occ.exchange.ibpp_heads import MaskHead, initialise
 from panoptic_occ.exchange.regions import Regions
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
 from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
+from panoptic_occ.stuff.predictor import DeepPredictor
 from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
 from panoptic_occ.thing.mask_head import MaskNorm, mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
@@ -111,7 +113,7 @@ class IterativeProjection(Exchange):
         head = dense_head(stuff)
         hidden = max(in_channels // 2, 32) if hidden is None else hidden
         heads = 1 if weights == "shared" else iterations
-        semantic = [SemanticHead(head.width + self.num_things, hidden, head.num_classes) for _ in range(heads)]
+        semantic = [DeepPredictor(head.width + self.num_things, hidden, head.num_classes) for _ in range(heads)]
         self.align = nn.Identity() if head.width == in_channels else projection(head.width, in_channels)
         self.priors = nn.ModuleList(
             nn.Conv2d(head.num_classes, in_channels, 3, padding=1, bias=False) for _ in range(heads)

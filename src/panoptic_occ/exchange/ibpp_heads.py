@@ -19,16 +19,6 @@ class MaskHead(nn.Module):
         nn.init.zeros_(self.mask_predictor[-1].bias)
 
 
-class SemanticHead(nn.Sequential):
-    """H_sem of one iteration: two times [3x3 convolution, GroupNorm, ReLU], then a 1x1 convolution to the classes."""
-
-    def __init__(self, in_channels: int, hidden: int, classes: int) -> None:
-        layers: list[nn.Module] = []
-        for width in (in_channels, hidden):
-            layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
-        super().__init__(*layers, nn.Conv2d(hidden, classes, 1))
-
-
 def initialise(module: nn.Module) -> None:
     """Kaiming's normal by fan-out for every convolution, as in the heads that they extend; biases 0."""
     for layer in module.modules():

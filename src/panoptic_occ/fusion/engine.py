@@ -20,6 +20,7 @@ from torch import Tensor
 
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.canvas import Canvas, Counts
+from panoptic_occ.fusion.dilation import SHAPES, STRIDES, Dilation, Shape
 from panoptic_occ.fusion.inputs import StuffSource, check_sizes
 from panoptic_occ.fusion.semantic import STUFF_RULES, StuffRule, fill_stuff
 from panoptic_occ.masks import PairStats
@@ -33,7 +34,12 @@ SHARES = (
     *("conf_thr", "max_occluded", "min_visible", "canvas_sig_ratio", "same_class_thr", "duplicate_thr"),
     *("post_min_visible", "erase_thr"),
 )
-DUPLICATE_AREAS = ("original", "canvas")
+WORDS = {
+    "stuff_rule": STUFF_RULES,
+    "duplicate_areas": ("original", "canvas"),
+    "erase_shape": SHAPES,
+    "erase_stride": STRIDES,
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class FusionPolicy:
     others left this share or less. ``stuff_area`` in pixels: smaller stuff segments stay void; by ``stuff_rule``, whole
     classes are measured (``class``) or each connected ``component`` of them (OANet). ``erase_thr``: components of the
     stuff with a lower mean probability stay void, measured up to ``erase_radius`` pixels around them (REFINE, see
-    ``fusion.erasing``); with ``erase_after``, components of what the things leave free.
+    ``fusion.erasing``), in a ``square`` or a ``disk`` (``erase_shape``), pixel by pixel or in cells of ``erase_stride``
+    4; with ``erase_after``, components of what the things leave free.
     Raises ConfigError for values outside [0, 1] and for a negative or fractional area.
     """
 
@@ -70,6 +77,8 @@ class FusionPolicy:
     stuff_rule: StuffRule = "class"
     erase_thr: float | None = None
     erase_radius: int = 0
+    erase_shape: Shape = "square"
+    erase_stride: int = 1
     erase_after: bool = False
 
     def __post_init__(self) -> None:
@@ -84,15 +93,17 @@ class FusionPolicy:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ConfigError(f"fusion.{name}={value!r}: must be a whole number of pixels, 0 or more")
-        if self.stuff_rule not in STUFF_RULES:
-            hint = did_you_mean(self.stuff_rule, STUFF_RULES)
-            raise ConfigError(f"fusion.stuff_rule={self.stuff_rule!r} is unknown; {hint}")
+        for name, allowed in WORDS.items():
+            if (word := getattr(self, name)) not in allowed:
+                raise ConfigError(f"fusion.{name}={word!r} is unknown; {did_you_mean(word, allowed)}")
         for name in ("same_class_strict", "erase_after"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"fusion.{name}={getattr(self, name)!r}: must be true or false")
-        if self.duplicate_areas not in DUPLICATE_AREAS:
-            hint = did_you_mean(self.duplicate_areas, DUPLICATE_AREAS)
-            raise ConfigError(f"fusion.duplicate_areas={self.duplicate_areas!r} is unknown; {hint}")
+
+    @property
+    def dilation(self) -> Dilation:
+        """How far around a component unknown erasing looks."""
+        return Dilation(self.erase_radius, self.erase_shape, self.erase_stride)
 
     @property
     def requires(self) -> frozenset[str]:

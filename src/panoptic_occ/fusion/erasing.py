@@ -9,12 +9,13 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy import ndimage
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.fusion.components import Components, components
+from panoptic_occ.fusion.dilation import Dilation
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.fusion.inputs import StuffSource
 from panoptic_occ.structures import VOID_LABEL, SemanticMap
@@ -27,7 +28,7 @@ class StuffLabels:
 
     def __init__(self, semantic: SemanticMap) -> None:
         self.semantic = semantic
-        self._confidence: dict[int, Float[Tensor, " r"]] = dict(semantic.confidence)
+        self._confidence: dict[str, Float[Tensor, " r"]] = dict(semantic.confidence)
 
     def under(self, policy: FusionPolicy) -> StuffSource:
         """Labels as ``semantic.labels``, void in every component whose confidence is below ``policy.erase_thr``; with
@@ -43,7 +44,7 @@ class StuffLabels:
         """Labels without the components that are not sure enough."""
         assert policy.erase_thr is not None
         labels = self.semantic.labels
-        erased = self._components.spread((self._confident(policy.erase_radius) < policy.erase_thr).cpu().numpy())
+        erased = self._components.spread((self._confident(policy.dilation) < policy.erase_thr).cpu().numpy())
         return labels.masked_fill(torch.from_numpy(erased).to(labels.device), VOID_LABEL)
 
     def _left_free(self, policy: FusionPolicy, things: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
@@ -56,41 +57,60 @@ class StuffLabels:
     def _components(self) -> Components:
         return components(self.semantic.labels)
 
-    def _confident(self, radius: int) -> Float[Tensor, " r"]:
-        if radius not in self._confidence:
-            self._confidence[radius] = component_confidence(self.semantic, radius, self._components)
-        return self._confidence[radius]
+    def _confident(self, dilation: Dilation) -> Float[Tensor, " r"]:
+        if dilation.name not in self._confidence:
+            self._confidence[dilation.name] = component_confidence(self.semantic, dilation, self._components)
+        return self._confidence[dilation.name]
 
 
-def component_confidence(semantic: SemanticMap, radius: int, parts: Components | None = None) -> Float[Tensor, " r"]:
+def component_confidence(
+    semantic: SemanticMap, dilation: Dilation, parts: Components | None = None
+) -> Float[Tensor, " r"]:
     """Confidence of every component of the stuff (numbered as in ``components``), float32 in [0, 1].
 
-    The mean probability of the component's OWN class over the component and all pixels up to ``radius`` px around it
-    (a square, cut at the image's edge).  The most likely class would not do: around a small fragment the network is
-    sure of another class.  ``parts``: the components of ``semantic.labels``, if they are known already.
+    The mean probability of the component's OWN class over the component and what lies around it (``dilation``, cut at
+    the image's edge).  The most likely class would not do: around a small fragment the network is sure of another
+    class.  At stride 4 the mean goes over cells: a component has all that it touches, and the probabilities of a cell
+    are those of its mean logits.  ``parts``: the components of ``semantic.labels``, if they are known already.
     ConfigError when the map has no logits.
     """
     if semantic.logits is None:
-        stored = ", ".join(str(r) for r in sorted(semantic.confidence))
-        instead = f"set fusion.erase_radius to a stored one ({stored})" if stored else "set fusion.erase_thr=null"
+        stored = ", ".join(sorted(semantic.confidence))
+        instead = (
+            f"set fusion.erase_radius, erase_shape and erase_stride to a stored combination ({stored})"
+            if stored
+            else "set fusion.erase_thr=null"
+        )
         raise ConfigError(
-            f"fusion.erase_thr with fusion.erase_radius={radius} needs the class probabilities of the stuff, and this "
-            f"map has none: annotated stuff (stuff=ground_truth) is always sure, and saved predictions keep only some "
-            f"radii; {instead}, or evaluate with the network of a trained run"
+            f"fusion.erase_thr with fusion.erase_radius={dilation.radius} (erase_shape={dilation.shape}, "
+            f"erase_stride={dilation.stride}) needs the class probabilities of the stuff, and this map has none: "
+            f"annotated stuff (stuff=ground_truth) is always sure, and saved predictions keep only some dilations; "
+            f"{instead}, or evaluate with the network of a trained run"
         )
     parts = components(semantic.labels) if parts is None else parts
+    stride = dilation.stride
     logits = semantic.logits.float()
+    if stride > 1:
+        logits = F.avg_pool2d(logits[None], stride, ceil_mode=True, count_include_pad=False)[0]
     # in blocks that fit into the cache of a CPU: more than twice as fast as the whole map at once
     total = torch.cat([rows.logsumexp(dim=0) for rows in logits.split(ROWS_AT_ONCE, dim=1)])
-    height, width = total.shape
     numbers = parts.numbers.cpu().numpy()
     means = []
-    for number, (label, (rows, columns)) in enumerate(zip(parts.labels.tolist(), parts.windows, strict=True)):
-        window = (
-            slice(max(rows.start - radius, 0), min(rows.stop + radius, height)),
-            slice(max(columns.start - radius, 0), min(columns.stop + radius, width)),
+    for number, (label, window) in enumerate(zip(parts.labels.tolist(), parts.windows, strict=True)):
+        around = tuple(
+            slice(max(edge.start // stride - dilation.reach, 0), min(-(-edge.stop // stride) + dilation.reach, cells))
+            for edge, cells in zip(window, total.shape, strict=True)
         )
-        own = (logits[label - semantic.first_label][window] - total[window]).exp().double().cpu().numpy()
-        region = ndimage.maximum_filter((numbers[window] == number).view(np.uint8), 2 * radius + 1, mode="constant")
-        means.append(own[region > 0].mean())
+        own = (logits[label - semantic.first_label][around] - total[around]).exp().double().cpu().numpy()
+        pixels = numbers[tuple(slice(cells.start * stride, cells.stop * stride) for cells in around)] == number
+        means.append(own[dilation.grown(_touched(pixels, stride))].mean())
     return torch.tensor(means, dtype=torch.float32, device=total.device)
+
+
+def _touched(pixels: Bool[np.ndarray, "h w"], stride: int) -> Bool[np.ndarray, "m n"]:
+    """The cells of ``stride`` x ``stride`` pixels, the last ones cut at the edge, with a pixel that is set."""
+    if stride == 1:
+        return pixels
+    for axis in (0, 1):
+        pixels = np.logical_or.reduceat(pixels, np.arange(0, pixels.shape[axis], stride), axis=axis)
+    return pixels

@@ -48,6 +48,7 @@ YOUNGER_KEYS = {
     "exchange.boxes": "fixed",
     "exchange.mask_norm": None,
     "thing.mask_norm": None,
+    "stuff.predictor_convs": 0,
     "backbone.fpn_norm": None,
     "backbone.deformable_stages": 0,
     "occlusion.pair_mean": "proposals",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from panoptic_occ.fusion.dilation import Dilation
 from panoptic_occ.fusion.erasing import component_confidence
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.occlusion.base import OcclusionModel
@@ -16,24 +17,24 @@ FROM_NETWORK = frozenset({"soft", "roi_features"})
 class Recording:
     """What an evaluation asks for beyond its own need.
 
-    ``conf_thr``: lowest score of the detections.  ``radii`` in pixels: dilations for which the confidence of the stuff
-    components is kept (REFINE's unknown erasing), as far as the stuff branch has probabilities.
+    ``conf_thr``: lowest score of the detections.  ``dilations``: those for which the confidence of the stuff components
+    is kept (REFINE's unknown erasing), as far as the stuff branch has probabilities.
     """
 
     conf_thr: float = 1.0
-    radii: tuple[int, ...] = ()
+    dilations: tuple[Dilation, ...] = ()
 
     @property
     def requires(self) -> frozenset[str]:
         """What the base must compute for it."""
-        return frozenset({"semantic_logits"} if self.radii else ())
+        return frozenset({"semantic_logits"} if self.dilations else ())
 
     def complete(self, output: BaseOutput, models: Mapping[str, OcclusionModel]) -> BaseOutput:
         """``output`` with the answers of ``models`` about all pairs and the confidences of the stuff."""
         answers = {name: model.answers(output.instances, output.stats, wide=True) for name, model in models.items()}
         semantic = output.semantic
         if semantic.logits is not None:
-            confidence = {radius: component_confidence(semantic, radius) for radius in self.radii}
+            confidence = {dilation.name: component_confidence(semantic, dilation) for dilation in self.dilations}
             semantic = replace(semantic, confidence={**semantic.confidence, **confidence})
         return replace(output, semantic=semantic, answers={**output.answers, **answers})
 

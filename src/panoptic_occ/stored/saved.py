@@ -19,6 +19,7 @@ from panoptic_occ.data.parallel import available_cores, ordered_map
 from panoptic_occ.errors import CheckpointError, ConfigError
 from panoptic_occ.evaluation import Evaluation
 from panoptic_occ.files import digest
+from panoptic_occ.fusion.dilation import Dilation
 from panoptic_occ.model import BaseOutput
 from panoptic_occ.runs.folders import occlusion_folder, predictions_folder
 from panoptic_occ.runs.keys import prediction_key, prediction_settings
@@ -36,7 +37,9 @@ def recording_of(cfg: DictConfig) -> Recording | None:
     """What an evaluation with the network records: to store it, or for the points of a grid to share it."""
     if cfg.save_predictions:
         radius = int(cfg.fusion.get("erase_radius", cfg.data.erase_radius))
-        return Recording(float(cfg.save_conf_thr), tuple(sorted({0, radius // 2, radius, 2 * radius})))
+        shape, stride = cfg.fusion.get("erase_shape", "square"), cfg.fusion.get("erase_stride", 1)
+        radii = sorted({0, radius // 2, radius, 2 * radius})
+        return Recording(float(cfg.save_conf_thr), tuple(Dilation(r, shape, stride) for r in radii))
     return Recording() if cfg.grid else None
 
 

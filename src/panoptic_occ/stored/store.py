@@ -146,7 +146,7 @@ def pack_output(output: BaseOutput) -> Tensors:
         "inter": output.stats.inter,
         **pack_map("semantic", semantic.labels),
         "first_label": torch.tensor(semantic.first_label),
-        **{f"{CONFIDENCE}{radius}": values for radius, values in semantic.confidence.items()},
+        **{f"{CONFIDENCE}{dilation}": values for dilation, values in semantic.confidence.items()},
     }
 
 
@@ -154,7 +154,7 @@ def unpack_output(tensors: Tensors, answers: Mapping[str, Mapping[str, Tensor]])
     """The output again, with ``answers`` of the occlusion modules."""
     instances = InstanceSet(unpack_masks(tensors), tensors["boxes"], tensors["scores"], tensors["labels"])
     confidence = {
-        int(name.removeprefix(CONFIDENCE)): values for name, values in tensors.items() if name.startswith(CONFIDENCE)
+        name.removeprefix(CONFIDENCE): values for name, values in tensors.items() if name.startswith(CONFIDENCE)
     }
     # format 1 kept whole maps
     labels = tensors["semantic"].long() - 1 if "semantic" in tensors else unpack_map(tensors, "semantic")

@@ -40,23 +40,29 @@ class StuffHead(StuffBranch):
     ``things``: ``collapsed`` (one class for all things, then the stuff classes), ``dense`` (every thing class too) or
     ``none`` (stuff only; pixels of things train nothing).  ``loss_norm``: mean over the ``valid`` pixels of
     a process's batch (detectron2; RAP's ``batch_valid`` is the same), or over ``all`` pixels, void included (OCFusion's
-    code).  ``width``: channels of what ``trunk`` gives.
+    code).  ``align_corners``: of the step from stride 4 to pixels.  ``width``: channels of what ``trunk`` gives.
     """
 
     def __init__(
-        self, categories: Categories, width: int, things: Things = "collapsed", loss_norm: LossNorm = "valid"
+        self,
+        categories: Categories,
+        width: int,
+        things: Things = "collapsed",
+        loss_norm: LossNorm = "valid",
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         for key, value, allowed in (("things", things, THINGS), ("loss_norm", loss_norm, LOSS_NORMS)):
             if value not in allowed:
                 raise ConfigError(f"stuff.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
         self.loss_norm = loss_norm
+        self.align_corners = align_corners
         self.width = width
         self.num_things = categories.num_things
         # channel c is the contiguous label c + first_label; of things there, the collapsed class stands for all
         self.first_label = {"collapsed": self.num_things - 1, "dense": 0, "none": self.num_things}[things]
         self.num_classes = len(categories) - self.first_label
-        self.predictor = nn.Conv2d(width, self.num_classes, 1)
+        self.predictor: nn.Module = nn.Conv2d(width, self.num_classes, 1)
 
     def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
         """Features at stride 4 that the classes are read from."""
@@ -77,7 +83,7 @@ class StuffHead(StuffBranch):
         if self.first_label < self.num_things:  # all things are one class, or class 0 on
             truth = truth.clamp(min=0)
         truth = truth.masked_fill((semantic == VOID_LABEL) | (truth < 0), VOID_LABEL)
-        full = upsample(logits)
+        full = upsample(logits, self.align_corners)
         total = F.cross_entropy(full, truth, ignore_index=VOID_LABEL, reduction="sum")
         count = truth.numel() if self.loss_norm == "all" else int((truth != VOID_LABEL).sum())
         return total / max(1, count)
@@ -97,10 +103,10 @@ class StuffHead(StuffBranch):
         maps = []
         for own, sample, inside in zip(logits, batch.samples, batch.sizes, strict=True):
             if "semantic_logits" in requires:
-                full = full_logits(own, inside, sample.original_size)
+                full = full_logits(own, inside, sample.original_size, self.align_corners)
                 maps.append(semantic_map(full, self.first_label, self.num_things))
             else:
-                channels = most_likely(own, inside, sample.original_size)
+                channels = most_likely(own, inside, sample.original_size, self.align_corners)
                 labels = stuff_labels(channels, self.first_label, self.num_things)
                 maps.append(SemanticMap(labels, first_label=self.first_label))
         return maps

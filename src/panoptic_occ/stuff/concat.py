@@ -62,7 +62,7 @@ class ConcatHead(StuffHead):
         channels = [in_channels, *(factor * hidden for factor in widths)]
         self.stacks = nn.ModuleList(_stack(channels, norm, deform) for _ in range(1 if shared else len(LEVELS)))
         self.fuse = nn.Identity() if fuse_kernel is None else _fusing(stacked, width, fuse_kernel, norm)
-        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.normal_(self.predictor.get_parameter("weight"), std=0.01)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

@@ -22,17 +22,20 @@ PIXELS_AT_ONCE = 1 << 14  # 4 MB of logits for 54 classes
 LANES = 16  # floats of a vector register; numpy's argmax takes several times as long over a remainder
 
 
-def most_likely(logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int]) -> Int[Tensor, "h w"]:
+def most_likely(
+    logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int], align_corners: bool = False
+) -> Int[Tensor, "h w"]:
     """The channel of the highest logit at every pixel of the original image (int64), the first of equal ones.
 
     ``logits`` are at stride 4 of the padded input, whose first ``inside`` = (height, width) pixels show the image of
-    ``size`` (height, width).  The same as ``full_logits(...).argmax(dim=0)``, which is also the form that GPUs use,
-    but for pixels whose two highest logits differ by less than rounding does (1e-6 of the largest logit there).
+    ``size`` (height, width); ``align_corners``: of the step to pixels.  The same as
+    ``full_logits(...).argmax(dim=0)``, which is also the form that GPUs use, but for pixels whose two highest logits
+    differ by less than rounding does (1e-6 of the largest logit there).
     """
     if logits.device.type != "cpu":
-        return full_logits(logits, inside, size).argmax(dim=0)
+        return full_logits(logits, inside, size, align_corners).argmax(dim=0)
     table = _table(logits.detach())
-    rows, columns = (Axis.of(*edge) for edge in zip(logits.shape[1:], inside, size, strict=True))
+    rows, columns = (Axis.of(*edge, align_corners) for edge in zip(logits.shape[1:], inside, size, strict=True))
     agreed = _agreed(table.argmax(axis=2), rows.windows)
     agreed = _agreed(agreed.T, columns.windows).T
     labels = _spread(agreed, rows, columns)
@@ -44,18 +47,18 @@ def most_likely(logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size:
 
 
 def full_logits(
-    logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int]
+    logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int], align_corners: bool = False
 ) -> Float[Tensor, "c h w"]:
     """Logits (float32) of every pixel of the original image; the padding is cut off before the last resize."""
-    full = upsample(logits[None])[..., : inside[0], : inside[1]]
+    full = upsample(logits[None], align_corners)[..., : inside[0], : inside[1]]
     if tuple(inside) != tuple(size):
         full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)
     return full[0]
 
 
-def upsample(logits: Float[Tensor, "b c h4 w4"]) -> Float[Tensor, "b c h w"]:
+def upsample(logits: Float[Tensor, "b c h4 w4"], align_corners: bool = False) -> Float[Tensor, "b c h w"]:
     """From stride 4 to pixels (float32)."""
-    return F.interpolate(logits.float(), scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    return F.interpolate(logits.float(), scale_factor=STRIDE, mode="bilinear", align_corners=align_corners)
 
 
 class Axis(NamedTuple):
@@ -69,9 +72,10 @@ class Axis(NamedTuple):
     weights: Float[np.ndarray, "pixels k"]
 
     @staticmethod
-    def of(cells: int, inside: int, size: int) -> Axis:
+    def of(cells: int, inside: int, size: int, align_corners: bool) -> Axis:
         """From the interpolation of unit impulses, so that the weights are those of the library itself."""
-        impulses = F.interpolate(torch.eye(cells)[None], scale_factor=STRIDE, mode="linear", align_corners=False)
+        units = torch.eye(cells)[None]
+        impulses = F.interpolate(units, scale_factor=STRIDE, mode="linear", align_corners=align_corners)
         impulses = impulses[..., :inside]
         if inside != size:
             impulses = F.interpolate(impulses, size=size, mode="linear", align_corners=False)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from panoptic_occ.categories import Categories
 from panoptic_occ.errors import ConfigError
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
+from panoptic_occ.stuff.predictor import DeepPredictor
 
 LEVELS = ("0", "1", "2", "3")
 
@@ -16,9 +17,9 @@ LEVELS = ("0", "1", "2", "3")
 class PanopticFPNHead(StuffHead):
     """P2..P5 each to stride 4 by [3x3 conv, GroupNorm, ReLU, x2 bilinear] steps, summed, 1x1 conv to the classes.
 
-    ``levels``: 5 takes P6 too, ``bias``: of the convolutions, ``align_corners``: of the steps; all three as in RAP's
-    code, whose last enlargement to the image aligns the corners as well and here does not.  A level of another size
-    than P2 in the end (P6, where the image is no multiple of 64) is resized to it.
+    ``levels``: 5 takes P6 too, ``bias``: of the convolutions, ``align_corners``: of all steps up to the pixels; all
+    three as in RAP's code.  A level of another size than P2 in the end (P6, where the image is no multiple of 64) is
+    resized to it.  ``predictor_convs``: 3x3 convolutions with GroupNorm and ReLU before the 1x1 one (REFINE: 2).
 
     ``hidden``: channels, half of ``in_channels`` by default (128 for 256).  ``fuse``: one more 1x1 convolution with
     ReLU after the sum (OCFusion's code).  ``things``, ``loss_norm``: see StuffHead.
@@ -36,12 +37,17 @@ class PanopticFPNHead(StuffHead):
         levels: int = 4,
         bias: bool = False,
         align_corners: bool = False,
+        predictor_convs: int = 0,
     ) -> None:
+        if predictor_convs < 0:
+            raise ConfigError(f"stuff.predictor_convs={predictor_convs}: must be 0 (the 1x1 convolution alone) or more")
         if levels not in (4, 5):
             raise ConfigError(f"stuff.levels={levels}: allowed: 4 (P2 to P5), 5 (P6 too)")
-        hidden = max(in_channels // 2, 32) if hidden is None else hidden
-        super().__init__(categories, hidden, things, loss_norm)
-        self.align_corners = align_corners
+        usual = max(in_channels // 2, 32)
+        hidden = usual if hidden is None else hidden
+        super().__init__(categories, hidden, things, loss_norm, align_corners)
+        if predictor_convs > 0:
+            self.predictor = DeepPredictor(hidden, usual, self.num_classes, predictor_convs)
         self.paths = nn.ModuleList(
             pyramid_path(in_channels, hidden, level, bias, align_corners) for level in range(levels)
         )
