@@ -170,6 +170,7 @@ def test_time_of_the_network_is_that_of_the_base_and_of_the_relation() -> None:
         timed.update(toy_sample(3, seed), perfect(toy_sample(3, seed)))
     row = timed.rows()["one"]
     assert row["relation_ms"] > 0 and row["network_ms"] == pytest.approx(2.0 + row["relation_ms"])
+    assert row["FPS"] == pytest.approx(1000 / (2.0 + row["relation_ms"] + row["fusion_ms"]))
 
 
 def test_relations_with_claims_are_told_apart() -> None:

@@ -23,6 +23,7 @@ SEED, COUNT = "a whole number, 0 to 4294967295", "a whole number, 1 or more"
 SHARE, SWITCH, RATE = "a number, 0 to 1", "true or false", "a number, above 0"
 GRID = "a grid gives every key a list of different values: 'grid={fusion.min_visible: [0.4, 0.5]}'; grid=null is none"
 SWITCHES = ("force", "details", "timing", "save_maps", "save_predictions", "saved", "joint", "channels_last", "compile")
+SWITCHES += ("average_precision",)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from panoptic_occ.evaluation import Entry, Evaluation
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.grid import Grid, Values, changed
 from panoptic_occ.instantiate import safe_instantiate
+from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.model import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
@@ -132,9 +134,13 @@ def build_evaluation(
     variants: Sequence[Variant],
     categories: Categories,
     recording: Recording | None = None,
+    annotations: Path | None = None,
 ) -> Evaluation:
     """Every relation with the method's fusion policy, with each of ``cfg.policies`` (changes of that policy), and at
-    each point of ``cfg.grid``."""
+    each point of ``cfg.grid``.
+
+    ``annotations``: COCO instances of the images, which the average precision reads if ``cfg`` asks for it.
+    """
     grid, entries = Grid(cfg), []
     for title, changes in (cfg.policies or {"": {}}).items():
         merged = OmegaConf.merge(cfg.fusion, changes)
@@ -152,6 +158,8 @@ def build_evaluation(
         details=Binning(tuple(cfg.data.object_sizes)) if cfg.details else None,
         timing=cfg.timing,
         oracle=frozenset(cfg.oracle),
+        average_precision=AveragePrecision(annotations, categories) if cfg.average_precision and annotations else None,
+        score_thr=float(cfg.thing.get("score_thr", 0.0)),
     )
 
 

@@ -15,6 +15,7 @@ from panoptic_occ.categories import Categories
 from panoptic_occ.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels
+from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
 from panoptic_occ.metrics.canvas_accuracy import CanvasAccuracy
 from panoptic_occ.metrics.order_profile import OrderProfile
@@ -70,6 +71,8 @@ class Evaluation:
     ``details``: also break the quality of things down, by these bins, and count right orders as RAP does.
     ``timing``: also time relation and fusion (on one image at a time; without the network where its answers come from a
     file or a recording), and the base, which the caller reports by ``base_took``.
+    ``average_precision``: also COCO's AP of all detections, the same for all entries; ``score_thr``: the lowest score
+    that the base gives one.
     ``oracle``: what every entry gets from the annotations (ORACLES; BANet, Table 4); ``box`` and ``class`` must also be
     set in the thing branch.  ConfigError for an unknown one.
     """
@@ -84,6 +87,8 @@ class Evaluation:
         details: Binning | None = None,
         timing: bool = False,
         oracle: frozenset[str] = frozenset(),
+        average_precision: AveragePrecision | None = None,
+        score_thr: float = 0.0,
     ) -> None:
         self.entries = tuple(replace(entry, policy=oracle_policy(entry.policy, oracle)) for entry in entries)
         self.listeners = listeners
@@ -109,10 +114,12 @@ class Evaluation:
         self.relation_time = {entry.name: StepTime() for entry in entries if timing}
         self.fusion_time = {entry.name: StepTime() for entry in entries if timing}
         self.base_time = StepTime()
+        self.average_precision = average_precision
+        self.score_thr = score_thr if average_precision else 1.0
         details_of = self.breakdown, self.on_canvas
         groups = self.quality, self.accuracy, self.profile, *details_of, self.relation_time, self.fusion_time
         self.metrics = nn.ModuleList({id(metric): metric for group in groups for metric in group.values()}.values())
-        self.metrics.append(self.base_time)
+        self.metrics.extend([self.base_time, *([average_precision] if average_precision else [])])
         self.models = nn.ModuleList({id(entry.model): entry.model for entry in entries}.values())
 
     def begin(self, device: torch.device) -> None:
@@ -143,9 +150,9 @@ class Evaluation:
 
     @property
     def conf_thr(self) -> float:
-        """The lowest score that any of the policies accepts or that is to be recorded."""
+        """The lowest score that any of the policies accepts, or that is to be recorded or ranked."""
         recorded = self.recording.conf_thr if self.recording else 1.0
-        return min(recorded, *(entry.policy.conf_thr for entry in self.entries))
+        return min(recorded, self.score_thr, *(entry.policy.conf_thr for entry in self.entries))
 
     @property
     def networks(self) -> dict[str, OcclusionModel]:
@@ -157,6 +164,8 @@ class Evaluation:
         """Scores one image and returns its maps by entry."""
         if self.recording:
             output = self.recording.complete(output, self.networks)
+        if self.average_precision is not None:
+            self.average_precision.update(sample.image_id, output.instances)
         target, maps = sample.annotations, {}
         if "stuff" in self.oracle:
             labels = annotated_stuff(target, self.num_things).labels
@@ -213,6 +222,7 @@ class Evaluation:
     def rows(self) -> dict[str, dict[str, float]]:
         """One flat row of numbers an entry, ready for a table, a CSV file or a logger."""
         rows: dict[str, dict[str, float]] = {}
+        precision = {} if self.average_precision is None else self.average_precision.compute()
         for name, result in self.results().items():
             order = self.accuracy[name].compute()
             rows[name] = result.flat() | {
@@ -222,6 +232,7 @@ class Evaluation:
                 "coverage": order.coverage,
                 "pairs": order.pairs,
                 **self.profile[name].compute().as_dict(),
+                **precision,
             }
             if self.on_canvas:
                 canvas = self.on_canvas[name].compute()
@@ -230,6 +241,7 @@ class Evaluation:
                 rows[name]["relation_ms"] = relation_ms = self.relation_time[name].compute()
                 rows[name]["network_ms"] = self.base_time.compute() + relation_ms
                 rows[name]["fusion_ms"] = self.fusion_time[name].compute()
+                rows[name]["FPS"] = 1000 / (rows[name]["network_ms"] + rows[name]["fusion_ms"])
         return rows
 
 

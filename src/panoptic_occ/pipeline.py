@@ -241,7 +241,9 @@ def evaluate_model(
     load_base(model, cfg)
     channels = model.occlusion.in_channels
     variants = load_variants(cfg, orders, channels, data)
-    evaluation = build_evaluation(cfg, variants, data.categories, recording=recording_of(cfg))
+    evaluation = build_evaluation(
+        cfg, variants, data.categories, recording_of(cfg), data.eval_data.layout.instances_json
+    )
     if {"box", "class"} & set(cfg.oracle):
         model.thing.use_oracle(RoiOracle("box" in cfg.oracle, "class" in cfg.oracle))
     pictures = Pictures(data.categories, method, PICTURES, FIXED_PICTURES)
@@ -280,7 +282,7 @@ def evaluate_saved(
         )
     method = str(cfg.choices.occlusion)
     variants = load_variants(cfg, orders, stored_channels(cfg, advice), data)
-    evaluation = build_evaluation(cfg, variants, data.categories)
+    evaluation = build_evaluation(cfg, variants, data.categories, annotations=data.eval_data.layout.instances_json)
     predictions = open_predictions(cfg, orders, evaluation, data, advice)
     with ExitStack() as stack:
         if cfg.save_maps:

@@ -35,7 +35,8 @@ from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet, shee
 
 Rows = Mapping[str, Mapping[str, float]]
 GROUPS = {"": "", "_th": " th", "_st": " st"}
-TIMES = {"network_ms": "network ms", "relation_ms": "relation ms", "fusion_ms": "fusion ms"}
+TIMES = {"network_ms": "network ms", "relation_ms": "relation ms", "fusion_ms": "fusion ms", "FPS": "images/s"}
+PRECISION = {"AP_box": "AP boxes", "AP_mask": "AP masks"}
 # What the table at the end of a run shows, under which heading; metrics.json and metrics.csv hold everything.
 COLUMNS = {
     "PQ": "PQ",
@@ -46,6 +47,7 @@ COLUMNS = {
     "relation_accuracy": "order right",
     "pairs": "pairs",
     "by_score": "by score",
+    **PRECISION,
     **TIMES,
 }
 # The same where policies are compared too (experiment=cross).
@@ -55,6 +57,7 @@ CROSS_COLUMNS = {
     "coverage": "coverage",
     "cycle_rate": "cycles",
     "by_score": "by score",
+    **PRECISION,
     **TIMES,
 }
 

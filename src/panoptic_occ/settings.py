@@ -19,7 +19,7 @@ ORACLES = ("box", "class", "order", "order_by_box", "stuff")
 
 SWITCHES = (
     *("force", "details", "timing", "save_maps", "save_predictions", "saved", "joint", "channels_last", "compile"),
-    *("check", "debug"),
+    *("check", "debug", "average_precision"),
 )
 PATHS = ("run", "input", "output", "run_name", "data.root", "data.source.root", "data.source.cache_dir")
 GROUPS = ("validate", "data.source", "schedule.base", "schedule.occlusion")

@@ -73,6 +73,17 @@ def test_maps_are_those_of_the_network(stored: Runs, request: pytest.FixtureRequ
     assert len(differing) > 1  # else the comparison would say little
 
 
+def test_average_precision_is_that_of_the_network(stored: Runs, tmp_path: Path) -> None:
+    """All detections are ranked, whatever the fusion takes; they are stored only when that is asked for."""
+    runs = copied(stored, tmp_path)
+    asked = ("compare=[score]", "average_precision=true", "save_conf_thr=0.05")
+    network = runs.evaluate(*asked, "save_predictions=true")["relations"]
+    assert runs.evaluate(*asked, "saved=true")["relations"] == network
+    assert network["score"]["AP_mask"] == network["ocfusion"]["AP_mask"] > 0
+    few = runs.evaluate(*asked, "thing.score_thr=0.3")["relations"]
+    assert few["score"]["AP_mask"] < network["score"]["AP_mask"]
+
+
 def test_official_maps_and_columns_of_a_grid(stored: Runs, no_network: None) -> None:
     folder = Path(compose(stored.words).runs_dir)
     stored.evaluate("saved=true", "save_maps=true", "compare=[]", "fusion.min_visible=0.3")
@@ -114,6 +125,12 @@ def test_what_is_not_stored_is_named_with_the_way_to_store_it(stored: Runs, tmp_
             stored,
             ConfigError,
             rf"conf_thr=0\.05: .*score 0\.1 and more.* {command} save_conf_t",
+        ),
+        (
+            ("average_precision=true",),
+            stored,
+            ConfigError,
+            rf"average_precision=true ranks all .*score 0\.05 .*score 0\.1 .*set average.* {command} save_conf_t",
         ),
         (("compare=[upsnet]",), stored, ConfigError, "occlusion=upsnet reads .*semantic_logits.*; set saved=false"),
         (

@@ -78,7 +78,7 @@ def direction(gain: Estimate, printed: float) -> str:
 
 def scale(metric: str) -> float:
     """From metrics.json to what papers print: shares are percent there, times are not."""
-    return 1.0 if metric.endswith("_ms") else 100.0
+    return 1.0 if metric.endswith("_ms") or metric == "FPS" else 100.0
 
 
 def compare(table: Table, measured: Measured | None, published: Published) -> list[Line]:

@@ -27,6 +27,9 @@ HEADINGS = {
     "relation_ms": "relation, ms",
     "network_ms": "network, ms",
     "fusion_ms": "fusion, ms",
+    "AP_box": "AP boxes",
+    "AP_mask": "AP masks",
+    "FPS": "images/s",
 }
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

@@ -47,7 +47,7 @@ OF_ONE_COMMAND = ("logger", "force", "trusted", "save_maps", "save_predictions",
 RESULTS = ("metrics.*", "pq.*", "breakdown.*", "pictures.png", "grid.png", "made_from.json")
 DESCRIPTION = ("config.yaml", "environment.json", "categories.json")
 
-OF_EVALUATION = ("fusion", "tta", "policies", "grid", "oracle", "details", "timing")
+OF_EVALUATION = ("fusion", "tta", "policies", "grid", "oracle", "details", "timing", "average_precision")
 
 # Overrides that never change what is computed, or that the folder's name holds already.
 NOT_IN_NAME = re.compile(

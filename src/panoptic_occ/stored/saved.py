@@ -120,10 +120,13 @@ def open_predictions(
                 f"{archive.path}: holds answers of occlusion={name} before it was trained again; {advice}"
             )
     if evaluation.conf_thr < found.base.header["conf_thr"]:
+        asked, instead = f"fusion.conf_thr={evaluation.conf_thr:g}", "raise the threshold"
+        if evaluation.conf_thr == evaluation.score_thr:
+            asked = f"average_precision=true ranks all detections of score {evaluation.conf_thr:g} and more"
+            instead = "set average_precision=false"
         raise ConfigError(
-            f"fusion.conf_thr={evaluation.conf_thr:g}: {found.base.path} holds detections of score "
-            f"{found.base.header['conf_thr']:g} and more; raise the threshold, or, {advice} "
-            f"save_conf_thr={evaluation.conf_thr:g}"
+            f"{asked}: {found.base.path} holds detections of score {found.base.header['conf_thr']:g} and more; "
+            f"{instead}, or, {advice} save_conf_thr={evaluation.conf_thr:g}"
         )
     return found
 
