@@ -24,6 +24,7 @@ HEADINGS = {
     "SQ_th": "SQ things",
     "RQ_th": "RQ things",
     "relation_accuracy": "order right",
+    "relation_accuracy_rap": "order right, as RAP counts",
     "relation_ms": "relation, ms",
     "network_ms": "network, ms",
     "fusion_ms": "fusion, ms",
