@@ -76,7 +76,7 @@ def test_the_command_line_wins_over_the_method(start: Start) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("methd=ocfusion", "there is no key or group 'methd'; did you mean 'method'? allowed: backbone, "),
+        ("methd=ocfusion", "there is no key or group 'methd'; did you mean 'method'? allowed: average_precision, "),
         ("method=ocfusoin", "group 'method' has no choice 'ocfusoin'; did you mean 'ocfusion'? allowed: banet, oanet"),
         ("sede=3", "there is no key or group 'sede'; did you mean 'seed'?"),
         ("trainer.precison=bf16", "'trainer' has no key 'precison'; did you mean 'precision'? allowed: accelerator, "),

@@ -35,8 +35,8 @@ from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet, shee
 
 Rows = Mapping[str, Mapping[str, float]]
 GROUPS = {"": "", "_th": " th", "_st": " st"}
-TIMES = {"network_ms": "network ms", "relation_ms": "relation ms", "fusion_ms": "fusion ms", "FPS": "images/s"}
-PRECISION = {"AP_box": "AP boxes", "AP_mask": "AP masks"}
+TIMES = {"network_ms": "network ms", "relation_ms": "relation ms", "fusion_ms": "fusion ms"}
+AS_THEY_ARE = {*TIMES, "FPS"}
 # What the table at the end of a run shows, under which heading; metrics.json and metrics.csv hold everything.
 COLUMNS = {
     "PQ": "PQ",
@@ -47,8 +47,10 @@ COLUMNS = {
     "relation_accuracy": "order right",
     "pairs": "pairs",
     "by_score": "by score",
-    **PRECISION,
+    "AP_box": "AP boxes",
+    "AP_mask": "AP masks",
     **TIMES,
+    "FPS": "images/s",
 }
 # The same where policies are compared too (experiment=cross).
 CROSS_COLUMNS = {
@@ -57,7 +59,6 @@ CROSS_COLUMNS = {
     "coverage": "coverage",
     "cycle_rate": "cycles",
     "by_score": "by score",
-    **PRECISION,
     **TIMES,
 }
 
@@ -74,7 +75,7 @@ def summary(rows: Rows, title: str) -> Table:
     shown: dict[str, dict[str, float | str]] = {}
     for name, row in rows.items():
         shown[name] = {
-            head: "-" if key in TIMES and math.isnan(row[key]) else f"{row[key]:.2f}" if key in TIMES else row[key]
+            head: row[key] if key not in AS_THEY_ARE else "-" if math.isnan(row[key]) else f"{row[key]:.2f}"
             for key, head in columns.items()
             if key in row
         }
