@@ -15,6 +15,15 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+# Where a single test takes long: begun first, none of them is left over when the others are done.
+LONG = ("reproduce/test_running", "test_outside_method", "end_to_end/", "cluster/", "test_validation", "stored/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the files in ``LONG`` come first, the others keep their order."""
+    items.sort(key=lambda item: not any(part in item.nodeid for part in LONG))
+
+
 @pytest.fixture(scope="session")
 def coco_mini() -> Path:
     """Root of a few real COCO images in the official layout; skips where it is absent."""

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from panoptic_occ.commands import command, log_handler
 from panoptic_occ.config import compose, conf_dir, group_choices
 from panoptic_occ.errors import ConfigError, DataError
 from panoptic_occ.instantiate import check_targets, safe_instantiate
+from panoptic_occ.reproduce.tables import names
 
+OVERRIDING = ("preset", "method", "experiment", "sweep", "data")
 EXAMPLES = {"": "the embedded scenes", "method=ocfusion seed=1": "another seed", "-m seed=0,1,2": "a sweep"}
 Start = Callable[..., list[DictConfig]]
 
@@ -195,11 +198,18 @@ def test_own_files_are_composed_and_listed(start: Start, tmp_path: Path, capsys:
 
 
 def test_every_choice_composes_and_may_stand_in_a_run_folder() -> None:
-    for group, choices in group_choices().items():
-        for choice in choices:
-            config = compose([f"{group}={choice}"])
-            assert config.choices[group] == choice
-            check_targets(config, f"{group}={choice}")  # else a run that trained could not be evaluated
+    """Choices of groups that do not override each other are composed together; tables have a test of their own."""
+    groups = {group: list(choices) for group, choices in group_choices().items()}
+    groups["experiment"] = [choice for choice in groups["experiment"] if choice not in names()]
+    apart = {group: groups.pop(group) for group in list(groups) if group in OVERRIDING or "/" in group}
+    rounds = [{group: choice} for group, choices in apart.items() for choice in choices]
+    for row in zip_longest(*groups.values()):
+        rounds.append({group: choice for group, choice in zip(groups, row, strict=True) if choice is not None})
+    for chosen in rounds:
+        words = [f"{group}={choice}" for group, choice in chosen.items()]
+        config = compose(words)
+        assert chosen.items() <= dict(config.choices).items()
+        check_targets(config, " ".join(words))  # else a run that trained could not be evaluated
 
 
 def test_every_group_has_a_place_in_the_defaults() -> None:

@@ -238,8 +238,8 @@ def test_two_tables_for_real_on_one_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tables = {
-        "ocfusion/table8": some("ocfusion/table8", "none", "inter-class + intra-class"),
-        "ocfusion/table7": some("ocfusion/table7", "tau 0.5 rho 0.10", "tau 0.6 rho 0.10"),
+        "ocfusion/table8": some("ocfusion/table8", "inter-class + intra-class"),
+        "ocfusion/table7": some("ocfusion/table7", "tau 0.6 rho 0.10"),
     }
     monkeypatch.setattr(command_module, "load", tables.__getitem__)
     runs, results = tmp_path / "runs", tmp_path / "results"
@@ -249,15 +249,15 @@ def test_two_tables_for_real_on_one_base(
     assert [path.name for path in (runs / "scenes_tiny").glob("base_*")] == [base_folder(config).path.name]
     assert occlusion_folder(config).weights("occlusion").exists()
     assert len(list(base_folder(config).path.glob("*/occlusion.safetensors"))) == 1
-    log = runs / "tables" / "ocfusion" / "table8" / "none-R50" / "multirun.yaml"
+    log = runs / "tables" / "ocfusion" / "table8" / "inter-class-intra-class-R50" / "multirun.yaml"
     assert "saved=true" in log.read_text()
     for name in tables:
         measured = Measured.read(results / f"{name.replace('/', '_')}_tiny.json")
-        assert [sorted(row.seeds) for row in measured.rows] == [[0], [0]] and measured.images == 8
+        assert [sorted(row.seeds) for row in measured.rows] == [[0]] and measured.images == 8
         assert all(row.problem is None and row.minutes for row in measured.rows)
         assert str(tmp_path) not in (results / f"{name.replace('/', '_')}_tiny.json").read_text()
-    fused = Measured.read(results / "ocfusion_table8_tiny.json").rows[1].seeds[0]
-    trained = Measured.read(results / "ocfusion_table7_tiny.json").rows[1].seeds[0]
+    fused = Measured.read(results / "ocfusion_table8_tiny.json").rows[0].seeds[0]
+    trained = Measured.read(results / "ocfusion_table7_tiny.json").rows[0].seeds[0]
     assert fused == trained  # stored predictions, fused again, are what the network's run gives
     monkeypatch.setattr(running, "command", lambda *_: pytest.fail("a finished row was repeated"))
     before = os.stat(results / "ocfusion_table7_tiny.json").st_mtime_ns
