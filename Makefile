@@ -10,6 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.stamp
+PACKAGES := --constraint constraints.txt --editable '.[cluster,dev]'
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,9 +56,11 @@ $(STAMP): pyproject.toml constraints.txt
 	set -x; \
 	if command -v uv >/dev/null; then \
 	  $(BIN)/python -c '' 2>/dev/null || uv venv --quiet --clear --python "$$("$$python" -c 'import sys; print(sys.executable)')" .venv; \
-	  uv pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[cluster,dev]'; \
+	  uv pip install --python $(BIN)/python --compile-bytecode $(PACKAGES); \
 	else \
 	  $(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv; \
-	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[cluster,dev]'; \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt uv && \
+	    $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode $(PACKAGES) || \
+	    $(BIN)/python -m pip install $(PACKAGES); \
 	fi
 	@touch $@
