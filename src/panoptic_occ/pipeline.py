@@ -241,9 +241,8 @@ def evaluate_model(
     load_base(model, cfg)
     channels = model.occlusion.in_channels
     variants = load_variants(cfg, orders, channels, data)
-    evaluation = build_evaluation(
-        cfg, variants, data.categories, recording_of(cfg), data.eval_data.layout.instances_json
-    )
+    annotations = data.eval_data.layout.instances_json
+    evaluation = build_evaluation(cfg, variants, data.categories, recording_of(cfg), annotations)
     if {"box", "class"} & set(cfg.oracle):
         model.thing.use_oracle(RoiOracle("box" in cfg.oracle, "class" in cfg.oracle))
     pictures = Pictures(data.categories, method, PICTURES, FIXED_PICTURES)
