@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from panoptic_occ.runs.locking import work_lock
+
 RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=3"]
 RUN += [
     "thing.max_detections=8",
@@ -86,6 +88,22 @@ def test_killed_at_the_worst_moments(commands: Any, undisturbed: Path, tmp_path:
     log = commands.run(*train)
     assert "stage '" not in log  # both stages were finished
     assert_same(tmp_path, undisturbed)
+
+
+def test_told_to_stop_in_both_stages(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    """Unlike after SIGKILL the run goes on with the very next step, also in the middle of an epoch."""
+    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    for place, name, step in (("base 3", "SIGTERM", 3), ("base 1", "SIGINT", 4), ("occlusion 1", "SIGUSR1", 1)):
+        log = commands.fails(*train, fault=f"{place} {name}", status=128 + signal.Signals[name])
+        assert f"{name}: stopping after this step" in log and checkpoints(tmp_path)[-1] == step
+    commands.run(*train)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_second_run_for_the_same_folder_is_refused(commands: Any, tmp_path: Path) -> None:
+    with work_lock(tmp_path / "scenes_tiny" / "run", "the run", busy="wait"):
+        error = only_error(commands.fails("train", *RUN, f"runs_dir={tmp_path}"))
+    assert "another run is at work here (process " in error
 
 
 def test_a_loss_that_is_not_finite_and_a_data_worker_that_dies(

@@ -12,7 +12,7 @@ import pytest
 from helpers.tiny_runs import Trained, options
 from panoptic_occ import pipeline
 from panoptic_occ.config import compose
-from panoptic_occ.errors import CheckpointError, ConfigError, PanopticOccError
+from panoptic_occ.errors import CheckpointError, ConfigError, DataError, PanopticOccError
 from panoptic_occ.pipeline import evaluate, train
 
 
@@ -129,3 +129,9 @@ def test_damaged_results_are_named_and_done_again(trained: Trained, cache: Path,
         train(compose(words))
     assert train(compose([*words, "force=true"])) == trained[1]
     assert json.loads(file.read_text()) == json.loads(json.dumps(trained[1]))
+
+
+def test_folder_that_cannot_be_written(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(DataError, match="cannot write here"):
+        train(compose(options(cache, tmp_path / "runs")))

@@ -197,13 +197,13 @@ def test_list_shows_kind_and_cost(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(("seeds", "count"), [("1,2", 2), ("[0, 3]", 2), ("4", 1), ("0,x", 0), ("-1", 0), ("", 0)])
 def test_seeds_are_numbers(seeds: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--list", "rap/table1", f"seeds={seeds}", f"runs_dir={tmp_path}"]
+    words = ["--list", "oanet/table2", f"seeds={seeds}", f"runs_dir={tmp_path}"]
     if not count:
         with pytest.raises(SystemExit, match=rf"error: seeds={seeds}: needs whole numbers .* such as seeds=0,1,2"):
             main(words, tmp_path)
         return
     assert main(words, tmp_path) == 0
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if "rap/table1" in line)
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "oanet/table2" in line)
     assert row.split("|")[6].strip() == str(count)
 
 

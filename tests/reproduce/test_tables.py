@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 import pytest
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 
 from panoptic_occ.config import compose, conf_dir, group_choices
 from panoptic_occ.errors import ConfigError
-from panoptic_occ.reproduce.plan import Setting, plan
+from panoptic_occ.reproduce.plan import PlannedRow, Setting, plan
 from panoptic_occ.reproduce.published import Published
 from panoptic_occ.reproduce.tables import load, names, parse
 from panoptic_occ.runs.evaluated import relevant
@@ -38,6 +39,12 @@ PRODUCTS = [
 ]
 
 
+@cache
+def planned_rows(name: str) -> list[PlannedRow]:
+    """The rows of a table with one seed; a plan takes seconds, and several tests ask for it."""
+    return plan(load(name), Setting((), (0,)))
+
+
 def product_of(name: str) -> list[dict[str, str]]:
     """What ``-m experiment=<name>`` sweeps, as Hydra's sweeper multiplies it."""
     config = compose([f"experiment={name}"])
@@ -55,7 +62,7 @@ def test_all_tables_are_there_with_their_kind() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_composes_and_has_a_folder_of_its_own(name: str) -> None:
     table = load(name)
-    rows = plan(table, Setting((), (0,)))
+    rows = planned_rows(name)
     assert [planned.row for planned in rows] == list(table.rows)
     for planned in rows:
         if planned.pending:
@@ -96,7 +103,7 @@ def test_every_row_that_the_papers_print_about_themselves_can_be_made() -> None:
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_sweeping_the_experiment_gives_the_rows(name: str) -> None:
-    rows = [planned for planned in plan(load(name), Setting((), (0,))) if planned.row.table == load(name).table]
+    rows = [planned for planned in planned_rows(name) if planned.row.table == load(name).table]
     swept = product_of(name)
     assert len(swept) == len(rows)
     own = [dict(word.split("=", 1) for word in planned.row.overrides) for planned in rows]

