@@ -21,7 +21,7 @@ from panoptic_occ.build import build_validation
 from panoptic_occ.callbacks.checkpoint_io import AtomicCheckpointIO
 from panoptic_occ.callbacks.compiled import CompiledBackbone
 from panoptic_occ.callbacks.preemption import Preemption
-from panoptic_occ.callbacks.progress import StageProgress
+from panoptic_occ.callbacks.progress import stage_progress
 from panoptic_occ.callbacks.throughput import Throughput
 from panoptic_occ.callbacks.two_stage import TwoStage
 from panoptic_occ.data.datamodule import PanopticDataModule
@@ -70,7 +70,7 @@ def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **setti
         "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
         "plugins": [AtomicCheckpointIO(), *slurm],
     }
-    bars = [StageProgress()] if cfg.trainer.get("enable_progress_bar", True) else []
+    bars = [stage_progress()] if cfg.trainer.get("enable_progress_bar", True) else []
     try:
         trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
     except MisconfigurationException as error:

@@ -277,11 +277,13 @@ def score_of(metrics: Mapping[str, Any]) -> float:
 
 
 def last_error(text: str) -> str | None:
-    """The last line of a log that names an error, else its last line; None when it is empty."""
+    """The last line of a log that names an error or a stop, else its last line; None when it is empty."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(error:|[\w.]*(Error|Exception|Interrupt)\b)", line)]
+    errors = [
+        line for line in lines if re.match(r"(error:|[\w.]*(Error|Exception|Interrupt)\b)|.*: SIG\w+: stopped", line)
+    ]
     found = (errors or lines)[-1:]
-    return found[0].removeprefix("error: ") if found else None
+    return re.sub(r"^error: |^.* (?=SIG\w+: stopped)", "", found[0]) if found else None
 
 
 def _counts(jobs: Sequence[Job]) -> str:

@@ -1,4 +1,4 @@
-"""What the progress bar says."""
+"""What the progress bar says, and the lines in its place where there is no terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import io
 import pytest
 import pytorch_lightning as pl
 import torch
+from rich.console import Console
 from torch.utils.data import DataLoader
 
-from panoptic_occ.callbacks.progress import StageProgress
+from panoptic_occ.callbacks import progress
+from panoptic_occ.callbacks.progress import StageLines, StageProgress, stage_progress
+
+PLAIN = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
 
 
 class Steps(pl.LightningModule):
@@ -20,7 +24,12 @@ class Steps(pl.LightningModule):
         self.number = torch.nn.Parameter(torch.ones(()))
 
     def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
-        return self.number * batch.sum()
+        loss = self.number * batch.sum()
+        self.log("base/loss", loss, prog_bar=True)
+        return loss
+
+    def test_step(self, batch: torch.Tensor, index: int) -> None:
+        pass
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -28,11 +37,42 @@ class Steps(pl.LightningModule):
     def train_dataloader(self) -> DataLoader[torch.Tensor]:
         return DataLoader(torch.ones(4))  # type: ignore[arg-type]
 
+    test_dataloader = train_dataloader
+
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_bar_counts_the_steps_of_the_stage() -> None:
     written = io.StringIO()
     bar = StageProgress(console_kwargs={"file": written, "force_terminal": True, "width": 120})
-    settings = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    pl.Trainer(max_steps=10, max_epochs=-1, callbacks=[bar], **settings).fit(Steps())  # type: ignore[arg-type]
+    pl.Trainer(max_steps=10, max_epochs=-1, callbacks=[bar], **PLAIN).fit(Steps())  # type: ignore[arg-type]
     assert "step 8 of 10" in written.getvalue() and "Epoch" not in written.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A step takes ten seconds here, and a line is due every twenty."""
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "EVERY", 20.0)
+    caplog.set_level("INFO", progress.__name__)
+    trainer = pl.Trainer(max_steps=6, max_epochs=-1, callbacks=[StageLines()], **PLAIN)  # type: ignore[arg-type]
+    trainer.fit(Steps())
+    said = [text for name, _, text in caplog.record_tuples if name == progress.__name__]
+    assert [line.rpartition(",")[0] for line in said] == [
+        "step 2 of 6, 0.1 a second, 0:00:40 left",
+        "step 4 of 6, 0.1 a second, 0:00:20 left",
+        "step 6 of 6, 0.1 a second, 0:00:00 left",
+    ]
+    assert said[0].endswith(", base/loss 0.9") and said[1].endswith(", base/loss 0.7")
+    caplog.clear()
+    trainer.test(Steps(), verbose=False)
+    assert [text for name, _, text in caplog.record_tuples if name == progress.__name__] == [
+        "batch 2 of 4, 0.1 a second, 0:00:20 left",
+        "batch 4 of 4, 0.1 a second, 0:00:00 left",
+    ]
+
+
+def test_a_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal, kind in ((True, StageProgress), (False, StageLines)):
+        monkeypatch.setattr(progress, "get_console", lambda t=terminal: Console(force_terminal=t))
+        assert type(stage_progress()) is kind

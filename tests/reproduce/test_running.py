@@ -163,6 +163,10 @@ def test_a_row_that_does_not_compose_is_pending(tmp_path: Path) -> None:
         ),
         ("torch.OutOfMemoryError: CUDA out of memory\nbye\n", "torch.OutOfMemoryError: CUDA out of memory"),
         ("step 5\nKilled\n", "Killed"),
+        (
+            "error: old\n2026-01-01 WARNING a.b: SIGTERM: stopped at step 9; go on\n0:00:22\n",
+            "SIGTERM: stopped at step 9; go on",
+        ),
     ],
 )
 def test_last_error(log: str, expected: str | None) -> None:
