@@ -20,7 +20,8 @@ def test_both_directions_learn_from_each_other() -> None:
     losses = module.losses(thing.train(), stuff, pyramids(), batch_of((2, 3)))
     losses.stuff["i2s"].backward(retain_graph=True)
     heads = thing.roi_heads
-    reached = [heads.mask_head[0][0].weight, module.phi.weight, *(p for p in module.i2s.parameters())]  # type: ignore
+    assert module.i2s is not None
+    reached = [next(heads.mask_head.parameters()), module.phi.weight, *module.i2s.parameters()]
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in reached)
     assert heads.mask_predictor[-1].weight.grad is None
     stuff.zero_grad()
