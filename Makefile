@@ -21,7 +21,7 @@ train: $(STAMP)  ## train and compare: make train ARGS="method=ocfusion seed=1"
 test: $(STAMP)  ## run the tests on all cores: make test ARGS="-k fusion" (ARGS="-n0 --pdb" to debug)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-test-slurm: $(STAMP)  ## test sweeps and preemption on a private SLURM, four to eight minutes (INSTALL=1 fetches it, as root)
+test-slurm: $(STAMP)  ## test sweeps and preemption on a private SLURM, 4 to 8 minutes (INSTALL=1 fetches it, as root)
 	@environment="$$(scripts/slurm/start.sh $(if $(INSTALL),--install))"; \
 	source "$$environment"; \
 	trap scripts/slurm/stop.sh EXIT; \

@@ -279,9 +279,8 @@ def score_of(metrics: Mapping[str, Any]) -> float:
 def last_error(text: str) -> str | None:
     """The last line of a log that names an error or a stop, else its last line; None when it is empty."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [
-        line for line in lines if re.match(r"(error:|[\w.]*(Error|Exception|Interrupt)\b)|.*: SIG\w+: stopped", line)
-    ]
+    named = re.compile(r"(error:|[\w.]*(Error|Exception|Interrupt)\b)|.*: SIG\w+: stopped (?!.*queued again)")
+    errors = [line for line in lines if named.match(line)]
     found = (errors or lines)[-1:]
     return re.sub(r"^error: |^.* (?=SIG\w+: stopped)", "", found[0]) if found else None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -70,6 +72,23 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog:
         "batch 2 of 4, 0.1 a second, 0:00:20 left",
         "batch 4 of 4, 0.1 a second, 0:00:00 left",
     ]
+
+
+def test_a_stage_that_goes_on_is_as_fast_as_it_is_now(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was done before the start counts for the rest, not for the speed; and one process speaks for all."""
+    clock = iter((0.0, 100.0, 200.0))
+    monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
+    caplog.set_level("INFO", progress.__name__)
+    trainer: Any = SimpleNamespace(global_step=500, max_steps=600, is_global_zero=True, progress_bar_metrics={})
+    lines = StageLines()
+    lines.on_train_start(trainer, Steps())
+    trainer.global_step = 550
+    lines.on_train_batch_end(trainer)
+    trainer.is_global_zero = False
+    lines.on_train_batch_end(trainer)
+    assert [text for *_, text in caplog.record_tuples] == ["step 550 of 600, 0.5 a second, 0:01:40 left"]
 
 
 def test_a_bar_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def test_preempted_jobs_end_as_if_nothing_had_been(
 def test_a_job_that_reaches_its_time_limit_goes_on(slurm: Path, tmp_path: Path, cache: Path) -> None:
     """SLURM tells a job of one minute to stop some time before; queued again, it gets all the time it wants."""
     configure(slurm, 20, True)
-    longer = ("schedule.base.steps=240", "schedule.base.milestones=[200]", "schedule.base.checkpoint_every=40")
+    longer = ("schedule.base.steps=300", "schedule.base.milestones=[250]", "schedule.base.checkpoint_every=50")
     limit = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=42")
     sweep = train(tmp_path, cache, "method=panoptic_fpn", *longer, *limit)
     until("the limit", lambda: "SIGUSR2: stopping after this step" in job_logs(tmp_path))

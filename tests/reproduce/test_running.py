@@ -167,6 +167,10 @@ def test_a_row_that_does_not_compose_is_pending(tmp_path: Path) -> None:
             "error: old\n2026-01-01 WARNING a.b: SIGTERM: stopped at step 9; go on\n0:00:22\n",
             "SIGTERM: stopped at step 9; go on",
         ),
+        (
+            "2026-01-01 WARNING a.b: SIGUSR2: stopped at step 9; queued again\nslurmstepd: oom_kill\n",
+            "slurmstepd: oom_kill",
+        ),
     ],
 )
 def test_last_error(log: str, expected: str | None) -> None:
