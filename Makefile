@@ -28,7 +28,7 @@ test-slurm: $(STAMP)  ## test sweeps and preemption on a private SLURM, 4 to 8 m
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -n0 tests/cluster $(ARGS)
 
 bench: $(STAMP)  ## measure the suite beside public ways, less than five minutes: make bench ARGS="--job paste"
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+	$(BIN)/python -m scripts.benchmark $(ARGS)
 
 lint: $(STAMP)  ## check style and types, changing nothing
 	$(BIN)/ruff check .

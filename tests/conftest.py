@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 # Where a single test takes long: begun first, none of them is left over when the others are done.
-LONG = ("reproduce/test_running", "test_outside_method", "end_to_end/", "cluster/", "test_validation", "stored/")
+LONG = ("tables/test_running", "test_outside_method", "end_to_end/", "cluster/", "test_validation", "evaluation/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

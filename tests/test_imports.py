@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -13,27 +15,38 @@ import pytest
 import panoptic_occ
 
 SOURCE = Path(panoptic_occ.__file__).parent
-# Data flows from left to right; packages in one column do not know each other.
-COLUMNS = (
-    ("data",),
-    ("backbone",),
-    ("thing", "stuff"),
-    ("exchange",),
-    ("occlusion",),
-    ("fusion",),
-    ("metrics", "visuals"),
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+# From the ground up: a room imports only from rooms of the floors below its own.
+FLOORS = (
+    ("common",),
+    ("structures",),
+    ("config", "ops"),
+    ("data", "backbone", "fusion", "visuals"),
+    ("thing", "stuff", "metrics"),
+    ("exchange", "occlusion"),
+    ("network",),
+    ("runs",),
+    ("evaluation",),
+    ("training",),
+    ("commands",),
 )
-INTERFACES = {"errors", "files", "kinds", "masks", "structures", "categories"}
-HEAVY = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb"}
+DOORS = {"__init__", "cli", "evaluate", "pq", "predict", "prepare", "testing", "train"}
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FRAMEWORKS = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb"}
 
 
-def modules(package: str) -> list[Path]:
-    return sorted((SOURCE / package).rglob("*.py"))
+def module_name(path: Path, root: Path = SOURCE) -> str:
+    return ".".join([root.name, *path.relative_to(root).with_suffix("").parts]).removesuffix(".__init__")
 
 
-def imports(text: str, module: str) -> Iterator[str]:
-    """Absolute names of everything that the source ``text`` of ``module`` imports, inside functions too."""
-    for node in ast.walk(ast.parse(text)):
+MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imports(text: str, module: str, *, top: bool = False) -> Iterator[str]:
+    """Absolute names of everything that the source ``text`` of ``module`` imports; inside functions too, or at its top
+    only, where it is loaded with the module."""
+    nodes = ast.parse(text).body if top else ast.walk(ast.parse(text))
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -44,69 +57,121 @@ def imports(text: str, module: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def parts_of_ours(text: str, module: str) -> set[str]:
-    """First level below ``panoptic_occ`` of everything of ours that is imported."""
-    names = (name.split(".") for name in imports(text, module))
-    return {name[1] for name in names if name[0] == "panoptic_occ" and len(name) > 1}
+def our_imports(module: str) -> set[str]:
+    """Modules of ours that a module of ours imports."""
+    return set(imports(MODULES[module].read_text(encoding="utf-8"), module)) & MODULES.keys() - {module}
 
 
-def allowed_for(package: str) -> set[str]:
-    column = next(k for k, names in enumerate(COLUMNS) if package in names)
-    return {package} | INTERFACES | {name for names in COLUMNS[:column] for name in names}
+def room_of(module: str) -> str:
+    """The package below the root that a module lies in, or the module itself where it is a door."""
+    return [*module.split("."), "__init__"][1]
 
 
-def module_name(path: Path) -> str:
-    return ".".join(["panoptic_occ", *path.relative_to(SOURCE).with_suffix("").parts])
+def backward(graph: Mapping[str, set[str]]) -> list[str]:
+    """Imports of a module from a room that lies as high as its own or higher."""
+    arrows = ((module, other) for module, others in graph.items() for other in others if other != "panoptic_occ")
+    high = len(FLOORS)
+    return [
+        f"{module} -> {other}"
+        for module, other in arrows
+        if room_of(module) != room_of(other)
+        and FLOOR_OF.get(room_of(module), high) <= FLOOR_OF.get(room_of(other), high)
+    ]
 
 
-@pytest.mark.parametrize("package", [name for names in COLUMNS for name in names])
-def test_imports_point_to_the_left(package: str) -> None:
-    assert modules(package), f"no package {package}"
-    for path in modules(package):
-        wrong = parts_of_ours(path.read_text(encoding="utf-8"), module_name(path)) - allowed_for(package)
-        assert not wrong, f"{path}: {package} must not import {sorted(wrong)}; allowed: {sorted(allowed_for(package))}"
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """The modules of a circle, or none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
-def test_interfaces_import_only_interfaces() -> None:
-    for name in INTERFACES:
-        text = (SOURCE / f"{name}.py").read_text(encoding="utf-8")
-        assert parts_of_ours(text, f"panoptic_occ.{name}") <= INTERFACES, name
+GRAPH = {module: our_imports(module) for module in MODULES}
 
 
-def test_every_package_has_its_place() -> None:
-    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
-    around = {"benchmark", "callbacks", "reproduce", "runs", "stored"}
-    assert packages - around == {name for names in COLUMNS for name in names}
+def test_no_import_runs_back() -> None:
+    # what a library user may subclass is tested with all that its contract touches
+    assert backward({module: others for module, others in GRAPH.items() if room_of(module) not in DOORS}) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circle({module: others - {"panoptic_occ"} for module, others in GRAPH.items()}) == []
+
+
+def test_rooms_do_not_import_each_other() -> None:
+    rooms: dict[str, set[str]] = {}
+    for module, others in GRAPH.items():
+        rooms.setdefault(room_of(module), set()).update({room_of(other) for other in others} - {room_of(module)})
+    assert circle({room: others - DOORS for room, others in rooms.items()}) == []
+
+
+def test_scripts_import_no_circle() -> None:
+    files = {module_name(path, SCRIPTS): path for path in SCRIPTS.rglob("*.py")}
+    graph = {name: set(imports(path.read_text(), name)) & files.keys() - {name} for name, path in files.items()}
+    assert circle(graph) == []
+    ours = chain.from_iterable(imports(path.read_text(), name) for name, path in MODULES.items())
+    assert not [name for name in ours if name.startswith("scripts")]
+
+
+def test_the_root_holds_doors_only() -> None:
+    assert {path.stem for path in SOURCE.glob("*.py")} <= DOORS
+    assert {path.parent.name for path in SOURCE.glob("*/__init__.py")} == FLOOR_OF.keys()
 
 
 def test_the_walk_sees_every_kind_of_import() -> None:
     text = "import panoptic_occ.a.x\nfrom panoptic_occ import b\nfrom panoptic_occ.c import y\nfrom ..d import z\n"
-    text += "def f():\n    from .. import e\n    from . import own\n    import panoptic_occ.g as h\n"
-    assert parts_of_ours(text, "panoptic_occ.home.module") == {"a", "b", "c", "d", "e", "g", "home"}
+    inner = "def f():\n    from .. import e\n    from . import own\n    import panoptic_occ.g as h\n"
+    found = {name for name in imports(text + inner, "panoptic_occ.home.module") if name.startswith("panoptic_occ.")}
+    assert {room_of(name) for name in found} == {"a", "b", "c", "d", "e", "g", "home"}
+    assert {room_of(name) for name in imports(text + inner, "panoptic_occ.home.module", top=True)} >= {"a", "b"}
+    assert "panoptic_occ.g" not in imports(text + inner, "panoptic_occ.home.module", top=True)
 
 
-@pytest.mark.parametrize("package", ["fusion", "metrics", "occlusion", "visuals", "thing", "stuff", "backbone"])
-def test_libraries_know_no_framework(package: str) -> None:
-    for path in modules(package):
-        used = {name.partition(".")[0] for name in imports(path.read_text(encoding="utf-8"), module_name(path))}
-        assert not used & HEAVY, f"{path} imports {sorted(used & HEAVY)}"
+def test_what_is_forbidden_is_found() -> None:
+    graph = {
+        "panoptic_occ.ops.x": {"panoptic_occ.data.y"},
+        "panoptic_occ.data.y": {"panoptic_occ.ops.x", "panoptic_occ.backbone.z"},
+    }
+    assert backward(graph) == [
+        "panoptic_occ.ops.x -> panoptic_occ.data.y",
+        "panoptic_occ.data.y -> panoptic_occ.backbone.z",
+    ]
+    assert circle(graph)
 
 
-def test_relations_know_no_framework() -> None:
-    text = (SOURCE / "data" / "relations.py").read_text(encoding="utf-8")
-    assert not {name.partition(".")[0] for name in imports(text, "panoptic_occ.data.relations")} & HEAVY
+@pytest.mark.parametrize("room", ["structures", "ops", "fusion"])
+def test_light_rooms_load_no_torchvision(room: str) -> None:
+    for module, path in MODULES.items():
+        if room_of(module) == room:
+            loaded = {name.partition(".")[0] for name in imports(path.read_text(encoding="utf-8"), module, top=True)}
+            assert "torchvision" not in loaded, path
+
+
+@pytest.mark.parametrize(
+    "room", ["structures", "ops", "fusion", "metrics", "occlusion", "visuals", "thing", "stuff", "backbone", "network"]
+)
+def test_libraries_know_no_framework(room: str) -> None:
+    for module, path in MODULES.items():
+        if room_of(module) == room:
+            used = {name.partition(".")[0] for name in imports(path.read_text(encoding="utf-8"), module)}
+            assert not used & FRAMEWORKS, f"{path} imports {sorted(used & FRAMEWORKS)}"
 
 
 def test_the_package_is_light() -> None:
-    """One process asks in three steps: the bare package loads no torch at all, the fusion no framework."""
+    """One process asks in three steps: the bare package loads no torch at all, the fusion little beside torch."""
     program = """
 import sys, time
 start = time.perf_counter()
 import panoptic_occ
 assert time.perf_counter() - start < 0.2, "slow import"
-heavy = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb", "pycocotools", "matplotlib"}
+heavy = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb", "pycocotools", "matplotlib", "torchvision"}
 assert not (heavy | {"torch", "numpy"}) & set(sys.modules), "bare import"
+import torch
+start = time.process_time()
 from panoptic_occ import FusionPolicy, InstanceSet, Relation, fuse
+assert time.process_time() - start < 0.3, "fusion: seconds beside torch"
 assert not heavy & set(sys.modules), f"fusion: {heavy & set(sys.modules)}"
 from panoptic_occ import PanopticQuality, panoptic_quality
 late = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb", "pycocotools"}

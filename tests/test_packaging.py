@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 import panoptic_occ
-from panoptic_occ import config as config_module
-from panoptic_occ.config import conf_dir
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.config import compose as config_module
+from panoptic_occ.config.compose import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

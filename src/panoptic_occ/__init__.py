@@ -10,44 +10,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from panoptic_occ.categories import Categories as Categories
-    from panoptic_occ.categories import Category as Category
-    from panoptic_occ.data.relations import ground_truth_relation as ground_truth_relation
     from panoptic_occ.fusion.engine import FusionPolicy as FusionPolicy
     from panoptic_occ.fusion.engine import fuse as fuse
-    from panoptic_occ.masks import MaskCrops as MaskCrops
-    from panoptic_occ.masks import PairStats as PairStats
-    from panoptic_occ.metrics.panoptic_quality import PanopticQuality as PanopticQuality
-    from panoptic_occ.metrics.panoptic_quality import panoptic_quality as panoptic_quality
+    from panoptic_occ.metrics.pq.metric import PanopticQuality as PanopticQuality
+    from panoptic_occ.metrics.pq.metric import panoptic_quality as panoptic_quality
     from panoptic_occ.occlusion.base import OcclusionModel as OcclusionModel
-    from panoptic_occ.structures import GroundTruthRelation as GroundTruthRelation
-    from panoptic_occ.structures import InstanceSet as InstanceSet
-    from panoptic_occ.structures import PanopticMap as PanopticMap
-    from panoptic_occ.structures import Relation as Relation
-    from panoptic_occ.structures import Sample as Sample
-    from panoptic_occ.structures import Segment as Segment
-    from panoptic_occ.structures import Target as Target
+    from panoptic_occ.ops.relations import ground_truth_relation as ground_truth_relation
+    from panoptic_occ.structures.categories import Categories as Categories
+    from panoptic_occ.structures.categories import Category as Category
+    from panoptic_occ.structures.instances import InstanceSet as InstanceSet
+    from panoptic_occ.structures.instances import PanopticMap as PanopticMap
+    from panoptic_occ.structures.instances import Segment as Segment
+    from panoptic_occ.structures.masks import MaskCrops as MaskCrops
+    from panoptic_occ.structures.masks import PairStats as PairStats
+    from panoptic_occ.structures.relation import GroundTruthRelation as GroundTruthRelation
+    from panoptic_occ.structures.relation import Relation as Relation
+    from panoptic_occ.structures.sample import Sample as Sample
+    from panoptic_occ.structures.sample import Target as Target
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Categories": "categories",
-    "Category": "categories",
+    "Categories": "structures.categories",
+    "Category": "structures.categories",
     "FusionPolicy": "fusion.engine",
-    "GroundTruthRelation": "structures",
-    "InstanceSet": "structures",
-    "MaskCrops": "masks",
+    "GroundTruthRelation": "structures.relation",
+    "InstanceSet": "structures.instances",
+    "MaskCrops": "structures.masks",
     "OcclusionModel": "occlusion.base",
-    "PairStats": "masks",
-    "PanopticMap": "structures",
-    "PanopticQuality": "metrics.panoptic_quality",
-    "Relation": "structures",
-    "Sample": "structures",
-    "Segment": "structures",
-    "Target": "structures",
+    "PairStats": "structures.masks",
+    "PanopticMap": "structures.instances",
+    "PanopticQuality": "metrics.pq.metric",
+    "Relation": "structures.relation",
+    "Sample": "structures.sample",
+    "Segment": "structures.instances",
+    "Target": "structures.sample",
     "fuse": "fusion.engine",
-    "ground_truth_relation": "data.relations",
-    "panoptic_quality": "metrics.panoptic_quality",
+    "ground_truth_relation": "ops.relations",
+    "panoptic_quality": "metrics.pq.metric",
 }
 
 __all__ = ["__version__", *_HOMES]

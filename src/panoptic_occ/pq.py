@@ -13,12 +13,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from panoptic_occ.data.parallel import available_cores
-from panoptic_occ.errors import ConfigError, PanopticOccError
-from panoptic_occ.files import write_json
-from panoptic_occ.metrics.pq_files import AreaCheck, panoptic_quality_of_files
-from panoptic_occ.metrics.pq_scores import PQResult
-from panoptic_occ.metrics.table import pq_table, to_text
+from panoptic_occ.common.errors import ConfigError, PanopticOccError
+from panoptic_occ.common.files import write_json
+from panoptic_occ.common.parallel import available_cores
+from panoptic_occ.common.tables import to_text
+from panoptic_occ.metrics.pq.files import AreaCheck, panoptic_quality_of_files
+from panoptic_occ.metrics.pq.scores import PQResult
+from panoptic_occ.metrics.tables import pq_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panoptic_occ.commands import command
+from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,7 +24,7 @@ def main(config: DictConfig) -> None:
     """The command."""
     from hydra.core.hydra_config import HydraConfig
 
-    from panoptic_occ.prediction import predict
+    from panoptic_occ.commands.predicting import predict
 
     predict(config, list(HydraConfig.get().overrides.task))
 

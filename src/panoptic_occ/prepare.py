@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panoptic_occ.commands import command
+from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 )
 def main(config: DictConfig) -> None:
     """The command."""
-    from panoptic_occ.data.preparation import prepare
-    from panoptic_occ.instantiate import safe_instantiate
+    from panoptic_occ.config.instantiate import safe_instantiate
+    from panoptic_occ.data.relations.preparation import prepare
 
     source = safe_instantiate(config.data.source)
     prepare(source, processes=config.processes, rebuild=config.force, check_files=config.check)

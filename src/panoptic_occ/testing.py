@@ -15,22 +15,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from panoptic_occ.categories import Categories
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.structures import (
-    VOID_LABEL,
-    Context,
-    GroundTruthRelation,
-    InstanceSet,
-    PanopticMap,
-    Relation,
-    Sample,
-    Segment,
-    SemanticMap,
-    Target,
-)
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, PanopticMap, Segment, SemanticMap
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import GroundTruthRelation, Relation
+from panoptic_occ.structures.sample import Context, Sample, Target
 
 IN_CHANNELS = 4
 

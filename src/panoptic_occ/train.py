@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from panoptic_occ.commands import command
+from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,8 +26,8 @@ def main(config: DictConfig) -> float:
     """The command."""
     from hydra.core.hydra_config import HydraConfig
 
-    from panoptic_occ.pipeline import train
-    from panoptic_occ.sweeps import score_of
+    from panoptic_occ.commands.sweeps import score_of
+    from panoptic_occ.commands.training import train
 
     return score_of(train(config, list(HydraConfig.get().overrides.task)))
 

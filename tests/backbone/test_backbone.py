@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from panoptic_occ.backbone.deformable import DeformableConv
 from panoptic_occ.backbone.resnet import FrozenNorm, resnet_fpn
 from panoptic_occ.backbone.small import SmallFPN
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
 
 
 @pytest.mark.parametrize("make", [lambda: SmallFPN(out_channels=24), lambda: resnet_fpn("resnet18", out_channels=24)])

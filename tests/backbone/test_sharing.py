@@ -13,10 +13,10 @@ from panoptic_occ.backbone.none import NoBackbone
 from panoptic_occ.backbone.resnet import resnet_fpn
 from panoptic_occ.backbone.sharing import share_features
 from panoptic_occ.backbone.small import SmallFPN
-from panoptic_occ.build import build_model
-from panoptic_occ.config import compose
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.config.compose import compose
 from panoptic_occ.exchange.base import Pyramids
+from panoptic_occ.runs.build import build_model
 from panoptic_occ.runs.keys import base_key
 from panoptic_occ.testing import toy_categories
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from panoptic_occ.benchmark import gpu
-from panoptic_occ.benchmark.checks import MismatchError
-from panoptic_occ.benchmark.gpu_networks import NAMES, STAGES, Row, annotated_sample, found_boxes, network, panoptic
-from panoptic_occ.benchmark.stages import StageClock
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.masks import PairStats
-from panoptic_occ.structures import PanopticMap
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.masks import PairStats
+from scripts.benchmark import gpu
+from scripts.benchmark.checks import MismatchError
+from scripts.benchmark.gpu_networks import NAMES, STAGES, Row, annotated_sample, found_boxes, network, panoptic
+from scripts.benchmark.stages import StageClock
 
 CPU = torch.device("cpu")
 

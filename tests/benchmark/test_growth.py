@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from panoptic_occ.benchmark import growth
-from panoptic_occ.benchmark.growth import Plan, Point, exponent, markdown, measure
-from panoptic_occ.masks import PairStats
+from panoptic_occ.structures.masks import PairStats
+from scripts.benchmark import growth
+from scripts.benchmark.growth import Plan, Point, exponent, markdown, measure
 
 TINY = Plan(counts=(4, 9), sizes=((64, 96),), channels=8, limit_s=0.0)
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from panoptic_occ.benchmark.checks import equal
-from panoptic_occ.benchmark.command import main
-from panoptic_occ.benchmark.jobs import all_jobs, chosen
-from panoptic_occ.benchmark.measure import (
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.files import read_json
+from scripts.benchmark.checks import equal
+from scripts.benchmark.command import main
+from scripts.benchmark.jobs import all_jobs, chosen
+from scripts.benchmark.measure import (
     Contest,
     Job,
     Line,
@@ -26,10 +28,8 @@ from panoptic_occ.benchmark.measure import (
     in_turns,
     race,
 )
-from panoptic_occ.benchmark.rendering import COLUMNS, markdown, missed, report, rows, write_all
-from panoptic_occ.errors import ConfigError, DataError
-from panoptic_occ.files import read_json
-from panoptic_occ.markers import fill
+from scripts.benchmark.rendering import COLUMNS, markdown, missed, report, rows, write_all
+from scripts.markers import fill
 
 PATIENCE = Patience(seconds=0.0, turns=3, most=5)
 

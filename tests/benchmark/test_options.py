@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from panoptic_occ.benchmark.options import OPTIONS, WORDS, Speed, timed, to_markdown
-from panoptic_occ.benchmark.profile import QUICK_WORDS, in_folder
-from panoptic_occ.build import build_schedule
-from panoptic_occ.config import compose
+from panoptic_occ.config.compose import compose
+from panoptic_occ.training.recipe import build_schedule
+from scripts.benchmark.options import OPTIONS, WORDS, Speed, timed, to_markdown
+from scripts.benchmark.profile import QUICK_WORDS, in_folder
 
 
 def test_a_step_is_timed_and_nothing_stays_hooked(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from panoptic_occ import evaluation, pipeline
-from panoptic_occ.benchmark import profile
-from panoptic_occ.benchmark.profile import ELSE, PARTS, Profile, peak_mib, profiled, table, to_markdown
-from panoptic_occ.build import build_data
-from panoptic_occ.config import compose
-from panoptic_occ.data.loader import SampleLoader
-from panoptic_occ.masks import PairStats
+from panoptic_occ.commands import evaluating as pipeline
+from panoptic_occ.config.compose import compose
+from panoptic_occ.data.loading.loader import SampleLoader
+from panoptic_occ.evaluation import evaluator as evaluation
+from panoptic_occ.runs.build import build_data
+from panoptic_occ.structures.masks import PairStats
+from scripts.benchmark import profile
+from scripts.benchmark.profile import ELSE, PARTS, Profile, peak_mib, profiled, table, to_markdown
 
 STATM = Path("/proc/self/statm")
 NETWORK = {"configuration", "loading", "backbone", "thing", "exchange"}

@@ -8,17 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_occ.benchmark import reference
-from panoptic_occ.benchmark.checks import close, same_counts, same_labels, same_map, same_masks
-from panoptic_occ.benchmark.inputs import Detections
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.metrics.panoptic_quality import panoptic_counts
-from panoptic_occ.metrics.pq_core import IOU_UNIT
-from panoptic_occ.occlusion.roi_head import PairHead
-from panoptic_occ.structures import InstanceSet, PanopticMap, Relation, Segment
+from panoptic_occ.metrics.pq.core import IOU_UNIT
+from panoptic_occ.metrics.pq.metric import panoptic_counts
+from panoptic_occ.occlusion.heads.roi_head import PairHead
+from panoptic_occ.structures.instances import InstanceSet, PanopticMap, Segment
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
 from panoptic_occ.stuff.label_map import most_likely
 from panoptic_occ.thing.paste import paste_masks
+from scripts.benchmark import reference
+from scripts.benchmark.checks import close, same_counts, same_labels, same_map, same_masks
+from scripts.benchmark.inputs import Detections
 
 fuzz = settings(max_examples=150, deadline=None)
 seeds = st.integers(0, 2**32 - 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from panoptic_occ.benchmark.stages import StageClock, wrapped
+from scripts.benchmark.stages import StageClock, wrapped
 
 
 class Watch:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from panoptic_occ.benchmark import throughput
-from panoptic_occ.build import build_data
-from panoptic_occ.config import compose
-from panoptic_occ.data.check import check
+from panoptic_occ.config.compose import compose
+from panoptic_occ.data.coco.doctor import check
+from panoptic_occ.runs.build import build_data
+from scripts.benchmark import throughput
 
 
 def test_the_generated_data_set_has_no_faults(tmp_path: Path) -> None:

@@ -13,12 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_occ.config import compose
+from panoptic_occ.config.compose import compose
 from panoptic_occ.data.scenes.source import ScenesSource
 
 FORKED = Path(__file__).with_name("forked.py")
-PRELOADED = ["panoptic_occ.train", "panoptic_occ.evaluate", "panoptic_occ.pipeline", "panoptic_occ.build", "hydra"]
-PRELOADED += ["panoptic_occ.backbone.small", "torch._dynamo", "hydra.core.plugins", "panoptic_occ.sweeps"]
+PRELOADED = [
+    "panoptic_occ.train",
+    "panoptic_occ.evaluate",
+    "panoptic_occ.commands.evaluating",
+    "panoptic_occ.runs.build",
+    "hydra",
+]
+PRELOADED += ["panoptic_occ.backbone.small", "torch._dynamo", "hydra.core.plugins", "panoptic_occ.commands.sweeps"]
 PATIENCE = 240  # seconds until a process counts as one that hangs
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from panoptic_occ.evaluation import Evaluation
-from panoptic_occ.model import PanopticFPN
+from panoptic_occ.evaluation.evaluator import Evaluation
+from panoptic_occ.network.panoptic_fpn import PanopticFPN
 
 
 def arm(fault: str) -> None:

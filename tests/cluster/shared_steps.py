@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panoptic_occ.build import build_data, build_model, build_schedule
-from panoptic_occ.config import compose
+from panoptic_occ.common.distributed import gathered, join, leads
+from panoptic_occ.config.compose import compose
 from panoptic_occ.occlusion.base import TrainingExample
-from panoptic_occ.processes import gathered, join, leads
+from panoptic_occ.runs.build import build_data, build_model
 from panoptic_occ.runs.folders import RunFolder
-from panoptic_occ.stages import fit_stage, make_trainer
+from panoptic_occ.training.recipe import build_schedule
+from panoptic_occ.training.stage import fit_stage, make_trainer
 
 STAGES = {"ocfusion": "occlusion", "oanet": "occlusion", "rap": "occlusion", "refine": "occlusion"}
 STAGES |= {"sognet": "occlusion", "banet": "base", "ibpp": "base"}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from panoptic_occ.stored.archive import Archive
+from panoptic_occ.runs.archive import Archive
 
 ORACLE = ["data=scenes_tiny", "experiment=oracle_base", "run_name=run", "compare=[area,random,ground_truth]"]
 RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=2"]

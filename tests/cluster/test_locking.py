@@ -15,7 +15,7 @@ from threading import Timer
 
 import pytest
 
-from panoptic_occ.errors import CheckpointError, DataError
+from panoptic_occ.common.errors import CheckpointError, DataError
 from panoptic_occ.runs.locking import lock_path, work_lock
 
 STALE = 1.2

@@ -16,8 +16,8 @@ import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
 
 from helpers.interrupted_fit import Line, clean, loader, make_trainer, send
-from panoptic_occ.callbacks.preemption import Preemption
-from panoptic_occ.errors import NonFiniteLossError
+from panoptic_occ.common.errors import NonFiniteLossError
+from panoptic_occ.training.callbacks.preemption import Preemption
 
 __all__ = ["clean"]  # a fixture that every test here has
 

@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from helpers.interrupted_fit import STEPS, Line, clean, loader, make_trainer
-from panoptic_occ.callbacks.preemption import Preemption
-from panoptic_occ.data.loader import _outlive_signals, sample_loader
+from panoptic_occ.data.loading.loader import _outlive_signals, sample_loader
+from panoptic_occ.training.callbacks.preemption import Preemption
 
 __all__ = ["clean"]  # a fixture that every test here has
 

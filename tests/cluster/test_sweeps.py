@@ -12,11 +12,11 @@ from typing import cast
 import pytest
 from omegaconf import DictConfig
 
-from panoptic_occ.commands import command
-from panoptic_occ.config import compose
-from panoptic_occ.errors import ConfigError, DataError
+from panoptic_occ.commands.app import command
+from panoptic_occ.commands.sweeps import Job, collect, details, note, recorded_job, score_of, to_table
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.config.compose import compose
 from panoptic_occ.runs.folders import overrides_name
-from panoptic_occ.sweeps import Job, collect, details, note, recorded_job, score_of, to_table
 
 Sweep = Callable[..., str | None]
 
@@ -180,7 +180,7 @@ def test_launchers_compose_and_are_documented(launcher: str) -> None:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from panoptic_occ.config import conf_dir
+    from panoptic_occ.config.compose import conf_dir
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra_compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)
@@ -222,7 +222,7 @@ def test_the_score_is_the_methods_own() -> None:
 def test_slurm_must_start_what_lightning_expects() -> None:
     from omegaconf import OmegaConf
 
-    from panoptic_occ.commands import _check_processes
+    from panoptic_occ.commands.app import _check_processes
 
     launcher = OmegaConf.create({"_target_": "a.SlurmLauncher", "tasks_per_node": 4})
     with pytest.raises(ConfigError, match=r"tasks_per_node=4 with trainer\.devices=1: SLURM must start one process"):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from panoptic_occ.commands import command
-from panoptic_occ.errors import DataError
-from panoptic_occ.files import write_text
-from panoptic_occ.sweeps import note
+from panoptic_occ.commands.app import command
+from panoptic_occ.commands.sweeps import note
+from panoptic_occ.common.errors import DataError
+from panoptic_occ.common.files import write_text
 
 
 @command("train", "Counts.", {})

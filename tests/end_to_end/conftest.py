@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny_runs import BASE, Trained, options
-from panoptic_occ.config import compose
+from panoptic_occ.commands.training import train
+from panoptic_occ.config.compose import compose
 from panoptic_occ.data.scenes.source import ScenesSource
-from panoptic_occ.pipeline import train
 
 
 @pytest.fixture(scope="session")

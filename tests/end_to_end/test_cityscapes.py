@@ -10,8 +10,9 @@ import pytest
 
 from helpers.tiny_cityscapes import TinyCityscapes, random_street
 from helpers.tiny_runs import BASE
-from panoptic_occ.config import compose
-from panoptic_occ.pipeline import evaluate, train
+from panoptic_occ.commands.evaluating import evaluate
+from panoptic_occ.commands.training import train
+from panoptic_occ.config.compose import compose
 
 SIZE = (64, 128)
 

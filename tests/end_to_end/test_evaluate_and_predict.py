@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from helpers.tiny_runs import BASE, Trained, options
-from panoptic_occ.config import compose
-from panoptic_occ.errors import CheckpointError, ConfigError
+from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.config.compose import compose
 
 
 def test_evaluate_a_run_with_other_thresholds(trained: Trained, cache: Path) -> None:
-    from panoptic_occ.pipeline import evaluate
+    from panoptic_occ.commands.evaluating import evaluate
 
     runs, metrics = trained
     folder = runs / "scenes_tiny" / "ocfusion_small_s0"
@@ -35,8 +35,8 @@ def test_evaluate_a_run_with_other_thresholds(trained: Trained, cache: Path) -> 
 
 
 def test_saved_maps_score_the_same_with_the_official_format(trained: Trained, cache: Path, tmp_path: Path) -> None:
-    from panoptic_occ.data.annotations import Layout
-    from panoptic_occ.pipeline import evaluate
+    from panoptic_occ.commands.evaluating import evaluate
+    from panoptic_occ.data.coco.annotations import Layout
     from panoptic_occ.pq import main as pq
 
     runs, _ = trained
@@ -62,8 +62,8 @@ def test_saved_maps_score_the_same_with_the_official_format(trained: Trained, ca
 
 
 def test_predict_images(trained: Trained, tmp_path: Path) -> None:
-    from panoptic_occ.errors import DataError
-    from panoptic_occ.prediction import predict
+    from panoptic_occ.commands.predicting import predict
+    from panoptic_occ.common.errors import DataError
 
     runs, _ = trained
     folder = runs / "scenes_tiny" / "ocfusion_small_s0"
@@ -91,8 +91,8 @@ def test_metrics_of_another_thread_are_those_of_the_networks_own(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The metrics work behind the network's back, unless steps are timed; numbers and files are the same."""
-    from panoptic_occ.evaluation import Evaluation
-    from panoptic_occ.pipeline import evaluate
+    from panoptic_occ.commands.evaluating import evaluate
+    from panoptic_occ.evaluation.evaluator import Evaluation
 
     threads: set[bool] = set()
     update = Evaluation.update

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny_runs import Trained, options
-from panoptic_occ import pipeline
-from panoptic_occ.config import compose
-from panoptic_occ.errors import CheckpointError, ConfigError, DataError, PanopticOccError
-from panoptic_occ.pipeline import evaluate, train
+from panoptic_occ.commands import evaluating as pipeline
+from panoptic_occ.commands.evaluating import evaluate
+from panoptic_occ.commands.training import train
+from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError, PanopticOccError
+from panoptic_occ.config.compose import compose
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from helpers.tiny_runs import BASE, Trained, options
-from panoptic_occ.config import compose
-from panoptic_occ.errors import CheckpointError, ConfigError
-from panoptic_occ.pipeline import train
+from panoptic_occ.commands.training import train
+from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.config.compose import compose
 from panoptic_occ.runs.folders import base_folder, occlusion_folder
 from panoptic_occ.runs.keys import base_key, stage_key
 
@@ -34,7 +34,7 @@ def test_run_leaves_everything_behind(trained: Trained) -> None:
 
 
 def test_stage_two_trains_the_head_and_leaves_the_base(trained: Trained, cache: Path) -> None:
-    from panoptic_occ.build import build_data, build_model
+    from panoptic_occ.runs.build import build_data, build_model
     from panoptic_occ.runs.weights import load_weights
 
     runs, _ = trained
@@ -56,7 +56,7 @@ def test_finished_run_is_not_repeated_and_the_base_is_shared(
     def no_training(*args: object) -> None:
         raise AssertionError("a finished stage was repeated")
 
-    monkeypatch.setattr("panoptic_occ.pipeline.fit_stage", no_training)
+    monkeypatch.setattr("panoptic_occ.commands.evaluating.fit_stage", no_training)
     assert train(compose(options(cache, runs))) == json.loads(json.dumps(metrics))
     alone = train(compose(options(cache, runs, "method=panoptic_fpn", "fusion=ocfusion")))
     ours, theirs = (m["relations"]["score"] for m in (alone, metrics))  # type: ignore[index]
@@ -71,7 +71,7 @@ def test_finished_run_is_evaluated_again_for_what_it_has_not_seen(
     def no_training(*args: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("panoptic_occ.pipeline.fit_stage", no_training)
+    monkeypatch.setattr("panoptic_occ.commands.evaluating.fit_stage", no_training)
     before = metrics["relations"]
     assert isinstance(before, dict) and "larger" not in before
     after = train(compose(options(cache, runs, "compare=[score,larger]")))["relations"]
@@ -92,7 +92,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained: Trained, cache: 
 
 
 def test_weights_of_another_architecture_are_refused(trained: Trained, cache: Path) -> None:
-    from panoptic_occ.build import build_data, build_model
+    from panoptic_occ.runs.build import build_data, build_model
     from panoptic_occ.runs.weights import load_weights
 
     runs, _ = trained

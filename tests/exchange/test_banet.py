@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from helpers.aggregation import CATEGORIES, CHANNELS, SIZE, batch_of, branches, exchange, pyramids
-from panoptic_occ.config import compose
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.config.compose import compose
+from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.exchange.banet import FeatureAggregation, InstanceToSemantic, LayoutContext
 from panoptic_occ.exchange.base import Exchange
-from panoptic_occ.instantiate import safe_instantiate
 from panoptic_occ.stuff.concat import ConcatHead
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
 from panoptic_occ.thing.base import Rois

@@ -11,11 +11,11 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import roi_align
 
 from helpers.projection import SIZE, Base
-from panoptic_occ.augmentation import FixedRois, View
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.exchange.box_cascade import SMALLEST, BoxCascade
 from panoptic_occ.exchange.roi_flatten import roi_flatten
 from panoptic_occ.exchange.sampling import annotated_rois
+from panoptic_occ.network.tta import FixedRois, View
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.mask_head import mask_loss
 from panoptic_occ.thing.oracle import RoiOracle

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from panoptic_occ.build import build_model
-from panoptic_occ.config import compose, conf_dir
+from panoptic_occ.config.compose import compose, conf_dir
+from panoptic_occ.runs.build import build_model
 from panoptic_occ.testing import toy_categories, toy_sample
 
 TINY = ("experiment=tiny", "method=panoptic_fpn")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from helpers.projection import CATEGORIES, CHANNELS, SIZE, Base
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.exchange.ibpp import IterativeProjection
 from panoptic_occ.exchange.roi_flatten import roi_flatten
 from panoptic_occ.exchange.sampling import annotated_rois

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy
 
 CONF = Path(__file__).parents[2] / "conf"

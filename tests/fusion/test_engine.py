@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from helpers.small_images import ABC, areas, detections, rectangle, run, statuses
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
 
 A, B, C = 0, 1, 2  # of ABC
 HEURISTIC = FusionPolicy(max_occluded=0.5, stuff_area=0)

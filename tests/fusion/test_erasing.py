@@ -7,13 +7,14 @@ import math
 import pytest
 import torch
 
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.fusion.components import components
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.dilation import SHAPES, STRIDES, Dilation, Shape
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels, component_confidence
-from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.structures import VOID_LABEL, InstanceSet, Relation, SemanticMap
+from panoptic_occ.ops.components import components
+from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, SemanticMap
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
 
 
 def fragment() -> SemanticMap:

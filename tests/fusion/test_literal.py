@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.structures import InstanceSet, PanopticMap, Relation
+from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
 
 SHARES = (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 shares = st.none() | st.sampled_from(SHARES)

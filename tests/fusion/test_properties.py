@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
 
 SIZE = (5, 6)
 SHARES = (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)

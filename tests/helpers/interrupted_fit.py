@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from panoptic_occ.callbacks.preemption import Preemption
+from panoptic_occ.training.callbacks.preemption import Preemption
 
 STEPS = 6
 

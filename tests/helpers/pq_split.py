@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from panoptic_occ.data.panoptic_io import write_panoptic_png
+from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
 from panoptic_occ.pq import main
 
 CATEGORIES = [

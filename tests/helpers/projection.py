@@ -9,7 +9,7 @@ from torch import Tensor
 
 from panoptic_occ.exchange.base import Exchange, Pyramids
 from panoptic_occ.exchange.ibpp import IterativeProjection
-from panoptic_occ.structures import Batch, Sample
+from panoptic_occ.structures.sample import Batch, Sample
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
 from panoptic_occ.testing import toy_categories, toy_sample
 from panoptic_occ.thing.mask_rcnn import MaskRCNN

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.structures import InstanceSet
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample
 
 COMMON = {"in_channels": 4, "categories": toy_categories()}

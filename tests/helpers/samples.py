@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.structures import GroundTruthRelation, PanopticMap, Sample, Segment, Target
+from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import GroundTruthRelation
+from panoptic_occ.structures.sample import Sample, Target
 
 
 def make_sample(size: tuple[int, int] = (37, 53), n: int = 5, seed: int = 0) -> Sample:

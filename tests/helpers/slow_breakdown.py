@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from panoptic_occ.structures import InstanceSet, PanopticMap, Segment, Target
+from panoptic_occ.structures.instances import InstanceSet, PanopticMap, Segment
+from panoptic_occ.structures.sample import Target
 
 
 def slow_bins(masks: torch.Tensor) -> list[tuple[str, str, str]]:

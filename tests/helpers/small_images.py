@@ -3,8 +3,9 @@
 import torch
 
 from panoptic_occ.fusion.engine import fuse
-from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
 
 
 def rectangle(rows, columns, size=(4, 4)):

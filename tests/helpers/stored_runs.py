@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from panoptic_occ import pipeline
-from panoptic_occ.build import build_data, build_model
-from panoptic_occ.config import compose
-from panoptic_occ.evaluation import Evaluation
-from panoptic_occ.model import BaseOutput
+from panoptic_occ.commands import evaluating as pipeline
+from panoptic_occ.config.compose import compose
+from panoptic_occ.evaluation.evaluator import Evaluation
+from panoptic_occ.runs.build import build_data, build_model
 from panoptic_occ.runs.folders import base_folder, occlusion_folder, predictions_folder
 from panoptic_occ.runs.weights import save_weights
-from panoptic_occ.structures import PanopticMap, Sample
+from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from wandb.proto import wandb_internal_pb2
 
-from panoptic_occ.config import compose
+from panoptic_occ.config.compose import compose
 
 BLOCK = 32768
 FULL, FIRST, LAST = 1, 2, 4  # kinds of fragments; in between, 3

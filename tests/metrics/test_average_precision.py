@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from panoptic_occ.errors import DataError
-from panoptic_occ.masks import MaskCrops
+from panoptic_occ.common.errors import DataError
 from panoptic_occ.metrics.average_precision import AveragePrecision
-from panoptic_occ.structures import InstanceSet
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.testing import toy_categories
 
 CATEGORIES = toy_categories(things=2)

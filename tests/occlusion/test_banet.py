@@ -8,11 +8,11 @@ import torch
 from torchvision.ops import nms
 
 from helpers.appearance import BANET, COMMON, NO_DROP, areas, ask, detections, owners, random_masks, strip
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.engine import fuse
-from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.banet import AppearanceOrder, answers, mean_colors
-from panoptic_occ.occlusion.suppression import duplicates
+from panoptic_occ.ops.suppression import duplicates
+from panoptic_occ.structures.masks import PairStats
 
 RED, GREEN, BLUE, BLACK = (200, 0, 0), (0, 150, 0), (0, 0, 90), (0, 0, 0)
 RESOLVES = ("order", "sequential", "atoms")

@@ -6,10 +6,10 @@ import torch
 from torchvision.transforms.v2 import Normalize
 
 from helpers.appearance import BANET, NO_DROP, ask, detections, owners, random_masks
-from panoptic_occ.masks import MaskCrops, PairStats, meetings
-from panoptic_occ.metrics.relation_accuracy import relation_counts
+from panoptic_occ.metrics.order.relation_accuracy import relation_counts
 from panoptic_occ.occlusion.banet import common_colors
-from panoptic_occ.structures import GroundTruthRelation
+from panoptic_occ.structures.masks import MaskCrops, PairStats, meetings
+from panoptic_occ.structures.relation import GroundTruthRelation
 
 
 def picture(seed, n=10, levels=None):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.appearance import COMMON, NO_DROP, ask, detections, owners, strip
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.occlusion.banet import PIXEL_MEAN, PIXEL_STD, AppearanceOrder, answers, normalized
 
 HUES = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (150, 150, 0), (0, 150, 150))

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from helpers.ranking import literal_scores, loss_of, ranking, scene
-from panoptic_occ.config import compose
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.config.compose import compose
+from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.instantiate import safe_instantiate
-from panoptic_occ.masks import MaskCrops, PairStats
-from panoptic_occ.metrics.relation_accuracy import relation_counts
+from panoptic_occ.metrics.order.relation_accuracy import relation_counts
 from panoptic_occ.occlusion.oanet import BRANCHES, instance_tensor, ranking_target
-from panoptic_occ.structures import VOID_LABEL, InstanceSet, Relation, Segment, Target
+from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, Segment
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import Target
 from panoptic_occ.testing import toy_target
 
 PERSON, TIE = 0, 1

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
-from panoptic_occ.masks import MaskCrops
 from panoptic_occ.occlusion.oanet import BRANCHES, SpatialRanking, ranking_map, ranking_target
-from panoptic_occ.structures import VOID_LABEL
+from panoptic_occ.structures.instances import VOID_LABEL
+from panoptic_occ.structures.masks import MaskCrops
 
 
 def whole_map(model: SpatialRanking, masks: Tensor, labels: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from helpers.ranking import loss_of, ranking
-from panoptic_occ.masks import PairStats
-from panoptic_occ.metrics.relation_accuracy import relation_counts
+from panoptic_occ.metrics.order.relation_accuracy import relation_counts
 from panoptic_occ.occlusion.oanet import SpatialRanking
-from panoptic_occ.structures import InstanceSet, Target
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.sample import Target
 from panoptic_occ.testing import toy_target
 
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
-from panoptic_occ.masks import MaskCrops
 from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, ranking_target
-from panoptic_occ.structures import VOID_LABEL, InstanceSet
+from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet
+from panoptic_occ.structures.masks import MaskCrops
 
 CONVS = sorted(BRANCHES)
 

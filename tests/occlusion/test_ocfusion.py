@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from helpers.relations import COMMON, generator, scene
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.occlusion import roi_head
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.occlusion.heads import roi_head
+from panoptic_occ.occlusion.heads.roi_head import PairHead, roi_inputs
 from panoptic_occ.occlusion.ocfusion import OCFusion
-from panoptic_occ.occlusion.roi_head import PairHead, roi_inputs
 from panoptic_occ.testing import toy_categories
 
 

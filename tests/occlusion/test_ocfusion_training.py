@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from helpers.relations import COMMON, generator, overfit
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.masks import PairStats
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.occlusion.heads.pairs import training_pairs
+from panoptic_occ.occlusion.heads.roi_head import roi_inputs
 from panoptic_occ.occlusion.ocfusion import OCFusion
-from panoptic_occ.occlusion.pairs import training_pairs
-from panoptic_occ.occlusion.roi_head import roi_inputs
+from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.testing import toy_example
 
 

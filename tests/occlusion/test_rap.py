@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from helpers.relations import COMMON, generator, overfit, scene
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.masks import PairStats
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.occlusion.heads.roi_head import roi_inputs
 from panoptic_occ.occlusion.rap import RAP, ranking_losses
-from panoptic_occ.occlusion.roi_head import roi_inputs
-from panoptic_occ.structures import GroundTruthRelation
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import GroundTruthRelation
 from panoptic_occ.testing import toy_categories, toy_example
 
 

@@ -7,15 +7,9 @@ import math
 import pytest
 import torch
 
-from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import TrainingExample
-from panoptic_occ.occlusion.sognet import (
-    RelationalEmbedding,
-    box_offsets,
-    contested_pixels,
-    first_of_each,
-    uncovered,
-)
+from panoptic_occ.occlusion.sognet import RelationalEmbedding, box_offsets, contested_pixels, first_of_each, uncovered
+from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.testing import toy_categories, toy_detections, toy_example, toy_sample
 
 COMMON = {"in_channels": 4, "categories": toy_categories()}

@@ -9,11 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.masks import MaskCrops, PairStats
 from panoptic_occ.occlusion.upsnet import STUFF, VOID, PixelArgmax
-from panoptic_occ.structures import VOID_LABEL, Context, InstanceSet, Relation, SemanticMap
+from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, SemanticMap
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import Context
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
 
 COMMON: dict[str, Any] = {"in_channels": 4, "categories": toy_categories()}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_occ.config import compose
-from panoptic_occ.errors import CheckpointError, ConfigError, DataError
+from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
+from panoptic_occ.config.compose import compose
 from panoptic_occ.runs.folders import RunFolder, finished, overrides_name, read_config, run_folder
 
 

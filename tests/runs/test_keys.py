@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import open_dict
 
-from panoptic_occ.config import compose
+from panoptic_occ.config.compose import compose
 from panoptic_occ.runs.keys import base_key, stage_key
 
 LATER = [

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from panoptic_occ.config import compose
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.pipeline import compared_configs
+from panoptic_occ.commands.evaluating import compared_configs
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.config.compose import compose
 from panoptic_occ.runs.folders import load_run_config
 
 CODE = "fusion.erase_radius={_target_: pathlib.Path.touch}"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from panoptic_occ.errors import CheckpointError
+from panoptic_occ.common.errors import CheckpointError
 from panoptic_occ.runs.weights import FORMAT, load_weights, save_weights
 
 

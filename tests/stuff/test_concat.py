@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.categories import Categories
-from panoptic_occ.config import compose
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.instantiate import safe_instantiate
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.config.compose import compose
+from panoptic_occ.config.instantiate import safe_instantiate
+from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.concat import ConcatHead
 
 CATEGORIES = Categories.from_json([{"id": i, "name": str(i), "isthing": int(i < 80)} for i in range(133)])

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.structures import VOID_LABEL, Batch, Sample
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import VOID_LABEL
+from panoptic_occ.structures.sample import Batch, Sample
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
 
 CATEGORIES = Categories.from_json(

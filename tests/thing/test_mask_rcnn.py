@@ -8,9 +8,11 @@ import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.masks import MaskCrops
-from panoptic_occ.structures import Batch, GroundTruthRelation, PanopticMap, Sample, Target
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.relation import GroundTruthRelation
+from panoptic_occ.structures.sample import Batch, Sample, Target
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.ground_truth import GroundTruthThings
 from panoptic_occ.thing.mask_head import mask_loss

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.structures import PanopticMap, Segment
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import PanopticMap, Segment
 
 MakeMap = Callable[..., PanopticMap]
 

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, SAME, difference
-from panoptic_occ.visuals.matching import link
+from panoptic_occ.visuals.linking import link
 
 LABELS = {1: 0, 2: 0, 3: 1, 4: 2, 5: 3}
 

@@ -15,7 +15,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, did_you_mean
 
 
 class FrozenNorm(FrozenBatchNorm2d):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, did_you_mean
 
 Share = Literal["fpn", "backbone", "none"]
 SHARES = ("fpn", "backbone", "none")

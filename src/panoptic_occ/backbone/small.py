@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from panoptic_occ.kinds import Count
+from panoptic_occ.common.kinds import Count
 
 Widths = tuple[Count, Count, Count, Count, Count]
 

@@ -20,12 +20,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
 from panoptic_occ.exchange.roi_inlay import roi_inlay
 from panoptic_occ.exchange.sampling import annotated_rois
-from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import InstanceSet, SemanticMap
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
 from panoptic_occ.thing.mask_rcnn import MaskRCNN

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
+from panoptic_occ.structures.instances import InstanceSet, SemanticMap
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.stuff.base import StuffBranch
 from panoptic_occ.thing.base import ThingBranch, Wanted
 

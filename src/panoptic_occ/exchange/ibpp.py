@@ -25,8 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.exchange.banet import projection
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
 from panoptic_occ.exchange.box_cascade import BoxCascade
@@ -34,7 +33,9 @@ from panoptic_occ.exchange.ibpp_heads import MaskHead, initialise
 from panoptic_occ.exchange.regions import Regions
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
 from panoptic_occ.exchange.sampling import annotated_rois
-from panoptic_occ.structures import Batch, InstanceSet, SemanticMap
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import InstanceSet, SemanticMap
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.stuff.predictor import DeepPredictor
 from panoptic_occ.thing.base import Rois, ThingBranch, Wanted

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from panoptic_occ.structures import Target
+from panoptic_occ.structures.sample import Target
 from panoptic_occ.thing.base import Rois
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from panoptic_occ.masks import MaskCrops, PairStats, Window, meetings
+from panoptic_occ.structures.masks import MaskCrops, PairStats, Window, meetings
 
 Counts = dict[int, int]
 """Pixels by instance; instances without any are left out."""

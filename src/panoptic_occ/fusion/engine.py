@@ -18,15 +18,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.fusion.canvas import Canvas, Counts
 from panoptic_occ.fusion.dilation import SHAPES, STRIDES, Dilation, Shape
 from panoptic_occ.fusion.inputs import StuffSource, check_sizes
-from panoptic_occ.fusion.semantic import STUFF_RULES, StuffRule, fill_stuff
-from panoptic_occ.masks import PairStats
-from panoptic_occ.occlusion.claims import inherit
-from panoptic_occ.occlusion.suppression import suppress
-from panoptic_occ.structures import InstanceRecord, InstanceSet, InstanceStatus, PanopticMap, Relation, Segment
+from panoptic_occ.fusion.stuff import STUFF_RULES, StuffRule, fill_stuff
+from panoptic_occ.ops.claims import inherit
+from panoptic_occ.ops.suppression import suppress
+from panoptic_occ.structures.instances import InstanceRecord, InstanceSet, InstanceStatus, PanopticMap, Segment
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import Relation
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.fusion.components import Components, components
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.dilation import Dilation
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.fusion.inputs import StuffSource
-from panoptic_occ.structures import VOID_LABEL, SemanticMap
+from panoptic_occ.ops.components import Components, components
+from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
 
 ROWS_AT_ONCE = 16
 

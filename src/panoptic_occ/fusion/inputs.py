@@ -7,8 +7,9 @@ from collections.abc import Callable
 from jaxtyping import Int
 from torch import Tensor
 
-from panoptic_occ.masks import PairStats
-from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import Relation
 
 StuffSource = Int[Tensor, "h w"] | Callable[[Int[Tensor, "h w"]], Int[Tensor, "h w"]]
 """Stuff labels, or a function that gives them when it sees the map of the things."""

@@ -18,9 +18,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import DataError
-from panoptic_occ.structures import InstanceSet
+from panoptic_occ.common.errors import DataError
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import InstanceSet
 
 KINDS: Mapping[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 # the first numbers of COCOeval.summarize: over IoU .5:.95, at .5 and .75, and by the area of the annotation

@@ -11,16 +11,17 @@ from jaxtyping import Int64
 from torch import Tensor
 from torchmetrics import Metric
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.data.relations import match_by_share
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.metrics.misses import ERRORS, KILLED, KILLERS, explain_miss, is_merged
-from panoptic_occ.metrics.panoptic_quality import panoptic_matches
-from panoptic_occ.metrics.pq_core import PQCounts
-from panoptic_occ.metrics.pq_scores import result_of
-from panoptic_occ.occlusion.matching import mask_iou
-from panoptic_occ.structures import InstanceSet, PanopticMap, Target
+from panoptic_occ.metrics.pq.core import PQCounts
+from panoptic_occ.metrics.pq.metric import panoptic_matches
+from panoptic_occ.metrics.pq.scores import result_of
+from panoptic_occ.ops.matching import mask_iou
+from panoptic_occ.ops.relations import match_by_share
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.sample import Target
 
 GROUPS = {
     "overlap": ("0", "to .2", "to .5", "above .5"),

@@ -21,13 +21,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
-from panoptic_occ.errors import ConfigError, did_you_mean
-from panoptic_occ.masks import MaskCrops, Meetings, PairStats, intersections, meetings
+from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.occlusion.claims import atoms, give_away
-from panoptic_occ.occlusion.order import Pair, acyclic, ranked_pairs, topological_order
-from panoptic_occ.occlusion.suppression import Suppression, check_suppression, duplicates
-from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation
+from panoptic_occ.ops.claims import atoms, give_away
+from panoptic_occ.ops.order import Pair, acyclic, ranked_pairs, topological_order
+from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import MaskCrops, Meetings, PairStats, intersections, meetings
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import NO_CONTEXT, Context
 
 EPS = 1e-9  # similarities closer than this are equal; what remains is rounding, which depends on brightness and device
 SETASIDE = {"order": ("transitive", "score"), "sequential": ("score", "keep"), "atoms": ("keep",)}

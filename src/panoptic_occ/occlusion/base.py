@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.kinds import Share
-from panoptic_occ.masks import PairStats
-from panoptic_occ.structures import NO_CONTEXT, Context, InstanceSet, Relation, Target
+from panoptic_occ.common.kinds import Share
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import NO_CONTEXT, Context, Target
 
 
 @dataclass(frozen=True, eq=False)

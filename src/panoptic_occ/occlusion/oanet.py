@@ -21,11 +21,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError, did_you_mean
-from panoptic_occ.masks import MaskCrops, PairStats
+from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet, Relation, Target
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import NO_CONTEXT, Context, Target
 
 Conv = Literal["1x1", "3x3", "gcn7", "seq7"]
 Conflict = Literal["instance", "class"]

@@ -17,13 +17,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.errors import ConfigError, did_you_mean
-from panoptic_occ.kinds import Share
-from panoptic_occ.masks import PairStats
+from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Share
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.occlusion.ground_truth import RULES
-from panoptic_occ.occlusion.roi_head import ROI_SIZE, initialise, roi_inputs
-from panoptic_occ.structures import InstanceSet, Relation, Target
+from panoptic_occ.occlusion.baselines.ground_truth import RULES
+from panoptic_occ.occlusion.heads.roi_head import ROI_SIZE, initialise, roi_inputs
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import Target
 
 PAIR_MEANS = ("proposals", "annotations")
 

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.data.relations import match_by_share
-from panoptic_occ.masks import PairStats
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.structures import InstanceSet, Relation
+from panoptic_occ.ops.relations import match_by_share
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import Relation
 from panoptic_occ.thing.paste import place_soft
 
 LARGEST = 30.0  # a probability of exactly 0 or 1 has no logit

@@ -20,11 +20,13 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor
 
-from panoptic_occ.errors import ConfigError, did_you_mean
-from panoptic_occ.masks import MaskCrops, PairStats, intersections
+from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.occlusion.suppression import Suppression, check_suppression, duplicates
-from panoptic_occ.structures import NO_CONTEXT, VOID_LABEL, Context, InstanceSet, Relation
+from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
+from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet
+from panoptic_occ.structures.masks import MaskCrops, PairStats, intersections
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import NO_CONTEXT, Context
 from panoptic_occ.thing.paste import place_soft
 
 Reach = Literal["image", "box", "mask"]

@@ -31,13 +31,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.config import compose, users_conf
-from panoptic_occ.errors import CheckpointError, ConfigError, DataError
-from panoptic_occ.files import read_json, write_json, write_text
-from panoptic_occ.instantiate import check_targets
+from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
+from panoptic_occ.common.files import read_json, write_json, write_text
+from panoptic_occ.config.compose import compose, users_conf
+from panoptic_occ.config.trust import check_targets
 from panoptic_occ.runs.environment import environment
 from panoptic_occ.runs.keys import BASE_KEYS, STAGE_KEYS, base_key, changes, prediction_key, stage_key
+from panoptic_occ.structures.categories import Categories
 
 log = logging.getLogger(__name__)
 

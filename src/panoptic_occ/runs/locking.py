@@ -21,9 +21,9 @@ from typing import Literal
 
 from filelock import LeaseCompromise, SoftFileLease, Timeout
 
-from panoptic_occ.errors import CheckpointError, DataError
-from panoptic_occ.files import remove_leftovers, write_json
-from panoptic_occ.processes import agreed, joined, leads
+from panoptic_occ.common.distributed import agreed, joined, leads
+from panoptic_occ.common.errors import CheckpointError, DataError
+from panoptic_occ.common.files import remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
 

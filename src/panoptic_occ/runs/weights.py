@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from panoptic_occ.errors import CheckpointError, ConfigError
-from panoptic_occ.files import atomic_path
+from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.files import atomic_path
 
 FORMAT = 1
 """Version of the layout of the weight files; a newer file is refused, not guessed at."""

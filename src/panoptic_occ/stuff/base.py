@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError, did_you_mean
-from panoptic_occ.structures import VOID_LABEL, Batch, SemanticMap
+from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.stuff.label_map import full_logits, most_likely, upsample
 
 Things = Literal["collapsed", "dense", "none"]

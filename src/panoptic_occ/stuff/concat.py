@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 from panoptic_occ.stuff.pfpn import LEVELS
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.structures import VOID_LABEL, Batch, SemanticMap, Target
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.sample import Batch, Target
 from panoptic_occ.stuff.base import StuffBranch
 
 

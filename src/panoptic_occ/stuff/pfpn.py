@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 from panoptic_occ.stuff.predictor import DeepPredictor
 

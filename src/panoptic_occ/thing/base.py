@@ -9,8 +9,9 @@ from typing import Protocol
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.structures import Batch, InstanceSet
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.structures import Batch, InstanceSet
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.thing.base import RoiChange, ThingBranch, Wanted
 
 

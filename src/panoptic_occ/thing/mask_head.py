@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 
-from panoptic_occ.structures import Target
+from panoptic_occ.structures.sample import Target
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.pooling import roi_align
 

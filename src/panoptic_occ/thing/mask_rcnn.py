@@ -19,8 +19,9 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import nms
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.structures import Batch, InstanceSet
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.thing.base import RoiChange, Rois, ThingBranch, Wanted
 from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.paste import paste_instances

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from panoptic_occ.structures import Batch
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.thing.base import Classify, Rois
 
 BOX_IOU = 0.5

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from panoptic_occ.masks import MaskCrops, Window
-from panoptic_occ.structures import InstanceSet
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import MaskCrops, Window
 from panoptic_occ.thing.base import Rois
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from panoptic_occ.structures import PanopticMap
-from panoptic_occ.visuals.matching import CROWD, link, segment_index
+from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.visuals.linking import CROWD, link, segment_index
 
 SAME, FIXED, BROKEN, NEITHER = range(4)
 

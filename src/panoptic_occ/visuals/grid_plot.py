@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from panoptic_occ.files import atomic_path
+from panoptic_occ.common.files import atomic_path
 
 STYLES = (("#0072B2", "s"), ("#E69F00", "o"), ("#CC79A7", "^"), ("#56B4E9", "P"), ("#009E73", "D"), ("#777777", "<"))
 """Colours that people with any colour vision can tell apart (Okabe and Ito 2008), and a shape for each line."""

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt, find_objects, uniform_filter
 from torch import Tensor
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.structures import PanopticMap
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import PanopticMap
 from panoptic_occ.visuals.colors import Color, instance_color, muted
 from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference
-from panoptic_occ.visuals.matching import link, segment_index
+from panoptic_occ.visuals.linking import link, segment_index
 
 DIFFERENCE_COLORS: Mapping[int, Color] = {FIXED: (0, 178, 122), BROKEN: (226, 61, 61), NEITHER: (112, 141, 196)}
 """Green, red and blue that stay apart for colour-blind readers."""

@@ -13,9 +13,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from panoptic_occ.categories import Categories
-from panoptic_occ.files import atomic_path
-from panoptic_occ.structures import PanopticMap
+from panoptic_occ.common.files import atomic_path
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import PanopticMap
 from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference, difference
 from panoptic_occ.visuals.legend import INK, PAPER, legend
 from panoptic_occ.visuals.overlay import DIFFERENCE_COLORS, difference_overlay, font, overlay, segment_colors

@@ -12,7 +12,7 @@ from helpers.tiny_cityscapes import STREET, THINGS, Box, TinyCityscapes, paint, 
 from panoptic_occ.data.cityscapes.labels import CATEGORIES, VOID, label_of
 from panoptic_occ.data.cityscapes.polygons import Outline, full_mask, visible_pixels
 from panoptic_occ.data.cityscapes.source import CityscapesSource
-from panoptic_occ.data.coco import CocoPanoptic
+from panoptic_occ.data.coco.dataset import CocoPanoptic
 
 CLASS_IDS = {3: None, 7: 7, 23: 23, 24: 24, 25: 25, 26: 26, 28: 28, 29: None, 33: 33}
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from helpers.tiny_cityscapes import TinyCityscapes
+from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.cityscapes.source import CityscapesSource
-from panoptic_occ.errors import DataError
 
 HERE = ("train", "aachen/aachen_000001_000019")
 

@@ -8,10 +8,10 @@ import torch
 from omegaconf import OmegaConf
 
 from helpers.tiny_cityscapes import STREET, TinyCityscapes
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.cityscapes.source import CityscapesSource
-from panoptic_occ.data.transforms import TrainTransform
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.structures import Sample
+from panoptic_occ.data.loading.transforms import TrainTransform
+from panoptic_occ.structures.sample import Sample
 
 MASKS = np.stack([STREET[k].mask((24, 40)) for k in (3, 4, 7)])  # two cars and a person, each on the ones before
 

@@ -11,13 +11,13 @@ from PIL import Image
 from rich.console import Console
 
 from helpers.tiny_cityscapes import STREET, TinyCityscapes
-from panoptic_occ.config import compose
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.config.compose import compose
+from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.data.cityscapes import source as module
 from panoptic_occ.data.cityscapes.source import CityscapesSource
-from panoptic_occ.data.layout_writer import Part
-from panoptic_occ.data.preparation import prepare
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.instantiate import safe_instantiate
+from panoptic_occ.data.coco.writer import Part
+from panoptic_occ.data.relations.preparation import prepare
 
 
 @pytest.fixture

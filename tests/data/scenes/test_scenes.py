@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from panoptic_occ.data.order_baselines import class_table, rule_accuracies
-from panoptic_occ.data.panoptic_io import read_panoptic_png
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
+from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
 from panoptic_occ.data.scenes import generator
 from panoptic_occ.data.scenes.generator import SceneSettings, generate
 from panoptic_occ.data.scenes.layout import BADGES, BODIES, COVERS, NEUTRAL, THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
 from panoptic_occ.data.scenes.source import ScenesSource
-from panoptic_occ.errors import ConfigError, DataError
 
 KINDS = ("prior", "cover", "small", "large", "equal")
 
@@ -197,7 +197,7 @@ def test_damaged_image_is_named(source: ScenesSource, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(source.cache_dir, copy)
     (copy / "val" / "000000000001.jpg").write_bytes(b"not an image")
-    from panoptic_occ.data.coco import CocoPanoptic
+    from panoptic_occ.data.coco.dataset import CocoPanoptic
 
     with pytest.raises(DataError, match=r"000000000001\.jpg"):
         CocoPanoptic.from_root(copy, "val").load(0)

@@ -18,14 +18,14 @@ from PIL import Image
 from pycocotools import mask as rle_tools
 from scipy.ndimage import find_objects
 
-from panoptic_occ.data.annotations import Layout
+from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.cityscapes.labels import CATEGORIES, COUNTED, IDS, THINGS
 from panoptic_occ.data.cityscapes.polygons import Outline, Size, full_mask, read_outlines, visible_pixels
-from panoptic_occ.data.images import UNREADABLE
-from panoptic_occ.data.layout_writer import Part
-from panoptic_occ.data.panoptic_io import write_panoptic_png
-from panoptic_occ.data.segment_runs import unique_ids
-from panoptic_occ.errors import DataError
+from panoptic_occ.data.coco.annotations import Layout
+from panoptic_occ.data.coco.images import UNREADABLE
+from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
+from panoptic_occ.data.coco.writer import Part
+from panoptic_occ.ops.segment_runs import unique_ids
 
 CLASSES = {c.id for c in CATEGORIES.items}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panoptic_occ.categories import Categories, Category
+from panoptic_occ.structures.categories import Categories, Category
 
 CATEGORIES = Categories(
     (

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image, ImageDraw
 
+from panoptic_occ.common.errors import DataError, did_you_mean
+from panoptic_occ.common.files import read_json
 from panoptic_occ.data.cityscapes.labels import IDS, NOT_PAINTED, THINGS, label_of
-from panoptic_occ.data.problems import MAX_COORDINATE
-from panoptic_occ.errors import DataError, did_you_mean
-from panoptic_occ.files import read_json
+from panoptic_occ.data.coco.reader import MAX_COORDINATE
 
 Size = tuple[int, int]
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from panoptic_occ.data.annotations import Layout
+from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.cityscapes.convert import Files, convert
 from panoptic_occ.data.cityscapes.labels import CATEGORIES
-from panoptic_occ.data.coco import CocoPanoptic
-from panoptic_occ.data.layout_writer import Part, write_splits
-from panoptic_occ.data.panoptic_instances import InstanceTruth
-from panoptic_occ.data.relations import SegmentMatch
-from panoptic_occ.data.source import Split, checked_match, checked_truth, default_cache_dir, find_root, load_split
-from panoptic_occ.errors import DataError
+from panoptic_occ.data.coco.annotations import Layout
+from panoptic_occ.data.coco.dataset import CocoPanoptic
+from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
+from panoptic_occ.data.coco.source import Split, checked_match, checked_truth, default_cache_dir, find_root, load_split
+from panoptic_occ.data.coco.writer import Part, write_splits
+from panoptic_occ.ops.relations import SegmentMatch
 
 VERSION = 1
 """Raise it when a change of the code changes the converted files; it is part of the folder's name."""

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from panoptic_occ.categories import Categories, Category
-from panoptic_occ.data.annotations import Layout
-from panoptic_occ.data.layout_writer import Part, write_splits
-from panoptic_occ.data.panoptic_io import write_panoptic_png
+from panoptic_occ.common.files import atomic_path
+from panoptic_occ.data.coco.annotations import Layout
+from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
+from panoptic_occ.data.coco.writer import Part, write_splits
 from panoptic_occ.data.scenes.layout import THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
-from panoptic_occ.files import atomic_path
+from panoptic_occ.structures.categories import Categories, Category
 
 VERSION = 2
 """Raise it when a change of the code changes the scenes; it is part of the folder's name."""

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from panoptic_occ.data.annotations import Layout
-from panoptic_occ.data.coco import CocoPanoptic
-from panoptic_occ.data.panoptic_instances import InstanceTruth
-from panoptic_occ.data.relation_build import ensure_relations
-from panoptic_occ.data.relations import SegmentMatch
-from panoptic_occ.data.scenes.generator import SPLITS, SceneSettings, generate
-from panoptic_occ.data.scenes.layout import Mix
-from panoptic_occ.data.source import (
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Share
+from panoptic_occ.data.coco.annotations import Layout
+from panoptic_occ.data.coco.dataset import CocoPanoptic
+from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
+from panoptic_occ.data.coco.source import (
     Source,
     Split,
     checked_match,
@@ -23,8 +21,10 @@ from panoptic_occ.data.source import (
     load_split,
     relations_path,
 )
-from panoptic_occ.errors import ConfigError
-from panoptic_occ.kinds import Share
+from panoptic_occ.data.relations.build import ensure_relations
+from panoptic_occ.data.scenes.generator import SPLITS, SceneSettings, generate
+from panoptic_occ.data.scenes.layout import Mix
+from panoptic_occ.ops.relations import SegmentMatch
 
 log = logging.getLogger(__name__)
 

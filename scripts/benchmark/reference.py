@@ -1,0 +1,251 @@
+"""Literal, dense, slow forms of everything that the suite does fast, line by line after the papers' pseudocode.
+
+Results of the suite must equal these; they are also what the benchmark's ratios compare with where no public package
+does the same.  Masks are dense (N, H, W) bool, sorted by falling score where an algorithm goes by score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from panoptic_occ.occlusion.heads.roi_head import PairHead
+from panoptic_occ.structures.instances import PanopticMap, Segment
+
+
+class Painted(NamedTuple):
+    """A segment of a finished map: id, contiguous label, pixels, and the index of the instance (None: stuff)."""
+
+    id: int
+    label: int
+    area: int
+    instance: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class DenseMap:
+    """A panoptic map and its segments."""
+
+    ids: Int[Tensor, "h w"]
+    segments: tuple[Painted, ...]
+
+
+def fuse_by_confidence(
+    masks: Bool[Tensor, "n h w"],
+    labels: Int[Tensor, " n"],
+    semantic: Int[Tensor, "h w"],
+    max_occluded: float,
+    stuff_area: int,
+) -> DenseMap:
+    """The heuristic of Panoptic Segmentation (Kirillov et al., CVPR 2019, section 7 and appendix): the most confident
+    instance first, each without the pixels already taken, and none of which too much is taken."""
+    owner = torch.zeros(semantic.shape, dtype=torch.int64)
+    for i, mask in enumerate(masks):
+        area = int(mask.sum())
+        if area == 0:
+            continue
+        taken = mask & (owner > 0)
+        if int(taken.sum()) / area > max_occluded:
+            continue
+        owner[mask & (owner == 0)] = i + 1
+    return finished(owner, labels, semantic, stuff_area)
+
+
+def fuse_by_occlusion(
+    masks: Bool[Tensor, "n h w"],
+    labels: Int[Tensor, " n"],
+    above: Bool[Tensor, "n n"],
+    semantic: Int[Tensor, "h w"],
+    sig_ratio: float,
+    min_visible: float,
+    stuff_area: int,
+) -> DenseMap:
+    """Algorithm 1 of OCFusion (Lazarow et al., CVPR 2020); ``above[i, j]``: the head says that i occludes j.
+
+    What a rejected instance would have taken stays with its owners.
+    """
+    owner = torch.zeros(semantic.shape, dtype=torch.int64)
+    accepted: list[int] = []
+    for i, mask in enumerate(masks):
+        area = int(mask.sum())
+        if area == 0:
+            continue
+        claim = mask & (owner == 0)
+        for j in accepted:
+            inter = int((mask & masks[j]).sum())
+            if inter == 0:
+                continue
+            significant = inter / area >= sig_ratio or inter / int(masks[j].sum()) >= sig_ratio
+            if significant and above[i, j]:
+                claim |= mask & (owner == j + 1)
+        if int(claim.sum()) / area <= min_visible:
+            continue
+        owner[claim] = i + 1
+        accepted.append(i)
+    return finished(owner, labels, semantic, stuff_area)
+
+
+def fuse_by_value(
+    masks: Bool[Tensor, "n h w"],
+    labels: Int[Tensor, " n"],
+    values: Float[Tensor, " n"],
+    semantic: Int[Tensor, "h w"],
+    same_class_thr: float,
+    duplicate_thr: float,
+    min_visible: float,
+    stuff_area: int,
+) -> DenseMap:
+    """Algorithm 1 of RAP (Chen); the smaller of two ``values`` lies in front."""
+    owner = torch.zeros(semantic.shape, dtype=torch.int64)
+    owner_label = torch.full(semantic.shape, -1)
+    owner_value = torch.full(semantic.shape, torch.inf)
+    accepted: list[int] = []
+    for i, mask in enumerate(masks):
+        area = int(mask.sum())
+        if area == 0:
+            continue
+        same = int((mask & (owner_label == labels[i])).sum())
+        if same > 0 and same / area >= same_class_thr:
+            continue
+        if any(_duplicates(mask, masks[j], duplicate_thr) for j in accepted):
+            continue
+        claim = mask & (owner_value > values[i])
+        if int(claim.sum()) / area <= min_visible:
+            continue
+        owner[claim], owner_label[claim], owner_value[claim] = i + 1, labels[i], values[i]
+        accepted.append(i)
+    return finished(owner, labels, semantic, stuff_area)
+
+
+def _duplicates(mask: Bool[Tensor, "h w"], other: Bool[Tensor, "h w"], threshold: float) -> bool:
+    inter = int((mask & other).sum())
+    return inter > 0 and inter / int(mask.sum()) >= threshold and inter / int(other.sum()) >= threshold
+
+
+def finished(
+    owner: Int[Tensor, "h w"], labels: Int[Tensor, " n"], semantic: Int[Tensor, "h w"], stuff_area: int
+) -> DenseMap:
+    """Numbers the instances that own pixels, then fills every stuff class that is large enough on what is left."""
+    ids = torch.zeros_like(owner)
+    segments: list[Painted] = []
+    for i, label in enumerate(labels.tolist()):
+        mine = owner == i + 1
+        if mine.any():
+            ids[mine] = len(segments) + 1
+            segments.append(Painted(len(segments) + 1, label, int(mine.sum()), i))
+    for label in semantic[semantic >= 0].unique().tolist():
+        rest = (semantic == label) & (ids == 0)
+        area = int(rest.sum())
+        if area > 0 and area >= stuff_area:
+            ids[rest] = len(segments) + 1
+            segments.append(Painted(len(segments) + 1, label, area, None))
+    return DenseMap(ids, tuple(segments))
+
+
+def pair_counts(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n n"]:
+    """Pixels that every two masks share, as one product of dense matrices (exact below 2^24 pixels)."""
+    flat = masks.flatten(1).float()
+    return flat @ flat.T
+
+
+def paste(
+    soft: Float[Tensor, "n s s"], boxes: Float[Tensor, "n 4"], size: tuple[int, int], threshold: float = 0.5
+) -> Bool[Tensor, "n h w"]:
+    """Mask R-CNN (He et al. 2017, 3.1): the soft mask stretched over its box and cut at ``threshold``, dense."""
+    masks = torch.zeros((len(soft), *size), dtype=torch.bool)
+    for mask, probs, box in zip(masks, soft, boxes, strict=True):
+        window, sampled = stretch(probs, box, size)
+        mask[window] = sampled >= threshold
+    return masks
+
+
+def stretch(
+    soft: Float[Tensor, "s s"], box: Float[Tensor, " 4"], size: tuple[int, int]
+) -> tuple[tuple[slice, slice], Float[Tensor, "h w"]]:
+    """The part of the image that the box touches, and the soft mask read at the centres of its pixels, bilinear; 0 for
+    pixels whose centre is outside the box."""
+    x0, y0, x1, y1 = box.tolist()
+    left, right = (min(max(edge, 0), size[1]) for edge in (math.floor(x0), math.ceil(x1)))
+    top, bottom = (min(max(edge, 0), size[0]) for edge in (math.floor(y0), math.ceil(y1)))
+    x = torch.arange(left, max(left, right), dtype=soft.dtype) + 0.5
+    y = torch.arange(top, max(top, bottom), dtype=soft.dtype) + 0.5
+    window = slice(top, top + len(y)), slice(left, left + len(x))
+    if len(x) == 0 or len(y) == 0:
+        return window, soft.new_zeros((len(y), len(x)))
+    across = (x - x0) / max(x1 - x0, 1e-6) * 2 - 1
+    down = (y - y0) / max(y1 - y0, 1e-6) * 2 - 1
+    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)
+    sampled = F.grid_sample(soft[None, None], grid[None], mode="bilinear", align_corners=False)[0, 0]
+    inside = ((x >= x0) & (x <= x1))[None, :] & ((y >= y0) & (y <= y1))[:, None]
+    return window, sampled * inside
+
+
+def label_map(logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int]) -> Int[Tensor, "h w"]:
+    """Panoptic FPN (Kirillov et al. 2019, 3.1): x4 bilinear, without the padding, to the image's size, best channel."""
+    full = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)
+    full = F.interpolate(full[..., : inside[0], : inside[1]], size=size, mode="bilinear", align_corners=False)
+    return full[0].argmax(dim=0)
+
+
+def pair_logits(head: PairHead, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
+    """OCFusion 3.3: the joined inputs of every pair through the whole head, nothing shared between pairs."""
+    y = torch.cat([x[pairs[:, 0]], x[pairs[:, 1]]], dim=1)
+    for convolution in (head.conv1, head.conv2, head.conv3, head.conv4):
+        y = F.relu(F.conv2d(y, convolution.weight, convolution.bias, convolution.stride, convolution.padding))
+    hidden = F.relu(F.linear(y.flatten(1), head.fc1.weight, head.fc1.bias))
+    return F.linear(hidden, head.project.weight, head.project.bias)[:, 0]
+
+
+class DenseCounts(NamedTuple):
+    """Per contiguous category: matches, false and missed segments, and the sum of the matches' IoU."""
+
+    tp: list[int]
+    fp: list[int]
+    fn: list[int]
+    iou: list[float]
+
+
+def panoptic_counts(prediction: PanopticMap, target: PanopticMap, num_categories: int) -> DenseCounts:
+    """Panoptic quality (Kirillov et al. 2019, section 4, equation 1 and the void and crowd rules of 4.2), one dense
+    mask per segment."""
+    tp, fp, fn = ([0] * num_categories for _ in range(3))
+    counts = DenseCounts(tp, fp, fn, [0.0] * num_categories)
+    void = target.ids == 0
+    crowds: dict[int, Tensor] = {}
+    matched: set[int] = set()
+    guesses = [(segment, prediction.ids == segment.id) for segment in prediction.segments]
+    for truth in target.segments:
+        mask = target.ids == truth.id
+        if truth.iscrowd:
+            crowds[truth.label] = mask
+            continue
+        for guess, guessed in guesses:
+            if guess.label != truth.label:
+                continue
+            union = int(guessed.sum()) + truth.area - int((mask & guessed).sum()) - int((guessed & void).sum())
+            iou = int((mask & guessed).sum()) / union
+            if iou > 0.5:
+                counts.tp[truth.label] += 1
+                counts.iou[truth.label] += iou
+                matched.add(guess.id)
+                break
+        else:
+            counts.fn[truth.label] += 1
+    for guess, guessed in _unmatched(guesses, matched):
+        ignored = guessed & void
+        if guess.label in crowds:
+            ignored |= guessed & crowds[guess.label]
+        if int(ignored.sum()) / int(guessed.sum()) <= 0.5:
+            counts.fp[guess.label] += 1
+    return counts
+
+
+def _unmatched(guesses: Sequence[tuple[Segment, Tensor]], matched: set[int]) -> Iterator[tuple[Segment, Tensor]]:
+    return ((guess, mask) for guess, mask in guesses if guess.id not in matched)

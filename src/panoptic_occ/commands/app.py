@@ -1,0 +1,209 @@
+"""The glue between Hydra and the commands ``python -m panoptic_occ.<name> key=value ...``.
+
+Nothing heavy is imported before the configuration is composed, so that help and typos answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from panoptic_occ.common.errors import ConfigError, PanopticOccError
+from panoptic_occ.config.compose import CONFIG_NAME, conf_dir, explain, finish, group_choices
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
+    from omegaconf import DictConfig
+
+Run = Callable[["DictConfig"], float | None]
+"""Runs a command; the number that a sweep compares and a sweeper maximises, if the command has one."""
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it."""
+
+
+def command(name: str, doc: str, examples: Mapping[str, str]) -> Callable[[Run], Callable[[], None]]:
+    """Makes ``run(config)`` the command ``python -m panoptic_occ.<name>``.
+
+    ``doc``: one sentence for the help.  ``examples``: arguments, each with what they do.  Errors that the suite or
+    Hydra raise on purpose become one message on stderr and exit status 1, unless HYDRA_FULL_ERROR=1 or debug=true.
+    """
+
+    def decorate(run: Run) -> Callable[[], None]:
+        @functools.wraps(run)
+        def main() -> None:
+            flags, overrides = _parse(sys.argv[1:])
+            if flags.help:
+                print_help(name, doc, examples, flags.config_dir)
+                return
+            try:
+                _run_hydra(name, run)
+            except KeyboardInterrupt:
+                sys.stderr.write("interrupted; what was written before is whole\n")
+                sys.exit(INTERRUPTED)
+            except Exception as error:
+                message = _message(error, overrides, flags.config_dir)
+                if message is None or os.environ.get(FULL_ERROR) == "1" or "debug=true" in overrides:
+                    raise
+                sys.exit(f"error: {message}")
+
+        return main
+
+    return decorate
+
+
+def _message(error: Exception, overrides: list[str], config_dir: Path | None) -> str | None:
+    """One clear message for an error that was raised on purpose; None for a fault of ours."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return str(explain(error, overrides, config_dir))
+    return str(error) if isinstance(error, PanopticOccError) else None
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags that we read ourselves, and the overrides; Hydra parses all of it again."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    flags, rest = parser.parse_known_args(arguments)
+    return flags, [argument for argument in rest if not argument.startswith("-")]
+
+
+def _run_hydra(name: str, run: Run) -> None:
+    """Composes the configuration and runs the job, or every job of a sweep; errors come out as exceptions."""
+    import hydra
+
+    from panoptic_occ.commands.sweeps import sweep_table
+
+    failures: list[Exception] = []
+    users_choice = os.environ.get(FULL_ERROR)
+
+    def job(config: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        settings = HydraConfig.get()
+        with _environment(FULL_ERROR, users_choice):
+            if settings.mode == RunMode.MULTIRUN:
+                return _run_in_sweep(run, config, settings, debug=users_choice == "1" or bool(config.debug))
+            try:
+                finish(config, settings.runtime.choices, settings.overrides.task)
+                return run(config)
+            except Exception as error:
+                failures.append(error)
+                return None
+
+    job.__module__ = f"panoptic_occ.{name}"  # Hydra names the job after it
+    # Otherwise Hydra would print the error in its own words and exit.
+    with _environment(FULL_ERROR, "1"), sweep_table():
+        hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base="1.3")(job)()
+    if failures:
+        raise failures[0]
+
+
+def _run_in_sweep(run: Run, config: DictConfig, settings: HydraConf, debug: bool) -> float | None:
+    """Runs one job of a sweep; its error is in its record, and the other jobs go on."""
+    from panoptic_occ.commands.sweeps import note, recorded_job
+
+    score = None
+    words = list(settings.overrides.task)
+    with recorded_job(Path(settings.runtime.output_dir), settings.job.num, words, raises=debug):
+        finish(config, settings.runtime.choices, words)
+        _check_processes(config, settings.launcher)
+        score = run(config)
+        note(score=score)
+    return score
+
+
+def _check_processes(config: DictConfig, launcher: DictConfig) -> None:
+    """Several processes a run need a launcher that starts them: by itself, Lightning would repeat the whole sweep."""
+    devices, strategy = config.trainer.devices, str(config.trainer.strategy)
+    count = len(devices) if hasattr(devices, "__len__") and not isinstance(devices, str) else devices
+    if launcher._target_.endswith(".SlurmLauncher"):
+        if launcher.tasks_per_node != count:
+            raise ConfigError(
+                f"hydra.launcher.tasks_per_node={launcher.tasks_per_node} with trainer.devices={devices}: SLURM must "
+                f"start one process for each device; set both to the same number"
+            )
+    elif count not in (0, 1, "auto", "1") or strategy.startswith(("ddp", "fsdp", "deepspeed")):
+        raise ConfigError(
+            f"trainer.devices={devices}, trainer.strategy={strategy} with --multirun: every process would run the "
+            "whole sweep; use trainer.devices=1 trainer.strategy=auto, a launcher that starts the processes "
+            "(hydra/launcher=slurm_4gpu), or a loop in the shell"
+        )
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """An environment variable set (None: unset) for a while."""
+    before = os.environ.get(name)
+    try:
+        _set_environment(name, value)
+        yield
+    finally:
+        _set_environment(name, before)
+
+
+def _set_environment(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def log_handler() -> logging.Handler:
+    """Log lines on stderr: coloured on a terminal, plain lines with the time in a file."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        return RichHandler(console=Console(stderr=True), show_path=False, log_time_format="[%X]")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+def print_help(name: str, doc: str, examples: Mapping[str, str], config_dir: Path | None = None) -> None:
+    """Prints usage, groups with their choices, top-level keys with their meaning, and examples."""
+    from omegaconf import OmegaConf
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    file = conf_dir() / f"{CONFIG_NAME}.yaml"
+    defaults = {group: choice for entry in OmegaConf.load(file).defaults[1:] for group, choice in entry.items()}
+    groups = Table.grid(padding=(0, 2))
+    for group, choices in group_choices(config_dir).items():
+        marked = [f"[bold]{escape(c)}*[/bold]" if defaults.get(group) == c else escape(c) for c in choices]
+        groups.add_row(f"  {group}", ", ".join(marked))
+    keys = Table.grid(padding=(0, 2))
+    for key, value, meaning in re.findall(r"^(\w+): (.+?) +# (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE):
+        keys.add_row(f"  {key}", escape(value), escape(meaning))
+
+    console = Console(highlight=False)
+    start = f"python -m panoptic_occ.{name}"
+    console.print(f"[bold]{start}[/bold] \\[group=choice ...] \\[key=value ...] \\[flags]\n\n{escape(doc)}\n")
+    console.print("[bold]Groups[/bold]  (group=choice; * marks the default)", groups, "", sep="\n")
+    console.print("[bold]Keys[/bold]  (key=value; keys inside a group are group.key=value)", keys, "", sep="\n")
+    console.print(
+        "[bold]Flags[/bold]\n"
+        "  --cfg job         print the composed configuration and stop\n"
+        "  --multirun, -m    run every combination of values given with commas (seed=0,1,2)\n"
+        "  --config-dir DIR  add your own configuration files, for example DIR/method/mine.yaml\n"
+        "  --hydra-help      every other flag\n",
+        soft_wrap=True,
+    )
+    console.print("[bold]Examples[/bold]")
+    for arguments, meaning in examples.items():
+        console.print(f"  # {escape(meaning)}\n  {escape(f'{start} {arguments}'.rstrip())}", soft_wrap=True)

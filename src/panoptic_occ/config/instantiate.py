@@ -1,0 +1,141 @@
+"""Objects from configuration: ``_target_`` and its parameters, with errors that say what would have been right.
+
+A configuration that comes with a run folder may have been written by anybody, and ``_target_`` can name any callable.
+``check_targets`` therefore lets such a configuration build only what a model, its data and its training consist of.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from panoptic_occ.common.errors import ConfigError, PanopticOccError, did_you_mean
+from panoptic_occ.common.kinds import problem, shown
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def safe_instantiate(config: DictConfig, /, **kwargs: Any) -> Any:
+    """The object that ``config._target_`` makes from the configuration's parameters and ``kwargs``.
+
+    With ``_partial_: true`` a callable that still takes the rest.  Lists and mappings arrive as plain ``list`` and
+    ``dict``, ``kwargs`` as they are.  ConfigError for an unknown or missing parameter or target, for a value that is
+    not what its annotation says, and where a constructor raises TypeError or ValueError; errors of the suite pass
+    through.
+    """
+    import hydra
+    from hydra.errors import InstantiationException
+    from omegaconf import OmegaConf
+
+    key = config._get_full_key(None) or "configuration"
+    if not OmegaConf.is_dict(config) or "_target_" not in config:
+        raise ConfigError(f"{key}: no _target_, so nothing can be built from it; name a class or function there")
+    nodes = dict(_nodes(OmegaConf.to_container(config, resolve=True), key))
+    for path, node in nodes.items():
+        _check_values(path, node)
+    try:
+        # As a partial, so that kwargs reach the target untouched: Hydra would turn dataclasses into configurations.
+        factory = hydra.utils.instantiate(config, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, ImportError):
+            raise ConfigError(f"{key}: {error}{_reason(cause)}") from error
+        if isinstance(cause, TypeError | ValueError) and not isinstance(cause, PanopticOccError):
+            inner = re.search(r"full_key: (\S+)", str(error))
+            path = inner[1] if inner and inner[1] in nodes else key
+            raise refusal(path, nodes[path], cause) from cause
+        raise cause from None
+    partial = bool(config.get("_partial_", False))
+    _check_arguments(key, config._target_, factory.func, {**factory.keywords, **kwargs}, partial)
+    build = functools.partial(_built, key, nodes[key], factory, **kwargs)
+    return build if partial else build()
+
+
+def refusal(key: str, node: Mapping[str, Any], error: BaseException) -> ConfigError:
+    """What an error of the constructor of ``node`` says of its settings: those that it names, or all."""
+    text = str(error)
+    settings = {k: v for k, v in node.items() if not k.startswith("_") and not isinstance(v, dict)}
+    named = [k for k, v in settings.items() if _names(text, k) or (isinstance(v, str) and _names(text, v))]
+    values = ", ".join(f"{key}.{name}={shown(settings[name])}" for name in named or settings)
+    return ConfigError(
+        f"{values or key}: {node['_target_']} cannot be built with this ({type(error).__name__}: {text}); change it, "
+        "or see with debug=true where the error comes from"
+    )
+
+
+def _names(text: str, word: str) -> bool:
+    return re.search(rf"\b{re.escape(word)}\b", text) is not None
+
+
+def _built(key: str, node: Mapping[str, Any], factory: Callable[..., Any], /, **kwargs: Any) -> Any:
+    try:
+        return factory(**kwargs)
+    except PanopticOccError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise refusal(key, node, error) from error
+
+
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Everything in ``node`` that has a ``_target_``, by key."""
+    if isinstance(node, dict) and "_target_" in node:
+        yield path, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from _nodes(value, f"{path}.{key}")
+
+
+def _check_values(path: str, node: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a value that is not what the annotation of its parameter says."""
+    try:
+        parameters = _parameters(pkgutil.resolve_name(node["_target_"]))
+    except Exception:  # of the target, of which Hydra says more; or of an annotation, which then says nothing
+        return
+    plain = {name: value for name, value in node.items() if not (isinstance(value, dict) and "_target_" in value)}
+    for name, value in plain.items():
+        parameter = parameters.get(name)
+        if parameter is None or value == "???" or (value is None and parameter.default is None):
+            continue
+        if wrong := problem(f"{path}.{name}", value, parameter.annotation):
+            raise ConfigError(wrong)
+
+
+def _parameters(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or a class, also those that a class leaves to its base classes (``**kwargs``)."""
+    if not inspect.isclass(call):
+        return dict(inspect.signature(call, eval_str=True).parameters)
+    found: dict[str, inspect.Parameter] = {}
+    for base in call.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"], eval_str=True).parameters
+            found = {**parameters, **found}
+            if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+                break
+    return found
+
+
+def _check_arguments(
+    key: str, target: str, call: Callable[..., Any], arguments: Mapping[str, Any], partial: bool
+) -> None:
+    try:
+        signature = inspect.signature(call)
+    except ValueError:  # built-in callables have none
+        return
+    parameters = signature.parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+        for name in arguments.keys() - set(names):
+            raise ConfigError(f"{key}.{name}: {target} has no parameter '{name}'; {did_you_mean(name, names)}")
+    try:
+        (signature.bind_partial if partial else signature.bind)(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {target}: {error}") from None
+
+
+def _reason(cause: BaseException | None) -> str:
+    return "" if cause is None or isinstance(cause, PanopticOccError) else f" ({cause})"

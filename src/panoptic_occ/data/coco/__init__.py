@@ -1,0 +1,1 @@
+"""Data in the official COCO layout: reading, writing, checking."""

@@ -1,0 +1,152 @@
+"""Reader of a split in the official COCO panoptic layout; the generated scenes use the same layout.
+
+COCO: Lin et al., ECCV 2014.  Panoptic annotations: Kirillov et al., CVPR 2019.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from panoptic_occ.common.errors import DataError
+from panoptic_occ.data.coco.annotations import ImageRecord, Layout, read_annotations
+from panoptic_occ.data.coco.panoptic_instances import (
+    InstanceTruth,
+    disjoint_relation,
+    panoptic_instances,
+    thing_segments,
+)
+from panoptic_occ.data.coco.reader import Instances, Problem, read_image, read_instances, read_panoptic
+from panoptic_occ.data.relations.cache import RelationCache
+from panoptic_occ.ops.relations import SegmentMatch, ground_truth_relation, matched_segments
+from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.relation import GroundTruthRelation
+from panoptic_occ.structures.sample import Sample, Target
+
+log = logging.getLogger(__name__)
+
+
+class CocoPanoptic(Dataset[Sample]):
+    """The images of one split with all their annotations, at the original resolution.
+
+    ``image_ids`` (n,), ``sizes`` (n, 2) as (height, width), ``categories`` from the panoptic JSON.  ``skipped`` counts
+    what was left out on reading; ``warnings`` counts the tolerated problems of the images loaded by this process.
+    With ``skip_empty``, images without a non-crowd instance are left out (counted as ``images without instances``).
+    ``relations``: cached ground-truth relations; without them every load computes its own.  ``inst_gt``: the instances
+    are those of the instances JSON (``coco``, full masks that overlap) or are cut from the ``panoptic`` map, which has
+    no relations to cache.  ``match``: how an instance finds its segment of the panoptic map, ``share`` of it covered
+    (``relations.match_by_share``) or distance of the ``box``es (``relations.match_boxes``).
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        skip_empty: bool = False,
+        relations: RelationCache | None = None,
+        inst_gt: InstanceTruth = "coco",
+        match: SegmentMatch = "share",
+    ) -> None:
+        self.layout = layout
+        self.match: SegmentMatch = match
+        self.relations = relations
+        self.inst_gt = inst_gt
+        self.warnings: Counter[str] = Counter()
+        split = read_annotations(layout)
+        self.categories, self.skipped, self._records = split.categories, split.skipped, split.records
+        chosen = np.arange(len(split.records))
+        if skip_empty:
+            panoptic = inst_gt == "panoptic"
+            chosen = np.flatnonzero(thing_segments(split.records, split.categories) if panoptic else split.instances)
+        if len(chosen) < len(split.records):
+            self.skipped["images without instances"] = len(split.records) - len(chosen)
+            log.info("%s: %d images without instances are left out", layout.images, len(split.records) - len(chosen))
+        if not len(chosen):
+            raise DataError(
+                f"{layout.instances_json}: none of the {len(split.records)} images has a non-crowd instance and "
+                "skip_empty leaves such images out; set skip_empty=false or annotate instances"
+            )
+        self._chosen = chosen
+        self.image_ids: Int[Tensor, " n"] = torch.from_numpy(split.image_ids[chosen])
+        self.sizes: Int[Tensor, "n 2"] = torch.from_numpy(split.sizes[chosen])
+
+    @staticmethod
+    def from_root(
+        root: Path | str,
+        split: str,
+        *,
+        skip_empty: bool = False,
+        relations: RelationCache | None = None,
+        inst_gt: InstanceTruth = "coco",
+        match: SegmentMatch = "share",
+    ) -> CocoPanoptic:
+        """The split (``train2017``, ``val2017``) of a root folder that holds the data as COCO distributes it."""
+        layout = Layout.of(Path(root), split)
+        return CocoPanoptic(layout, skip_empty=skip_empty, relations=relations, inst_gt=inst_gt, match=match)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.load(index)
+
+    def record(self, index: int) -> ImageRecord:
+        """What the annotation files say about an image; small and picklable."""
+        return self._records[int(self._chosen[index])]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the annotation files; hashing COCO train takes about a second."""
+        return self.layout.fingerprint()
+
+    def load(self, index: int) -> Sample:
+        """The image and its target.  Raises DataError at the first fatal problem of the image."""
+        record = self.record(index)
+        image, problems = read_image(record, self.layout)
+        self._report(problems)
+        assert image is not None  # a missing image is a fatal problem
+        return Sample(image, record.image_id, record.file_name, record.size, self.target(index))
+
+    def target(self, index: int) -> Target:
+        """The annotations of an image alone.  Raises DataError at the first fatal problem of the image."""
+        record = self.record(index)
+        panoptic, problems = read_panoptic(record, self.layout, self.categories)
+        self._report(problems)
+        assert panoptic is not None
+        if self.inst_gt == "panoptic":
+            instances = panoptic_instances(panoptic)
+            return _target(instances, panoptic, disjoint_relation(instances))
+        instances, problems = read_instances(record, self.layout, self.categories)
+        self._report(problems)
+        relation = None if self.relations is None else self.relations.get(record.image_id)
+        if relation is None:
+            segment_ids = matched_segments(instances.masks, instances.labels, panoptic, self.match)
+            relation = ground_truth_relation(instances.masks, segment_ids, panoptic.ids)
+        elif len(relation) != len(instances.ids):
+            raise DataError(
+                f"image {record.image_id}: the cached relations are of {len(relation)} instances, the image has "
+                f"{len(instances.ids)}; build the cache again (`python -m panoptic_occ.prepare force=true`)"
+            )
+        return _target(instances, panoptic, relation)
+
+    def _report(self, problems: Iterable[Problem]) -> None:
+        """Raises the first fatal problem; counts the others and logs the first of each kind."""
+        for problem in problems:
+            if problem.fatal:
+                raise DataError(str(problem))
+            if not self.warnings[problem.kind]:
+                log.warning("%s (further cases of '%s' are counted, not shown)", problem, problem.kind)
+            self.warnings[problem.kind] += 1
+
+
+def _target(instances: Instances, panoptic: PanopticMap, relation: GroundTruthRelation) -> Target:
+    return Target(instances.masks.boxes, instances.labels, instances.masks, panoptic, relation, instances.ids)

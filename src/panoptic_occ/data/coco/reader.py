@@ -1,0 +1,255 @@
+"""Reads one image with its annotations and says exactly what is wrong with it.
+
+Every function returns what it could read beside a list of problems, so that loading (which stops at the first fatal
+one) and the data doctor (which lists all) share one set of checks and one set of messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from pycocotools import mask as rle_tools
+from torch import Tensor
+
+from panoptic_occ.common.errors import DataError
+from panoptic_occ.data.coco.annotations import MAX_INT64, Annotation, ImageRecord, Layout, Segmentation
+from panoptic_occ.data.coco.images import read_rgb
+from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
+from panoptic_occ.ops.segment_runs import unique_counts
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.masks import MaskCrops
+
+MIN_POLYGON = 6
+"""Numbers of the smallest polygon that encloses anything (three corners)."""
+MAX_COORDINATE = 1e6
+"""Drawing a polygon takes time and memory that grow with its edges: far beyond this it never ends."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a data set: which file, image and id (None: the image itself), what is wrong, and the fix.
+
+    A fatal problem stops loading.  The others are counted and tolerated: ``wrong area`` (the JSON's area is trusted, as
+    the official metric does), ``degenerate mask`` (the instance is skipped), ``box outside the image`` (boxes come from
+    the masks, which are clipped).
+    """
+
+    kind: str
+    file: str
+    image_id: int
+    id: int | None
+    problem: str
+    fix: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        what = f"image {self.image_id}" + ("" if self.id is None else f", id {self.id}")
+        return f"{self.file}: {what}: {self.problem}" + (f"; {self.fix}" if self.fix else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """The usable non-crowd instances of an image: masks, contiguous labels (K,) and dataset ids (K,)."""
+
+    masks: MaskCrops
+    labels: Int[Tensor, " k"]
+    ids: Int[Tensor, " k"]
+
+
+def read_image(record: ImageRecord, layout: Layout) -> tuple[Int[Tensor, "3 h w"] | None, list[Problem]]:
+    """The image as uint8 RGB (see ``read_rgb``), not contiguous; None when it is unreadable or of another size."""
+    path = layout.images / record.file_name
+    try:
+        pixels = read_rgb(path)
+    except DataError as error:
+        return None, [_unreadable(path, record, error)]
+    if pixels.shape[:2] != record.size:
+        return None, [_size_problem(path, record, pixels.shape[:2], layout)]
+    # a view: pixel by pixel, as it was decoded, an image is resized three times as fast
+    return torch.from_numpy(pixels).permute(2, 0, 1), []
+
+
+def read_panoptic(
+    record: ImageRecord, layout: Layout, categories: Categories
+) -> tuple[PanopticMap | None, list[Problem]]:
+    """The panoptic map with its segments (areas as in the JSON); None when the PNG is unreadable or of another size."""
+    path = layout.panoptic / record.panoptic_name
+    try:
+        ids = read_panoptic_png(path)
+    except DataError as error:
+        return None, [_unreadable(path, record, error)]
+    if ids.shape != record.size:
+        return None, [_size_problem(path, record, ids.shape, layout)]
+    values, counts = unique_counts(ids)
+    segments, problems = _segments(record, layout, categories, dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return PanopticMap(torch.from_numpy(ids), segments), problems
+
+
+def _segments(
+    record: ImageRecord, layout: Layout, categories: Categories, pixels: dict[int, int]
+) -> tuple[tuple[Segment, ...], list[Problem]]:
+    """Segments of the JSON against ``pixels``, the number of pixels of every id in the PNG."""
+    file, png = layout.panoptic_json, layout.panoptic / record.panoptic_name
+    found: dict[int, Segment] = {}
+    problems: list[Problem] = []
+    for entry in record.segments:
+        label = _label(categories, entry.category_id)
+        if isinstance(label, str):
+            problems.append(_problem("unknown category", file, record, entry.id, label, "correct the category_id"))
+            continue
+        if entry.id in found:
+            fix = "give every segment of an image its own id"
+            problems.append(_problem("repeated id", file, record, entry.id, "two segments have this id", fix))
+            continue
+        found[entry.id] = Segment(entry.id, label, categories[label].isthing, entry.area, entry.iscrowd)
+        if not 0 < entry.id < 2**24:
+            text, fix = "a segment id must lie in 1 .. 16777215 (0 is VOID)", "renumber the segment"
+            problems.append(_problem("bad id", file, record, entry.id, text, fix))
+        elif entry.id not in pixels:
+            text = f"the segment has no pixel in {png.name}; ids in the PNG: {_some(pixels)}"
+            problems.append(_problem("id not in PNG", file, record, entry.id, text, "remove the segment or paint it"))
+        elif entry.area != pixels[entry.id]:
+            text = f"area {entry.area} in the JSON, {pixels[entry.id]} pixels in {png.name}; the JSON is trusted"
+            problems.append(_problem("wrong area", file, record, entry.id, text, "recompute the areas", fatal=False))
+    known = {entry.id for entry in record.segments}
+    for number in pixels.keys() - known - {0}:
+        text = f"{pixels[number]} pixels have an id that segments_info does not list; listed: {_some(known)}"
+        fix = f"add the segment to {file.name} or paint it 0 (VOID)"
+        problems.append(_problem("id not in JSON", png, record, number, text, fix))
+    return tuple(found.values()), problems
+
+
+def read_instances(record: ImageRecord, layout: Layout, categories: Categories) -> tuple[Instances, list[Problem]]:
+    """Masks, labels and ids of the non-crowd instances; every degenerate mask is left out and becomes a problem."""
+    file = layout.instances_json
+    problems: list[Problem] = []
+    if record.instances_size is None:
+        fix = "list the image there, also when it has no instance"
+        text = "the image is in the panoptic JSON but not in the instances JSON"
+        problems.append(_problem("missing image", file, record, None, text, fix))
+    elif record.instances_size != record.size:
+        problems.append(_size_problem(file, record, record.instances_size, layout))
+    crops, corners, labels, ids = [], [], [], []
+    for entry in record.annotations:
+        label = _label(categories, entry.category_id)
+        if not isinstance(label, str) and not categories[label].isthing:
+            label = f"category_id {entry.category_id} ('{categories[label].name}') is stuff; instances must be things"
+        if isinstance(label, str):
+            problems.append(_problem("unknown category", file, record, entry.id, label, "correct the category_id"))
+            continue
+        if abs(entry.id) > MAX_INT64:
+            fix = "renumber the annotations"
+            problems.append(_problem("bad id", file, record, entry.id, "the id does not fit into 64 bits", fix))
+            continue
+        problems.extend(_box_problems(entry, record, file))
+        try:
+            rle = _rle(entry.segmentation, record.size)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            text, fix = f"the segmentation is malformed ({error})", "write polygons or RLE of the image's size"
+            problems.append(_problem("bad segmentation", file, record, entry.id, text, fix))
+            continue
+        if rle is None or not rle_tools.area(rle):
+            text = "the mask covers no pixel; the instance is skipped"
+            problems.append(
+                _problem("degenerate mask", file, record, entry.id, text, "redraw or remove it", fatal=False)
+            )
+            continue
+        left, top, width, height = (int(value) for value in rle_tools.toBbox(rle))
+        crop = rle_tools.decode(rle)[top : top + height, left : left + width]
+        crops.append(torch.from_numpy(np.ascontiguousarray(crop)).bool())
+        corners.append((top, left))
+        labels.append(label)
+        ids.append(entry.id)
+    masks = MaskCrops.from_crops(crops, corners, record.size)
+    return Instances(masks, torch.tensor(labels, dtype=torch.int64), torch.tensor(ids, dtype=torch.int64)), problems
+
+
+def _rle(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, Any] | None:
+    """Compressed RLE of polygons or RLE; None when there is nothing to draw; ValueError when it is malformed."""
+    if isinstance(segmentation, list):
+        # pycocotools takes four numbers for a box and refuses fewer: neither is a polygon
+        polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]
+        if any(len(polygon) % 2 for polygon in polygons):
+            raise ValueError("a polygon has an odd number of coordinates")
+        if not all((np.abs(polygon) <= MAX_COORDINATE).all() for polygon in polygons):
+            raise ValueError(f"a polygon has a coordinate that is not finite or beyond {MAX_COORDINATE:.0f}")
+        merged: dict[str, Any] | None = rle_tools.merge(rle_tools.frPyObjects(polygons, *size)) if polygons else None
+        return merged
+    if tuple(segmentation["size"]) != size:
+        raise ValueError(f"RLE of size {segmentation['size']} in an image of (height, width) {size}")
+    counts = segmentation["counts"]
+    if isinstance(counts, list) and (negative := [run for run in counts if run < 0]):
+        raise ValueError(f"the RLE holds a negative run: {negative[0]}")
+    rle = segmentation if isinstance(counts, str | bytes) else rle_tools.frPyObjects(segmentation, *size)
+    length = _rle_length(rle["counts"])
+    if length != size[0] * size[1]:
+        # the decoder would leave the pixels after the last run uninitialised
+        raise ValueError(f"RLE of {length} pixels in an image of {size[0] * size[1]}")
+    return rle
+
+
+def _rle_length(counts: str | bytes) -> int:
+    """Number of pixels of a compressed RLE: 5 bits per character, low bits first, runs from the third stored as the
+    difference to the run before the last."""
+    chars = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, dtype=np.uint8).astype(np.int64) - 48
+    if not len(chars) or chars.min() < 0 or chars.max() > 63 or chars[-1] & 32:
+        raise ValueError("the compressed RLE holds characters that do not belong there, or is cut off")
+    first = np.flatnonzero(np.concatenate(([True], (chars[:-1] & 32) == 0)))
+    place = np.arange(len(chars)) - np.repeat(first, np.diff(first, append=len(chars)))
+    if place.max() > 6:
+        raise ValueError("the compressed RLE holds a run that is too long")
+    runs = np.add.reduceat((chars & 31) << (5 * place), first)
+    last = np.append(first[1:], len(chars)) - 1
+    runs -= np.where(chars[last] & 16, 1 << (5 * (place[last] + 1)), 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    if runs.min() < 0:
+        raise ValueError("the compressed RLE holds a negative run")
+    return int(runs.sum())
+
+
+def _box_problems(entry: Annotation, record: ImageRecord, file: Path) -> list[Problem]:
+    """A JSON box that leaves the image by more than the pixel that rounding explains."""
+    if len(entry.bbox) != 4:
+        return []
+    x, y, width, height = entry.bbox
+    if min(x, y) >= -1 and x + width <= record.size[1] + 1 and y + height <= record.size[0] + 1:
+        return []
+    text = f"the box (x, y, width, height) {list(entry.bbox)} leaves the image of (height, width) {record.size}"
+    return [_problem("box outside the image", file, record, entry.id, text, "clip it", fatal=False)]
+
+
+def _label(categories: Categories, category_id: int) -> int | str:
+    """The contiguous label, or what is wrong with the id."""
+    try:
+        return categories.label_of(category_id, "")
+    except DataError as error:
+        return str(error).removeprefix(": ")
+
+
+def _unreadable(path: Path, record: ImageRecord, error: DataError) -> Problem:
+    text, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
+    return _problem("unreadable file", path, record, None, text, fix)
+
+
+def _size_problem(path: Path, record: ImageRecord, found: tuple[int, ...], layout: Layout) -> Problem:
+    text = f"(height, width) is {tuple(found)}, but {record.size} in {layout.panoptic_json.name}"
+    return _problem("size mismatch", path, record, None, text, "image, PNG and both annotation files must agree")
+
+
+def _problem(
+    kind: str, file: Path, record: ImageRecord, number: int | None, text: str, fix: str, fatal: bool = True
+) -> Problem:
+    return Problem(kind, str(file), record.image_id, number, text, fix, fatal)
+
+
+def _some(ids: Iterable[int], limit: int = 10) -> str:
+    ids = sorted(ids)
+    return ", ".join(map(str, ids[:limit])) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")

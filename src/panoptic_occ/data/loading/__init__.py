@@ -1,0 +1,1 @@
+"""From a data set to batches: the data module, workers, samplers, transforms."""

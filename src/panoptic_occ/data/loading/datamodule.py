@@ -1,0 +1,154 @@
+"""The data of a run for Lightning: train and validation loaders over a source."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+from pytorch_lightning import LightningDataModule
+
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.data.coco.dataset import CocoPanoptic
+from panoptic_occ.data.coco.source import Source
+from panoptic_occ.data.loading.loader import SampleLoader, TransformedSamples, sample_loader
+from panoptic_occ.data.loading.sampling import EvalSampler, StepBatchSampler
+from panoptic_occ.data.loading.transforms import TrainTransform
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Sample
+
+
+class PanopticDataModule(LightningDataModule):
+    """Training batches as a function of ``seed`` and step, and every validation image exactly once.
+
+    ``batch_size``: images per step over all processes; ``eval_batch_size``: per process.  ``steps_per_epoch``: None for
+    about one pass over the training images.  ``max_train_images``, ``max_eval_images``: only the first so many images
+    of the split, in the order of its annotation file.  A batch is a list of Samples.
+
+    The Trainer needs ``use_distributed_sampler=False``: the samplers share the images among the processes themselves.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        train_transform: TrainTransform,
+        eval_transform: Callable[[Sample, int], Sample],
+        *,
+        batch_size: int,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        steps_per_epoch: int | None = None,
+        max_train_images: int | None = None,
+        max_eval_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, limit in (("max_train_images", max_train_images), ("max_eval_images", max_eval_images)):
+            if limit is not None and limit < 1:
+                raise ConfigError(f"{name}: {limit} must be at least 1, or null for all images")
+        self.source = source
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.steps_per_epoch = steps_per_epoch
+        self.max_train_images = max_train_images
+        self.max_eval_images = max_eval_images
+        self.max_validation_images: int | None = None  # while training
+        self.resizes = True  # training images
+
+    @cached_property
+    def train_data(self) -> CocoPanoptic:
+        """The training split; read on first use."""
+        return self._checked(self.source.split("train"), "train")
+
+    @cached_property
+    def eval_data(self) -> CocoPanoptic:
+        """The validation split; read on first use."""
+        return self._checked(self.source.split("val"), "val")
+
+    @property
+    def categories(self) -> Categories:
+        """Categories of the data set; needs ``prepare_data`` before."""
+        return self.eval_data.categories
+
+    @property
+    def num_eval_images(self) -> int:
+        """How many images an evaluation sees."""
+        return _limited(len(self.eval_data), self.max_eval_images)
+
+    def prepare_data(self) -> None:
+        """Generates or verifies the data (Lightning calls it on one process only)."""
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the annotations that ``stage`` needs; DataError when the two splits name different categories."""
+        if stage in (None, "fit") and self.train_data.categories != self.eval_data.categories:
+            raise DataError(
+                f"{self.source.name}: the train and val splits have different categories, so their labels would mean "
+                "different things; both panoptic JSON files must hold the same list of categories"
+            )
+
+    def train_dataloader(self) -> SampleLoader:
+        """Batches of transformed samples; a resumed run begins at the step where it was interrupted."""
+        rank, world_size = self._place()
+        position = None
+        if (trainer := self.trainer) is not None:
+            # Lightning's own count of epochs and batches is off by one after some resumes; its count of steps is not.
+            position = lambda: trainer.global_step  # noqa: E731
+            warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended")
+        n = _limited(len(self.train_data), self.max_train_images)
+        sampler = StepBatchSampler(
+            self.train_data.sizes[:n].numpy(),
+            self.batch_size,
+            self.seed,
+            self.steps_per_epoch or max(n // self.batch_size, 1),
+            rank,
+            world_size,
+            position=position,
+        )
+        samples = TransformedSamples(self.train_data, replace(self.train_transform, resize=self.resizes), n)
+        return sample_loader(samples, self.num_workers, batch_sampler=sampler, persistent_workers=True)
+
+    def val_dataloader(self) -> SampleLoader:
+        """This process's share of the first ``max_validation_images``, for a look at the network while it trains."""
+        return self._eval_loader(_limited(self.num_eval_images, self.max_validation_images))
+
+    def test_dataloader(self) -> SampleLoader:
+        """This process's share of the validation split, in a fixed order; targets in the original frame.
+
+        The test annotations of COCO are not public.
+        """
+        return self._eval_loader(self.num_eval_images)
+
+    def _eval_loader(self, n: int) -> SampleLoader:
+        samples = TransformedSamples(self.eval_data, self.eval_transform, n)
+        sampler = EvalSampler(n, *self._place())
+        if not len(sampler):  # more processes than images: with an empty batch, this one takes part in what all do
+            return sample_loader(samples, 0, batch_sampler=[[]])
+        return sample_loader(samples, self.num_workers, sampler=sampler, batch_size=self.eval_batch_size)
+
+    def _place(self) -> tuple[int, int]:
+        """(rank, number of processes) of the run."""
+        trainer = self.trainer
+        if trainer is None:
+            return 0, 1
+        # Lightning offers no public way to ask; left on, it would replace the samplers by ones that repeat images.
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigError(
+                "trainer.use_distributed_sampler: True would evaluate some images twice; set it to false, the data "
+                "module shares the images among the processes itself"
+            )
+        return trainer.global_rank, trainer.world_size
+
+    def _checked(self, data: CocoPanoptic, split: str) -> CocoPanoptic:
+        if len(data) == 0:
+            raise DataError(f"{self.source.name}: the {split} split has no images; check its annotation files")
+        return data
+
+
+def _limited(n: int, limit: int | None) -> int:
+    return n if limit is None else min(n, limit)

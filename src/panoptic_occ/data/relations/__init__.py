@@ -1,0 +1,1 @@
+"""The annotated order of a data set: computed once, cached, counted."""

@@ -1,0 +1,96 @@
+"""What the ground-truth relations of a split look like: how many pairs there are, and how far size alone gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+
+from panoptic_occ.data.relations.cache import RelationCache
+
+OCFUSION_COCO_TRAIN_PAIRS: Mapping[float, int] = {0.05: 192_519, 0.10: 157_784, 0.20: 132_165}
+"""Pairs of COCO train2017 over the significance ratio (rho), as published by OCFusion (Lazarow et al., CVPR 2020)."""
+
+
+@dataclass(frozen=True)
+class RelationStatistics:
+    """Counts over the significant pairs of a split.
+
+    ``decided``: pairs with an owner by majority, of which ``smaller_on_top`` belong to the smaller mask and
+    ``larger_on_top`` to the larger (equal areas count for neither).  ``compared``: pairs that the delta rule decides
+    too, and ``agreeing`` those where both rules say the same.
+    """
+
+    sig_ratio: float
+    pairs: int
+    images: int
+    decided: int
+    smaller_on_top: int
+    larger_on_top: int
+    compared: int
+    agreeing: int
+
+
+def relation_statistics(
+    cache: RelationCache, sig_ratios: Sequence[float] = (0.05, 0.10, 0.20), strict: bool = False
+) -> tuple[RelationStatistics, ...]:
+    """Statistics at every ratio: intersection over the smaller mask ``>= sig_ratio`` (``>`` when strict)."""
+    per_image = cache.pair_offsets.diff()
+    image = torch.repeat_interleave(torch.arange(len(cache)), per_image)
+    first, second = (cache.offsets[image][:, None] + cache.pairs).unbind(dim=1)
+    area, lost = cache.area.long(), (cache.area - cache.pan_area).long()
+    larger_first = area[first] - area[second]
+    majority = (cache.own_pair[:, 0] - cache.own_pair[:, 1]).sign()
+    delta = (lost[second] - lost[first]).sign()
+    ratio = cache.inter.double() / torch.minimum(area[first], area[second]).clamp(min=1).double()
+    found = []
+    for sig_ratio in sig_ratios:
+        chosen = ratio > sig_ratio if strict else ratio >= sig_ratio
+        decided = chosen & (majority != 0)
+        by_size = majority * larger_first.sign()
+        compared = decided & (delta != 0)
+        found.append(
+            RelationStatistics(
+                sig_ratio=sig_ratio,
+                pairs=int(chosen.sum()),
+                images=len(image[chosen].unique()),
+                decided=int(decided.sum()),
+                smaller_on_top=int((decided & (by_size < 0)).sum()),
+                larger_on_top=int((decided & (by_size > 0)).sum()),
+                compared=int(compared.sum()),
+                agreeing=int((compared & (majority == delta)).sum()),
+            )
+        )
+    return tuple(found)
+
+
+def statistics_table(
+    rows: Sequence[RelationStatistics], title: str, published: Mapping[float, int] | None = None
+) -> Table:
+    """A table for the terminal; ``published`` pair counts stand beside the counted ones, labelled as such."""
+    caption = (
+        "ratio: intersection / smaller mask; owner: pairs whose common pixels belong mostly to one of the two; "
+        "smaller, larger on top: share of these where that mask is the owner; delta: share of these where the rule by "
+        "lost area agrees, if it decides"
+    )
+    names = ["ratio", "pairs", "images", "owner", "smaller on top", "larger on top", "delta"]
+    if published:
+        names.append("published")
+        caption += "; published: pairs of the whole COCO train2017, OCFusion"
+    table = Table(title=title, caption=caption)
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [f">= {row.sig_ratio:.2f}", f"{row.pairs:,}", f"{row.images:,}", f"{row.decided:,}"]
+        cells += [_share(count, row.decided) for count in (row.smaller_on_top, row.larger_on_top)]
+        cells.append(_share(row.agreeing, row.compared))
+        if published:
+            cells.append(f"{published[row.sig_ratio]:,}" if row.sig_ratio in published else "-")
+        table.add_row(*cells)
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"

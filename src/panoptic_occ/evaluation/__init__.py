@@ -1,0 +1,1 @@
+"""Compares orders side by side on the same detections."""

@@ -1,0 +1,49 @@
+"""What a network is asked once, so that thresholds, switches and policies can be applied later, as often as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from panoptic_occ.fusion.dilation import Dilation
+from panoptic_occ.fusion.erasing import component_confidence
+from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.structures.outputs import BaseOutput
+
+FROM_NETWORK = frozenset({"soft", "roi_features"})
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What an evaluation asks for beyond its own need.
+
+    ``conf_thr``: lowest score of the detections.  ``dilations``: those for which the confidence of the stuff components
+    is kept (REFINE's unknown erasing), as far as the stuff branch has probabilities.
+    """
+
+    conf_thr: float = 1.0
+    dilations: tuple[Dilation, ...] = ()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the base must compute for it."""
+        return frozenset({"semantic_logits"} if self.dilations else ())
+
+    def complete(self, output: BaseOutput, models: Mapping[str, OcclusionModel]) -> BaseOutput:
+        """``output`` with the answers of ``models`` about all pairs and the confidences of the stuff."""
+        answers = {name: model.answers(output.instances, output.stats, wide=True) for name, model in models.items()}
+        semantic = output.semantic
+        if semantic.logits is not None:
+            confidence = {dilation.name: component_confidence(semantic, dilation) for dilation in self.dilations}
+            semantic = replace(semantic, confidence={**semantic.confidence, **confidence})
+        return replace(output, semantic=semantic, answers={**output.answers, **answers})
+
+
+def asks_network(model: OcclusionModel) -> bool:
+    """Whether a relation reads what only the network gives, so that it needs answers to do without."""
+    return bool(model.requires & FROM_NETWORK)
+
+
+def has_answers(model: OcclusionModel) -> bool:
+    """Whether a relation keeps apart what its network says and what follows from that."""
+    return type(model).answers is not OcclusionModel.answers

@@ -1,0 +1,148 @@
+"""Writes and shows what a run found: numbers as JSON, CSV and text, and a sheet of pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from panoptic_occ.common.distributed import agreed, leads
+from panoptic_occ.common.files import write_json, write_text
+from panoptic_occ.common.tables import SEPARATOR, comparison_table, to_text
+from panoptic_occ.evaluation.evaluator import Evaluation
+from panoptic_occ.metrics.breakdown import BreakdownResult
+from panoptic_occ.metrics.pq.metric import PQResult
+from panoptic_occ.metrics.tables import breakdown_tables, pq_table
+from panoptic_occ.visuals.grid_plot import GridPoint, save_grid
+
+Rows = Mapping[str, Mapping[str, float]]
+
+
+GROUPS = {"": "", "_th": " th", "_st": " st"}
+
+
+TIMES = {"network_ms": "network ms", "relation_ms": "relation ms", "fusion_ms": "fusion ms"}
+
+
+AS_THEY_ARE = {*TIMES, "FPS"}
+
+
+# What the table at the end of a run shows, under which heading; metrics.json and metrics.csv hold everything.
+COLUMNS = {
+    "PQ": "PQ",
+    "SQ": "SQ",
+    "RQ": "RQ",
+    "PQ_th": "PQ things",
+    "PQ_st": "PQ stuff",
+    "relation_accuracy": "order right",
+    "pairs": "pairs",
+    "by_score": "by score",
+    "AP_box": "AP boxes",
+    "AP_mask": "AP masks",
+    **TIMES,
+    "FPS": "images/s",
+}
+
+
+# The same where policies are compared too (experiment=cross).
+CROSS_COLUMNS = {
+    **{f"{score}{end}": f"{score}{head}" for end, head in GROUPS.items() for score in ("PQ", "SQ", "RQ")},
+    "relation_accuracy": "order right",
+    "coverage": "coverage",
+    "cycle_rate": "cycles",
+    "by_score": "by score",
+    **TIMES,
+}
+
+
+def summary(rows: Rows, title: str) -> Table:
+    """One row a relation; percent.
+
+    ``order right``: relation accuracy over the detected ``pairs``, which are the ``coverage`` of the annotated ones;
+    ``cycles`` among triples of decided pairs; ``by score``: overlapping pairs that the scores alone decided.
+    """
+    columns = CROSS_COLUMNS if any(SEPARATOR in name for name in rows) else COLUMNS
+    shown: dict[str, dict[str, float | str]] = {}
+    for name, row in rows.items():
+        shown[name] = {
+            head: row[key] if key not in AS_THEY_ARE else "-" if math.isnan(row[key]) else f"{row[key]:.2f}"
+            for key, head in columns.items()
+            if key in row
+        }
+    return comparison_table(shown, title)
+
+
+def show(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> None:
+    """Prints the table of a run and where everything lies, once for all its processes."""
+    if not leads():
+        return
+    console = Console()
+    title = f"{cfg.choices.data}: {metrics['images']} held-out images, seed {cfg.seed}, percent"
+    console.print(to_text(summary(read_rows(metrics), title)), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)
+
+
+def write_results(folder: Path, evaluation: Evaluation, method: str, images: int) -> dict[str, object]:
+    """Writes metrics.csv, metrics.md, pq.json, pq.txt and, last, metrics.json, which makes the run finished; returns
+    the latter.  All processes of a run call it, and the first one writes.
+
+    The settings of a grid are columns of the CSV and ``settings`` of the JSON, and one or two are shown in grid.png.
+    With details also breakdown.json and breakdown.txt.
+    """
+    # the metrics sum up over the processes when they are computed, so that all must do it
+    rows, quality, breakdowns = evaluation.rows(), evaluation.results(), evaluation.breakdowns()
+    return agreed(lambda: _write(folder, evaluation, method, images, rows, quality, breakdowns))
+
+
+def _write(
+    folder: Path,
+    evaluation: Evaluation,
+    method: str,
+    images: int,
+    rows: Rows,
+    quality: Mapping[str, PQResult],
+    breakdowns: Mapping[str, BreakdownResult],
+) -> dict[str, object]:
+    settings = {entry.name: dict(entry.values) for entry in evaluation.entries if entry.values}
+    keys = list(dict.fromkeys(key for values in settings.values() for key in values))
+    names = list(next(iter(rows.values())))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["relation", *keys, *names])
+    for relation, row in rows.items():
+        values = settings.get(relation, {})
+        writer.writerow([relation, *(values.get(key) for key in keys), *(row[name] for name in names)])
+    write_text(folder / "metrics.csv", text.getvalue())
+    write_text(folder / "metrics.md", to_text(summary(rows, f"{method}: {images} images, percent")))
+    if breakdowns:
+        write_json(folder / "breakdown.json", {name: part.as_dict() for name, part in breakdowns.items()}, indent=2)
+        write_text(folder / "breakdown.txt", "\n".join(map(to_text, breakdown_tables(breakdowns))))
+    write_json(folder / "pq.json", {name: result.as_dict() for name, result in quality.items()}, indent=2)
+    tables = [f"{name}\n{to_text(pq_table(result))}" for name, result in quality.items()]
+    write_text(folder / "pq.txt", "\n".join(tables))
+    plain = {
+        r: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for r, row in rows.items()
+    }
+    metrics: dict[str, object] = {"method": method, "images": images, "relations": plain}
+    if settings:
+        metrics["settings"] = settings
+        points = []
+        for entry in evaluation.entries:
+            order = SEPARATOR.join(part for part in (entry.relation, entry.policy_name) if part)
+            points.append(GridPoint(order, entry.values, rows[entry.name]["PQ"]))
+        save_grid(folder / "grid.png", points, method)
+    write_json(folder / "metrics.json", metrics, indent=2)
+    return metrics
+
+
+def read_rows(metrics: Mapping[str, object]) -> dict[str, dict[str, float]]:
+    """The rows of a metrics.json; numbers that could not be computed come back as NaN."""
+    relations = metrics["relations"]
+    assert isinstance(relations, dict)
+    return {r: {k: math.nan if v is None else v for k, v in row.items()} for r, row in relations.items()}

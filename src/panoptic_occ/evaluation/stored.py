@@ -1,0 +1,197 @@
+"""Stored predictions of a run: where they belong, whether they fit, and their evaluation without the network."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torchmetrics import Metric
+
+from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.files import digest
+from panoptic_occ.common.parallel import available_cores, ordered_map
+from panoptic_occ.data.coco.dataset import CocoPanoptic
+from panoptic_occ.data.loading.datamodule import PanopticDataModule
+from panoptic_occ.evaluation.evaluator import Evaluation
+from panoptic_occ.evaluation.recording import FROM_NETWORK, Recording
+from panoptic_occ.fusion.dilation import Dilation
+from panoptic_occ.runs.archive import Archive
+from panoptic_occ.runs.folders import occlusion_folder, predictions_folder
+from panoptic_occ.runs.keys import prediction_key, prediction_settings
+from panoptic_occ.runs.predictions import PredictionFiles, PredictionWriter, StoredPredictions
+from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.sample import Sample
+
+FUSIONS_A_BLOCK = 256  # about a second of work
+FUSIONS_A_WORKER = 1024  # fewer are done sooner than another worker has started
+NOT_REPEATED = ("saved=", "save_", "grid", "+grid", "sweep=", "processes=")
+
+
+def recording_of(cfg: DictConfig) -> Recording | None:
+    """What an evaluation with the network records: to store it, or for the points of a grid to share it."""
+    if cfg.save_predictions:
+        radius = int(cfg.fusion.get("erase_radius", cfg.data.erase_radius))
+        shape, stride = cfg.fusion.get("erase_shape", "square"), cfg.fusion.get("erase_stride", 1)
+        radii = sorted({0, radius // 2, radius, 2 * radius})
+        return Recording(float(cfg.save_conf_thr), tuple(Dilation(r, shape, stride) for r in radii))
+    return Recording() if cfg.grid else None
+
+
+def prediction_writer(
+    cfg: DictConfig, methods: Mapping[str, DictConfig], evaluation: Evaluation, data: PanopticDataModule, channels: int
+) -> PredictionWriter:
+    """Stores what ``evaluation`` sees; ``methods``: the configuration of every compared occlusion method."""
+    about = {
+        "key": prediction_key(cfg),
+        "settings": prediction_settings(cfg),
+        "annotations": data.eval_data.fingerprint,
+        "conf_thr": evaluation.conf_thr,
+        "in_channels": channels,
+    }
+    stages = {
+        name: (stage_name(methods[name]), {"weights": weights_digest(methods[name])}) for name in evaluation.networks
+    }
+    return PredictionWriter(PredictionFiles(predictions_folder(cfg)), about, stages)
+
+
+def _check_relations(evaluation: Evaluation, advice: str) -> None:
+    """ConfigError names a relation that cannot do without the network."""
+    for entry in evaluation.entries:
+        reads = entry.model.requires & {*FROM_NETWORK, "semantic_logits"}
+        if reads and (entry.relation not in evaluation.networks or "semantic_logits" in reads):
+            raise ConfigError(
+                f"occlusion={entry.relation} reads {', '.join(sorted(reads))}, which saved predictions do not hold, "
+                f"and it has no answers to keep instead (answers and relate of occlusion/base.py); {advice}, or leave "
+                f"{entry.relation} out of method, occlusion and compare"
+            )
+
+
+def stage_name(cfg: DictConfig) -> str:
+    """The trained occlusion module of ``cfg``, as files and folders name it."""
+    return occlusion_folder(cfg).path.name
+
+
+def weights_digest(cfg: DictConfig) -> str:
+    """A hash of the trained weights: answers of weights that were trained again are answers no more."""
+    return digest(occlusion_folder(cfg).weights("occlusion"))
+
+
+def save_command(overrides: Sequence[str]) -> str:
+    """The advice that ends the errors about stored predictions."""
+    words = [shlex.quote(word) for word in overrides if not word.startswith(NOT_REPEATED)]
+    return f"to store them, run: python -m panoptic_occ.evaluate {' '.join([*words, 'save_predictions=true'])}"
+
+
+def stored_channels(cfg: DictConfig, advice: str) -> int:
+    """Width of the features of the base that made the stored predictions; CheckpointError when there are none."""
+    path = PredictionFiles(predictions_folder(cfg)).base
+    if not path.exists():  # perhaps the base has others, and what differs was not meant to
+        for other in sorted(path.parent.parent.glob(f"predictions_*/{path.name}")):
+            _check_settings(Archive(other, advice), prediction_settings(cfg))
+    return int(Archive(path, advice).header["in_channels"])
+
+
+def open_predictions(
+    cfg: DictConfig,
+    methods: Mapping[str, DictConfig],
+    evaluation: Evaluation,
+    data: PanopticDataModule,
+    advice: str,
+) -> StoredPredictions:
+    """The stored predictions that ``evaluation`` needs; ConfigError or CheckpointError says what does not fit."""
+    _check_relations(evaluation, "set saved=false")
+    stages = {name: stage_name(methods[name]) for name in evaluation.networks}
+    found = StoredPredictions(PredictionFiles(predictions_folder(cfg)), stages, advice)
+    _check_settings(found.base, prediction_settings(cfg))
+    if found.base.header["annotations"] != data.eval_data.fingerprint:
+        raise CheckpointError(
+            f"{found.base.path}: was stored for other annotations than those of {data.eval_data.layout.panoptic_json}; "
+            f"{advice}"
+        )
+    for name, archive in found.answers.items():
+        if archive.header["weights"] != weights_digest(methods[name]):
+            raise CheckpointError(
+                f"{archive.path}: holds answers of occlusion={name} before it was trained again; {advice}"
+            )
+    if evaluation.conf_thr < found.base.header["conf_thr"]:
+        asked, instead = f"fusion.conf_thr={evaluation.conf_thr:g}", "raise the threshold"
+        if evaluation.conf_thr == evaluation.score_thr:
+            asked = f"average_precision=true ranks all detections of score {evaluation.conf_thr:g} and more"
+            instead = "set average_precision=false"
+        raise ConfigError(
+            f"{asked}: {found.base.path} holds detections of score {found.base.header['conf_thr']:g} and more; "
+            f"{instead}, or, {advice} save_conf_thr={evaluation.conf_thr:g}"
+        )
+    return found
+
+
+def _check_settings(archive: Archive, settings: Mapping[str, Any]) -> None:
+    """CheckpointError names what of ``settings`` the detections in ``archive`` were not made with."""
+    before: Mapping[str, Any] = archive.header["settings"]
+    differing = [key for key in sorted(before.keys() | settings.keys()) if before.get(key) != settings.get(key)]
+    if differing:
+        named = "; ".join(f"{key}: {before.get(key)} -> {settings.get(key)}" for key in differing[:5])
+        raise CheckpointError(f"{archive.path}: was stored with other settings ({named}); {archive.advice}")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedPass:
+    """The work of one process: evaluates blocks of images and hands back the counts of every metric.
+
+    ``pixels``: the data set, if a relation looks at the images themselves.
+    """
+
+    evaluation: Evaluation
+    predictions: StoredPredictions
+    places: Mapping[int, int]
+    pixels: CocoPanoptic | None
+
+    @torch.inference_mode()
+    def __call__(self, image_ids: Sequence[int]) -> list[dict[str, list[Tensor] | Tensor]]:
+        """The states of all metrics over these images alone."""
+        for metric in metrics_of(self.evaluation):
+            metric.reset()
+        for image_id in image_ids:
+            self.evaluation.update(*self.load(image_id))
+        return [metric.metric_state for metric in metrics_of(self.evaluation)]
+
+    def load(self, image_id: int) -> tuple[Sample, BaseOutput]:
+        """An image and its stored predictions."""
+        sample = self.predictions.sample(image_id) if self.pixels is None else self.pixels[self.places[image_id]]
+        return sample, self.predictions.output(image_id)
+
+
+def metrics_of(evaluation: Evaluation) -> list[Metric]:
+    """All metrics of an evaluation."""
+    return cast("list[Metric]", list(evaluation.metrics))
+
+
+def evaluate_stored(
+    evaluation: Evaluation, predictions: StoredPredictions, data: PanopticDataModule, processes: int | None
+) -> None:
+    """Shows ``evaluation`` every stored image; its results do not depend on the number of processes."""
+    image_ids = data.eval_data.image_ids[: data.num_eval_images].tolist()
+    places = {image_id: place for place, image_id in enumerate(image_ids)}
+    if missing := places.keys() - set(predictions.base.image_ids()):
+        raise CheckpointError(
+            f"{predictions.base.path}: {len(missing)} images are not in it; {predictions.base.advice}"
+        )
+    size = max(FUSIONS_A_BLOCK // len(evaluation.entries), 1)
+    blocks = [image_ids[start : start + size] for start in range(0, len(image_ids), size)]
+    work = SavedPass(evaluation, predictions, places, data.eval_data if "image" in evaluation.requires else None)
+    totals = copy.deepcopy(metrics_of(evaluation))
+    worth_starting = max(len(image_ids) * len(evaluation.entries) // FUSIONS_A_WORKER, 1)
+    processes = min(processes or available_cores(), worth_starting)
+    for states in ordered_map(work, blocks, len(blocks), processes, "fusing", chunk=1):
+        for total, state in zip(totals, states, strict=True):
+            total.merge_state(state)
+    for metric, total in zip(metrics_of(evaluation), totals, strict=True):
+        metric.reset()
+        metric.merge_state(total.metric_state)
+        metric._update_count = len(image_ids)  # else torchmetrics warns that nothing was counted

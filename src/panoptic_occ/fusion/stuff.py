@@ -1,0 +1,55 @@
+"""Stuff in a panoptic map: what the instances left free, one segment per class (Panoptic FPN, Kirillov et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from panoptic_occ.ops.components import components
+from panoptic_occ.ops.segment_runs import run_starts
+from panoptic_occ.structures.instances import VOID_LABEL, Segment
+
+StuffRule = Literal["class", "component"]
+STUFF_RULES = ("class", "component")
+
+
+def fill_stuff(
+    ids: Int[Tensor, "h w"], semantic: Int[Tensor, "h w"], stuff_area: int, first_id: int, rule: StuffRule = "class"
+) -> tuple[Int[Tensor, "h w"], tuple[Segment, ...]]:
+    """Gives the free pixels (id 0) of every large enough stuff class one id, counted up from ``first_id``.
+
+    ``semantic`` holds the contiguous stuff label of every pixel, negative where there is no stuff.  A class with fewer
+    than ``stuff_area`` free pixels stays void; exactly ``stuff_area`` is filled.  Classes go by ascending label.
+    With ``rule="component"`` every 8-connected component of the free pixels of a class must be that large, else it
+    stays void (OANet, Liu et al. 2019, 4.2); what is left of a class is still one segment.
+    The new map is int32, on the device of ``ids``.
+    """
+    taken, labels = ids.cpu().numpy().ravel(), semantic.cpu().numpy().ravel()
+    if rule == "component":
+        labels = _without_fragments(np.where(taken == 0, labels, VOID_LABEL).reshape(ids.shape), stuff_area).ravel()
+    # a map has a hundred times fewer runs of equal pixels than pixels, so only the runs are counted and looked up
+    starts = run_starts(taken, labels)
+    lengths = np.diff(starts, append=taken.size)
+    owner, label = taken[starts].astype(np.int32), labels[starts].astype(np.int64)
+    key = np.where((owner == 0) & (label >= 0), label + 1, 0)  # 0: taken or no stuff
+    areas = np.bincount(key, weights=lengths).astype(np.int64)
+    areas[:1] = 0
+    large = np.flatnonzero(areas >= max(stuff_area, 1))
+    id_of_key = np.zeros(len(areas), dtype=np.int32)
+    id_of_key[large] = np.arange(first_id, first_id + len(large))
+    segments = tuple(
+        Segment(segment_id, k - 1, isthing=False, area=area)
+        for segment_id, k, area in zip(id_of_key[large].tolist(), large.tolist(), areas[large].tolist(), strict=True)
+    )
+    filled = np.repeat(owner + id_of_key[key], lengths).reshape(ids.shape)
+    return torch.from_numpy(filled).to(ids.device), segments
+
+
+def _without_fragments(labels: Int[np.ndarray, "h w"], smallest: int) -> Int[np.ndarray, "h w"]:
+    """``labels`` without the components of fewer than ``smallest`` pixels."""
+    parts = components(torch.from_numpy(labels))
+    return np.where(parts.spread(parts.areas >= smallest), labels, VOID_LABEL)

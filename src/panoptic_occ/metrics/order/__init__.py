@@ -1,0 +1,1 @@
+"""How right and how decided an order is."""

@@ -1,0 +1,1 @@
+"""Panoptic quality as COCO defines it: of tensors, of files, as a metric."""

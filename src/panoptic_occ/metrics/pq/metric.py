@@ -1,0 +1,156 @@
+"""Panoptic quality (Kirillov et al. 2019) of panoptic maps, equal to the official COCO evaluation; see ``pq_core``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+from panoptic_occ.common.errors import DataError
+from panoptic_occ.metrics.pq.core import (
+    PQCounts,
+    SegmentMatches,
+    SegmentRow,
+    known_ids,
+    match_segments,
+    overlap_table,
+    unlisted_error,
+)
+from panoptic_occ.metrics.pq.scores import PQResult, result_of
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.instances import PanopticMap
+
+_STATES = ("tp", "fp", "fn", "iou")
+
+
+def panoptic_counts(
+    prediction: PanopticMap, target: PanopticMap, num_categories: int, source: str = "image"
+) -> PQCounts:
+    """Counts of one image per contiguous category; see ``panoptic_matches``."""
+    return panoptic_matches(prediction, target, num_categories, source).counts(num_categories)
+
+
+def panoptic_matches(
+    prediction: PanopticMap, target: PanopticMap, num_categories: int, source: str = "image"
+) -> SegmentMatches:
+    """Which segments of one image match, with the rules of the official evaluation.
+
+    Ground-truth areas are ``Segment.area``, predicted areas are counted.  Works on the device of ``prediction.ids``.
+    ``source`` names the image in errors.  Raises DataError for maps of different sizes, predicted ids without a
+    segment, predicted segments without pixels and labels outside 0 .. C-1.
+    """
+    if prediction.ids.shape != target.ids.shape:
+        raise DataError(
+            f"{source}: (height, width) of the predicted map is {tuple(prediction.ids.shape)}, of the ground truth "
+            f"{tuple(target.ids.shape)}; predict at the size of the original image"
+        )
+    target_rows, prediction_rows = _rows(target), _rows(prediction)
+    known = known_ids(target_rows), known_ids(prediction_rows)
+    if prediction.ids.device.type == "cpu":
+        table = overlap_table(target.ids.cpu().numpy(), prediction.ids.numpy(), *known, source)
+    else:
+        table = _overlap_table_torch(target.ids.to(prediction.ids.device), prediction.ids, *known, source)
+    return match_segments(table, target_rows, prediction_rows, num_categories, source)
+
+
+def panoptic_quality(
+    predictions: Sequence[PanopticMap], targets: Sequence[PanopticMap], categories: Categories
+) -> PQResult:
+    """PQ, SQ and RQ over the images, for all categories, things, stuff and each class."""
+    counts = PQCounts.zeros(len(categories))
+    for k, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
+        counts += panoptic_counts(prediction, target, len(categories), source=f"image {k}")
+    return result_of(counts, categories)
+
+
+class PanopticQuality(Metric):
+    """PQ, SQ and RQ over all images that it was shown, in any number of processes.
+
+    The states are integers (the IoU sum in fixed point, see ``pq_core.IOU_UNIT``) and add up, so that the result does
+    not depend on the order of the images nor on how they were shared out.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    tp: Int64[Tensor, " c"]
+    fp: Int64[Tensor, " c"]
+    fn: Int64[Tensor, " c"]
+    iou: Int64[Tensor, " c"]
+
+    def __init__(self, categories: Categories, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.categories = categories
+        for name in _STATES:
+            self.add_state(name, torch.zeros(len(categories), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        predictions: PanopticMap | Sequence[PanopticMap] | PQCounts,
+        targets: PanopticMap | Sequence[PanopticMap] = (),
+        sources: str | Sequence[str] | None = None,
+    ) -> None:
+        """Adds one image or several, or the counts of some, which need no targets.
+
+        ``sources`` names the images in errors.  Raises as ``panoptic_counts`` does.
+        """
+        if isinstance(predictions, PQCounts):
+            self._add(predictions)
+            return
+        predictions = [predictions] if isinstance(predictions, PanopticMap) else predictions
+        targets = [targets] if isinstance(targets, PanopticMap) else targets
+        if sources is None:
+            sources = [f"image {k} of the batch" for k in range(len(predictions))]
+        sources = [sources] if isinstance(sources, str) else sources
+        # all images are counted before any is added: a faulty one leaves the metric as it was
+        total = PQCounts.zeros(len(self.categories))
+        for prediction, target, source in zip(predictions, targets, sources, strict=True):
+            total += panoptic_counts(prediction, target, len(self.categories), source)
+        self._add(total)
+
+    def _add(self, counts: PQCounts) -> None:
+        for name in _STATES:
+            state: Tensor = getattr(self, name)
+            state += torch.from_numpy(getattr(counts, name)).to(state.device)
+
+    def compute(self) -> PQResult:
+        """The scores so far, as fractions; groups without any category that occurs have n = 0 and scores 0."""
+        return result_of(PQCounts(*(getattr(self, name).cpu().numpy() for name in _STATES)), self.categories)
+
+
+def _rows(panoptic: PanopticMap) -> list[SegmentRow]:
+    return [SegmentRow(segment.id, segment.label, segment.area, segment.iscrowd) for segment in panoptic.segments]
+
+
+def _overlap_table_torch(
+    target_ids: Int[Tensor, "h w"],
+    prediction_ids: Int[Tensor, "h w"],
+    target_known: Int64[np.ndarray, " g"],
+    prediction_known: Int64[np.ndarray, " p"],
+    source: str,
+) -> Int64[np.ndarray, "g+1 p"]:
+    """``pq_core.overlap_table`` as one histogram over all pixels: finding runs would wait for the device."""
+    row, row_known = _find(target_ids, target_known)
+    column, column_known = _find(prediction_ids, prediction_known)
+    row = torch.where(row_known, row, len(target_known))
+    # unknown predicted ids get a column of their own, so that one copy to the host brings everything
+    column = torch.where(column_known, column, len(prediction_known))
+    shape = (len(target_known) + 1, len(prediction_known) + 1)
+    counts = torch.bincount(row * shape[1] + column, minlength=shape[0] * shape[1]).view(shape).cpu().numpy()
+    if counts[:, -1].any():
+        ids = prediction_ids.reshape(-1)[~column_known]
+        raise unlisted_error(ids.cpu().numpy(), prediction_known, source)
+    return np.ascontiguousarray(counts[:, :-1])
+
+
+def _find(ids: Int[Tensor, "h w"], known: Int64[np.ndarray, " k"]) -> tuple[Tensor, Tensor]:
+    values = ids.reshape(-1).long()
+    ascending = torch.from_numpy(known).to(values.device)
+    place = torch.searchsorted(ascending, values).clamp(max=len(known) - 1)
+    return place, ascending[place] == values

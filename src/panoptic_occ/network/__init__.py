@@ -1,0 +1,1 @@
+"""The network: the branches wired together, without any framework."""

@@ -1,0 +1,124 @@
+"""Test-time augmentation: several views of an image, averaged (OCFusion, section 4, "multi-scale testing").
+
+The boxes are those of the plain view.  In every further view the network makes masks in these boxes, and semantic
+logits; both are brought back to the frame of the original image and averaged, masks as probabilities, stuff as logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.instances import InstanceSet, SemanticMap
+from panoptic_occ.structures.sample import Batch, Sample
+from panoptic_occ.stuff.base import semantic_map
+from panoptic_occ.thing.base import Classify, Rois
+from panoptic_occ.thing.paste import paste_masks
+
+REQUIRES = frozenset({"soft", "semantic_logits"})
+
+
+@dataclass(frozen=True)
+class View:
+    """The image at ``scale`` times the usual size, mirrored or not."""
+
+    scale: float
+    flip: bool
+
+    def show(self, sample: Sample) -> Sample:
+        """``sample`` as this view sees it, resized from the original pixels."""
+        height, width = (max(1, round(self.scale * edge)) for edge in sample.image.shape[1:])
+        image = tv.resize(sample.original_image, [height, width], antialias=True)
+        return replace(sample, image=tv.horizontal_flip(image) if self.flip else image)
+
+    def place(self, boxes: Float[Tensor, "n 4"], original: tuple[int, int], seen: tuple[int, int]) -> Tensor:
+        """Boxes of the original frame in the frame of this view, whose size is ``seen`` (height, width)."""
+        boxes = boxes * boxes.new_tensor([seen[1] / original[1], seen[0] / original[0]]).repeat(2)
+        if self.flip:
+            boxes = torch.stack([seen[1] - boxes[:, 2], boxes[:, 1], seen[1] - boxes[:, 0], boxes[:, 3]], dim=1)
+        return boxes
+
+    def undo(self, values: Tensor) -> Tensor:
+        """What the view made, with columns as in the original."""
+        return values.flip(-1) if self.flip else values
+
+
+@dataclass(frozen=True)
+class TestTimeAugmentation:
+    """All combinations of ``scales`` (1.0 is the usual size) and, with ``flip``, their mirror images."""
+
+    __test__ = False  # pytest would take it for a test
+
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
+        if 1.0 not in self.scales or any(not 0.1 <= scale <= 10 for scale in self.scales):
+            raise ConfigError(
+                f"tta.scales={list(self.scales)}: must contain 1.0, the size at which boxes are found, and only "
+                "factors from 0.1 to 10"
+            )
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views beside the plain one."""
+        every = (View(float(scale), flip) for flip in (False, True)[: 1 + self.flip] for scale in self.scales)
+        return tuple(view for view in every if view != View(1.0, False))
+
+
+@dataclass(frozen=True)
+class FixedRois:
+    """Takes the place of a thing branch's detections: regions found before, by original frame, seen by ``view``."""
+
+    view: View
+    found: Sequence[InstanceSet]
+    fixes_boxes: ClassVar[bool] = True
+
+    def __call__(
+        self, detected: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify
+    ) -> list[Rois]:
+        """The regions of every image in the frame of the view, in their order."""
+        return [
+            Rois(self.view.place(own.boxes, sample.original_size, size), own.labels, own.scores)
+            for own, sample, size in zip(self.found, batch.samples, batch.sizes, strict=True)
+        ]
+
+
+Outputs = tuple[list[InstanceSet], list[SemanticMap]]
+
+
+def averaged(plain: Outputs, others: Sequence[tuple[View, Outputs]], num_things: int) -> Outputs:
+    """The instances of the plain view with masks, and maps with labels and logits, averaged over all views."""
+    instances, maps = [], []
+    for k, (own, seen) in enumerate(zip(*plain, strict=True)):
+        soft = torch.stack([_soft(own), *(view.undo(_soft(found[k])) for view, (found, _) in others)]).mean(dim=0)
+        masks = paste_masks(soft, own.boxes, (int(own.masks.size[0]), int(own.masks.size[1])))
+        instances.append(replace(own, soft=soft, masks=masks))
+        logits = torch.stack([_logits(seen), *(view.undo(_logits(semantic[k])) for view, (_, semantic) in others)])
+        maps.append(semantic_map(logits.mean(dim=0), seen.first_label, num_things))
+    return instances, maps
+
+
+def _soft(instances: InstanceSet) -> Tensor:
+    return _needed(instances.soft, "soft masks")
+
+
+def _logits(semantic: SemanticMap) -> Tensor:
+    return _needed(semantic.logits, "semantic logits")
+
+
+def _needed(value: Tensor | None, what: str) -> Tensor:
+    if value is None:
+        raise ConfigError(
+            f"tta averages {what}, and this base has none; choose thing=mask_rcnn and a stuff branch with a network, "
+            "or tta=none"
+        )
+    return value

@@ -1,0 +1,1 @@
+"""Orders that learn nothing: score, area, random, class prior, annotations."""

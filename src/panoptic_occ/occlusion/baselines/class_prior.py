@@ -1,0 +1,51 @@
+"""Class prior: of two classes, the one that lay in front more often in the training set lies in front."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import NO_CONTEXT, Context
+
+
+class ClassPrior(OcclusionModel):
+    """Counts of the training set decide, with ``prior_count`` imaginary pairs added to either order of two classes.
+
+    Pairs of one class, and of classes that never met or met as often either way, keep the order of the scores.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"class_table"})
+    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"sig_ratio", "prior_count"}
+    table: Int[Tensor, "t t"] | None
+
+    def __init__(self, *, prior_count: float = 1.0, **common: Any) -> None:
+        super().__init__(**common)
+        if prior_count < 0:
+            raise ConfigError(f"occlusion.prior_count={prior_count}: must be 0 (the plain shares) or more")
+        self.prior_count = prior_count
+        self.register_buffer("table", None)
+
+    def use_class_table(self, table: Int[Tensor, "t t"]) -> None:
+        """Keeps the counts: ``table[a, b]`` pairs with class a in front of class b; ValueError for another size."""
+        things = self.categories.num_things
+        if table.shape != (things, things):
+            raise ValueError(f"the class table has shape {tuple(table.shape)}, {things} thing classes need another")
+        self.table = table
+
+    def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
+        """Margin P(row in front | the two classes) - 1/2."""
+        if self.table is None:
+            raise ConfigError("occlusion=class_prior has no counts of a training set; give them with use_class_table")
+        front = self.table[instances.labels[:, None], instances.labels[None, :]]
+        lead, total = front - front.T, front + front.T
+        margin = lead / (2 * (total + 2 * self.prior_count)).clamp(min=1)
+        valid = self.pairs(instances, stats) & (lead != 0)
+        return Relation(torch.where(valid, margin, 0), valid)

@@ -1,0 +1,52 @@
+"""Random order: what deciding without knowing anything gives (half of the pairs right)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import NO_CONTEXT, Context
+
+
+class RandomOrder(OcclusionModel):
+    """Every instance gets a random depth, a hash of ``seed`` and of its mask.
+
+    The mask enters through its pixel count and the sums of its rows and columns, exact integers that do not depend on
+    how it was cropped.  So the order is the same in every process, on every device, in any order of images or
+    instances.  Masks equal in all three numbers keep the order of the scores.
+    """
+
+    def __init__(self, *, seed: int = 0, **common: Any) -> None:
+        super().__init__(**common)
+        self.seed = seed
+
+    def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
+        """Margin: difference of two depths, each uniform in [0, 1)."""
+        value = torch.tensor(
+            [_uniform(self.seed, *numbers) for numbers in _fingerprints(instances.masks)], device=stats.inter.device
+        )
+        return Relation(value[:, None] - value[None, :], self.pairs(instances, stats), value=value, transitive=True)
+
+
+def _fingerprints(masks: MaskCrops) -> list[tuple[int, int, int]]:
+    """Pixel count, sum of the row numbers and sum of the column numbers of every mask."""
+    numbers = []
+    for (ys, xs), crop in masks:
+        rows = torch.arange(ys.start, ys.stop, device=crop.device)
+        columns = torch.arange(xs.start, xs.stop, device=crop.device)
+        sums = torch.stack([crop.sum(), (crop.sum(dim=1) * rows).sum(), (crop.sum(dim=0) * columns).sum()])
+        area, row_sum, column_sum = sums.tolist()
+        numbers.append((area, row_sum, column_sum))
+    return numbers
+
+
+def _uniform(*numbers: int) -> float:
+    """A number in [0, 1) with 24 random bits (exact in float32), the same everywhere for the same integers."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=3).digest()
+    return int.from_bytes(digest, "big") / 2**24

@@ -1,0 +1,137 @@
+"""Tensors of many images in one file that can be read in any order and is never half-written.
+
+A ZIP archive with one compressed safetensors payload per image, ``<image id>.safetensors``, and ``header.json``, which
+is written last.  ZIP checks every payload by its CRC, safetensors runs no code when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from panoptic_occ.common.errors import CheckpointError, DataError
+from panoptic_occ.common.files import atomic_path
+
+FORMAT = 2
+"""Version of the layout of an archive; a newer one is refused, not guessed at."""
+
+HEADER = "header.json"
+_SUFFIX = ".safetensors"
+
+
+class ArchiveWriter:
+    """Writes an archive; a context manager, at whose end the file appears whole, or not at all after an exception.
+
+    ``header``: what the archive says about itself (plain JSON); it may be completed until the end.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.header = dict(header)
+        self._digests: dict[int, str] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> ArchiveWriter:
+        temporary = self._stack.enter_context(atomic_path(self.path, sync=True))
+        self._zip = self._stack.enter_context(zipfile.ZipFile(temporary, "w"))
+        self._stack.push(self._finish)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, image_id: int, tensors: Mapping[str, Tensor]) -> None:
+        """Adds an image; ValueError when it is there already."""
+        if image_id in self._digests:
+            raise ValueError(f"{self.path}: image {image_id} was added before")
+        payload = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        self._digests[image_id] = hashlib.blake2b(payload, digest_size=8).hexdigest()
+        self._write(f"{image_id}{_SUFFIX}", payload)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits over all tensors so far, whatever the order in which they came."""
+        return hashlib.blake2b(json.dumps(sorted(self._digests.items())).encode(), digest_size=8).hexdigest()
+
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            header = {"format": FORMAT, "digest": self.digest, **self.header}
+            self._write(HEADER, json.dumps(header).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        # an entry without a date: the same tensors give the same file
+        self._zip.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+
+
+class Archive:
+    """A finished archive, open for reading in any order; processes it is sent to open the file for themselves.
+
+    ``advice``: how to make the file (again), the end of every error message.  Raises CheckpointError when there is no
+    file or one of a newer version, DataError when it is damaged.
+    """
+
+    def __init__(self, path: Path, advice: str) -> None:
+        self.path = Path(path)
+        self.advice = advice
+        self._zip: zipfile.ZipFile | None = None
+        text = self._read(HEADER)
+        try:
+            self.header: dict[str, Any] = json.loads(text)
+            newer = self.header["format"] > FORMAT
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged("its header", error) from None
+        if newer:
+            raise CheckpointError(
+                f"{path}: written by a newer panoptic_occ (format {self.header['format']}, this version reads up to "
+                f"{FORMAT}); update it"
+            )
+
+    def image_ids(self) -> list[int]:
+        """The images in the archive, in the order in which they were written."""
+        names = self._open().namelist()
+        return [int(name.removesuffix(_SUFFIX)) for name in names if name.endswith(_SUFFIX)]
+
+    def read(self, image_id: int) -> dict[str, Tensor]:
+        """The tensors of an image."""
+        try:
+            tensors: dict[str, Tensor] = load(self._read(f"{image_id}{_SUFFIX}"))
+        except SafetensorError as error:
+            raise self._damaged(f"image {image_id}", error) from None
+        return tensors
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_zip": None}
+
+    def _open(self) -> zipfile.ZipFile:
+        if self._zip is None:
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except FileNotFoundError:
+                raise CheckpointError(f"{self.path}: the file does not exist; {self.advice}") from None
+            except (OSError, zipfile.BadZipFile) as error:
+                raise self._damaged("it", error) from None
+        return self._zip
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._open().read(name)
+        except KeyError:
+            raise DataError(f"{self.path}: there is no {name} in it; {self.advice}") from None
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            raise self._damaged(name, error) from None
+
+    def _damaged(self, what: str, error: Exception) -> DataError:
+        return DataError(f"{self.path}: {what} cannot be read ({error}); the file is damaged: {self.advice}")

@@ -1,1 +1,0 @@
-"""Stored predictions: what the network found once, to be fused again without it."""

@@ -1,0 +1,1 @@
+"""The data that crosses borders: masks, categories, instances, relations, samples."""

@@ -1,0 +1,1 @@
+"""Fits the two stages: the Lightning module, schedules, callbacks, trackers."""

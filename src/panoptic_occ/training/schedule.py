@@ -1,0 +1,77 @@
+"""Optimisers and learning rates of the two stages, in iterations, scaled with the total batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from panoptic_occ.common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class StageSchedule:
+    """One stage: ``steps`` iterations at ``lr``, times ``gamma`` at each of ``milestones``, after a linear warm-up.
+
+    The warm-up starts at ``warmup_factor`` x lr and takes ``warmup_steps``.  ``optimizer`` makes the optimiser from
+    parameters and ``lr`` (a Hydra partial).  A checkpoint is written every
+    ``checkpoint_every`` steps.
+    """
+
+    optimizer: Callable[..., Optimizer]
+    lr: float
+    steps: int
+    milestones: Sequence[int] = ()
+    gamma: float = 0.1
+    warmup_steps: int = 0
+    warmup_factor: float = 0.001
+    checkpoint_every: int = 1000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        if self.steps < 1 or self.lr <= 0 or self.checkpoint_every < 1:
+            raise ConfigError(
+                f"a schedule needs steps >= 1, lr > 0 and checkpoint_every >= 1, got steps={self.steps}, lr={self.lr}, "
+                f"checkpoint_every={self.checkpoint_every}"
+            )
+        if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
+            raise ConfigError(f"schedule milestones must rise, got {list(self.milestones)}")
+
+    def factor(self, step: int) -> float:
+        """Share of ``lr`` at iteration ``step``, counted from 0."""
+        factor = float(self.gamma ** sum(step >= m for m in self.milestones))
+        if step < self.warmup_steps:
+            done = step / self.warmup_steps
+            factor *= self.warmup_factor * (1 - done) + done
+        return factor
+
+    def optimize(self, parameters: Iterable[Tensor]) -> tuple[Optimizer, LambdaLR]:
+        """The optimiser over ``parameters`` and its scheduler, to be stepped every iteration."""
+        optimizer = self.optimizer(parameters, lr=self.lr)
+        return optimizer, LambdaLR(optimizer, self.factor)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Both stages, written for ``reference_batch`` images an iteration."""
+
+    reference_batch: int
+    base: StageSchedule
+    occlusion: StageSchedule
+
+    def stage(self, name: str, total_batch: int) -> StageSchedule:
+        """``base`` or ``occlusion`` for another total batch: lr grows with it, iterations shrink (the same epochs)."""
+        stage: StageSchedule = getattr(self, name)
+        ratio = total_batch / self.reference_batch
+        if ratio == 1:
+            return stage
+        return replace(
+            stage,
+            lr=stage.lr * ratio,
+            steps=max(1, round(stage.steps / ratio)),
+            milestones=tuple(round(m / ratio) for m in stage.milestones),
+            warmup_steps=round(stage.warmup_steps / ratio),
+        )

@@ -1,0 +1,157 @@
+"""Fits one stage with a fresh trainer, from its newest checkpoint if there is one."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+from panoptic_occ.common.distributed import agreed
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.files import FULL, cannot_write
+from panoptic_occ.config.instantiate import refusal, safe_instantiate
+from panoptic_occ.data.loading.datamodule import PanopticDataModule
+from panoptic_occ.evaluation.variants import build_validation
+from panoptic_occ.network.panoptic_fpn import PanopticFPN
+from panoptic_occ.runs.folders import RunFolder, latest_checkpoint
+from panoptic_occ.runs.weights import save_weights
+from panoptic_occ.training.callbacks.checkpoint_io import AtomicCheckpointIO
+from panoptic_occ.training.callbacks.compiled import CompiledBackbone
+from panoptic_occ.training.callbacks.preemption import Preemption
+from panoptic_occ.training.callbacks.progress import stage_progress
+from panoptic_occ.training.callbacks.throughput import Throughput
+from panoptic_occ.training.callbacks.two_stage import TwoStage
+from panoptic_occ.training.module import PanopticModule, Stage
+from panoptic_occ.training.schedule import Schedule
+from panoptic_occ.training.tracking import tracked
+
+log = logging.getLogger(__name__)
+
+
+# What Lightning says at every start and nobody can act on here.
+NOISE = (
+    ".*You passed in a `val_dataloader`.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*does not have many workers.*",
+    ".*You have overridden `transfer_batch_to_device`.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+    ".*The `srun` command is available on your system but is not used.*",
+)
+
+
+def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
+    """A Lightning trainer from ``cfg.trainer``; ``settings`` are what a stage or the evaluation fixes itself."""
+    if cfg.trainer.get("accumulate_grad_batches", 1) != 1:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: steps count as batches here, "
+            "and images would be repeated; choose a smaller data.batch_size, which lowers the rate and adds steps, or "
+            "more processes"
+        )
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    in_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()  # as Lightning chooses
+    slurm = [SLURMEnvironment(auto_requeue=False)] if in_slurm else []  # our callback has jobs queued again
+    fixed: dict[str, Any] = {
+        "use_distributed_sampler": False,  # ours never repeats an image
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        "plugins": [AtomicCheckpointIO(), *slurm],
+    }
+    bars = [stage_progress()] if cfg.trainer.get("enable_progress_bar", True) else []
+    try:
+        trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
+    except MisconfigurationException as error:
+        plain: Any = OmegaConf.to_container(cfg.trainer)
+        raise refusal("trainer", plain, error) from error
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError(
+            f"trainer.strategy={cfg.trainer.strategy}: its processes end with the training and take the metrics with "
+            "them; use trainer.strategy=ddp, which repeats the command in every process"
+        )
+    return trainer
+
+
+def fit_stage(
+    stage: Stage,
+    model: PanopticFPN,
+    data: PanopticDataModule,
+    schedule: Schedule,
+    folder: RunFolder,
+    cfg: DictConfig,
+) -> None:
+    """Trains ``stage`` and leaves its final weights in ``folder``; continues after an interruption.
+
+    Checkpoints are written every ``checkpoint_every`` steps, the last two are kept, and removed when the stage ends.
+    """
+    plan = schedule.stage("occlusion" if stage == "occlusion" else "base", data.batch_size)
+    data.steps_per_epoch = min(plan.checkpoint_every, plan.steps)
+    validation = build_validation(cfg, stage, model, data.categories) if cfg.logger else None  # else nobody sees it
+    data.max_validation_images = cfg.validate.images
+    data.resizes = not (stage == "occlusion" and model.occlusion.learns_from == "annotations")
+    module = PanopticModule(model, stage, cfg.seed, plan, validation)
+    saver = ModelCheckpoint(
+        dirpath=folder.checkpoints,
+        filename="{step:08d}",
+        auto_insert_metric_name=False,
+        monitor="step",
+        mode="max",
+        save_top_k=2,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    resume = agreed(lambda: latest_checkpoint(folder))
+    if resume is not None:
+        log.info("continuing stage '%s' from %s", stage, resume)
+    compiling = [CompiledBackbone()] if cfg.compile else []
+    with clear_errors(folder.path), tracked(cfg, folder.path, stage, resume.stem if resume else "0") as loggers:
+        trainer = make_trainer(
+            cfg,
+            [TwoStage(), saver, Preemption(folder.checkpoints), Throughput(), *compiling],
+            max_steps=plan.steps,
+            max_epochs=-1,
+            limit_val_batches=1.0 if validation else 0,
+            check_val_every_n_epoch=cfg.validate.every or 1,
+            num_sanity_val_steps=0,
+            logger=loggers,
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    trainer.strategy.barrier()
+    if trainer.is_global_zero:
+        note = {"stage": stage, "steps": str(trainer.global_step), "annotations": data.source.fingerprint() or ""}
+        if stage != "base":
+            save_weights(folder.weights("occlusion"), {"occlusion": model.occlusion}, note)
+        if stage != "occlusion":  # last: this file makes the base finished
+            save_weights(folder.weights("base"), model.base_modules(), note)
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    trainer.strategy.barrier()
+
+
+@contextmanager
+def clear_errors(folder: Path) -> Iterator[None]:
+    """Makes one DataError of what a machine does to a run: a full disk below ``folder``, a data worker that is gone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise cannot_write(Path(error.filename or folder / "logs"), error) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"{error} Data workers mostly end because memory runs out: ask for more of it, or use fewer of them "
+            "(data.num_workers); the same command goes on from the last checkpoint"
+        ) from None

@@ -1,0 +1,228 @@
+"""What trackers (CSV files, TensorBoard, W&B) learn: one tracker run for each base, occlusion module and run.
+
+The loggers are Lightning's, one for each entry of ``cfg.logger``.  What such an entry leaves open (``???``) and what
+depends on the folder of the work is filled in here, so that a tracker of your own needs a YAML file only.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from panoptic_occ.common.distributed import leads
+from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.files import write_text
+from panoptic_occ.config.instantiate import safe_instantiate
+from panoptic_occ.evaluation.evaluator import Evaluation
+from panoptic_occ.metrics.pq.scores import PQResult
+
+log = logging.getLogger(__name__)
+
+MODES = ("online", "offline", "disabled")
+ANSWER_WITHIN = 5.0  # seconds
+
+
+@contextmanager
+def tracked(cfg: DictConfig, folder: Path, job: str, start: str = "") -> Iterator[list[Logger]]:
+    """The loggers of ``cfg.logger`` for one start of ``job`` (base, occlusion, joint or evaluation) in ``folder``.
+
+    They know the whole configuration; only the first process has any.  At the end the W&B run is closed, as failed
+    after an exception, so that the next job of this process gets one of its own.
+    """
+    try:
+        loggers = _loggers(cfg, folder, job, start) if leads() else []
+        settings: Any = OmegaConf.to_container(cfg)
+        for logger in loggers:
+            logger.log_hyperparams({**settings, "stage": job, "folder": str(folder)})
+        yield loggers
+    except BaseException:
+        with suppress(Exception):  # a signal may have ended W&B's own process too, and what happened first matters
+            _close_wandb(1)
+        raise
+    _close_wandb(0)
+
+
+def track_results(
+    cfg: DictConfig,
+    folder: Path,
+    evaluation: Evaluation,
+    method: str,
+    pictures: Mapping[str, Image.Image] | None = None,
+) -> None:
+    """Tells all trackers what an evaluation of ``method`` found; ``pictures``: sheets of fixed images by name."""
+    rows, quality = evaluation.rows(), evaluation.results()  # by all processes together
+    with tracked(cfg, folder, "evaluation") as loggers:
+        for logger in loggers:
+            logger.log_metrics(summary_scalars(evaluation, rows, method), step=0)
+            if isinstance(logger, WandbLogger):
+                logger.log_table("orders", *_order_table(evaluation, rows))
+                logger.log_table("per_class", *_class_table(quality))
+                if pictures:
+                    logger.log_image("overlays", list(pictures.values()), caption=list(pictures))
+            elif isinstance(logger, TensorBoardLogger):
+                for name, picture in (pictures or {}).items():
+                    logger.experiment.add_image(f"overlays/{name}", np.asarray(picture), 0, dataformats="HWC")
+            logger.finalize("success")
+
+
+def summary_scalars(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]], method: str) -> dict[str, float]:
+    """The numbers of an evaluation by name: ``<order>/PQ``, ..., and under plain names those of the method itself.
+
+    ``PQ``, ``PQ_th``, ...: of the method, where it is best if there are several policies or a grid; ``gain`` and
+    ``gain_th``: its PQ over score order.  The points of a grid are rows of a table and have no names of their own.
+    """
+    named = {entry.name: rows[entry.name] for entry in evaluation.entries if not entry.values}
+    own = [rows[entry.name] for entry in evaluation.entries if entry.relation == method]
+    best = dict(max(own, key=lambda row: row["PQ"]))
+    if "score" in named:
+        best |= {f"gain{group}": best[f"PQ{group}"] - named["score"][f"PQ{group}"] for group in ("", "_th")}
+    scalars = best | {f"{name}/{key}": value for name, row in named.items() for key, value in row.items()}
+    return {name: value for name, value in scalars.items() if not math.isnan(value)}
+
+
+def usable_mode(asked: str | None) -> str:
+    """The mode in which W&B can run here: ``asked``, but offline where online would wait for a key or a server.
+
+    None: online if there is a key.  ConfigError for an unknown mode.
+    """
+    if asked is not None and asked not in MODES:
+        raise ConfigError(f"logger.wandb.mode={asked} (or WANDB_MODE) is unknown; {did_you_mean(asked, MODES)}")
+    if asked in ("offline", "disabled"):
+        return asked
+    import wandb
+
+    settings = wandb.setup().settings
+    silent, settings.silent = settings.silent, True  # else it waits five seconds for the name of the key's owner
+    try:
+        has_key = wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error as error:
+        return _offline(str(error))
+    finally:
+        settings.silent = silent
+    if not has_key:
+        return "offline" if asked is None else _offline("there is no API key; `wandb login` stores one")
+    server = str(settings.base_url)
+    if not answers(server):
+        return _offline(f"{server} does not answer")
+    return "online"
+
+
+def answers(url: str, within: float = ANSWER_WITHIN) -> bool:
+    """Whether a server says anything but that it is broken, within ``within`` seconds; proxies are heeded."""
+    found: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(f"{url.rstrip('/')}/healthz", timeout=within):
+                found.append(True)
+        except urllib.error.HTTPError as error:
+            found.append(error.code < 500)
+        except (OSError, ValueError):
+            found.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(within)
+    return bool(found) and found[0]
+
+
+def _loggers(cfg: DictConfig, folder: Path, job: str, start: str) -> list[Logger]:
+    facts: dict[str, Callable[[], str]] = {
+        "save_dir": lambda: str(folder),
+        "version": lambda: f"{job}_{start}" if start else job,
+        "job_type": lambda: job,
+        "group": lambda: _group(cfg),
+        "name": lambda: os.path.relpath(folder, cfg.runs_dir),
+        "id": lambda: _run_id(folder),
+    }
+    loggers = []
+    for name, settings in cfg.logger.items():
+        if not OmegaConf.is_dict(settings):
+            raise ConfigError(
+                f"logger.{name}={settings}: every logger has its settings under a key of its own, as in "
+                "conf/logger/csv.yaml; several: 'logger=[csv,wandb]'"
+            )
+        given = {key: fact() for key, fact in facts.items() if OmegaConf.is_missing(settings, key)}
+        make = _make_wandb if str(settings.get("_target_")).endswith(".WandbLogger") else safe_instantiate
+        loggers.append(make(settings, **given))
+    return loggers
+
+
+def _make_wandb(settings: DictConfig, **given: str) -> Logger:
+    """The logger of W&B with its run begun, offline where nobody takes it."""
+    import wandb
+
+    logger: WandbLogger = safe_instantiate(settings, **given, mode=usable_mode(settings.mode))
+    try:
+        _ = logger.experiment
+    except wandb.errors.Error as error:
+        wandb.teardown()  # its service keeps the id of the run for itself
+        logger = safe_instantiate(settings, **given, mode=_offline(str(error)))
+    return logger
+
+
+def _offline(reason: str) -> str:
+    log.warning("W&B: %s; going on offline, `wandb sync` uploads the run later", " ".join(reason.split()))
+    return "offline"
+
+
+def _close_wandb(exit_code: int) -> None:
+    if wandb := sys.modules.get("wandb"):
+        wandb.finish(exit_code=exit_code)
+
+
+def _run_id(folder: Path) -> str:
+    """The id of the folder's W&B run: drawn once, so that a restart continues it and no two folders share one."""
+    file = folder / "wandb_id"
+    if not file.exists():
+        write_text(file, secrets.token_hex(4))
+    return file.read_text(encoding="utf-8")
+
+
+def _group(cfg: DictConfig) -> str:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return Path(HydraConfig.get().sweep.dir).name
+    return str(cfg.data.name)
+
+
+def _order_table(
+    evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]]
+) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows: every order with the settings of its point of a grid, and all its numbers."""
+    keys = list(dict.fromkeys(key for entry in evaluation.entries for key in entry.values))
+    names = list(next(iter(rows.values())))
+    data: list[list[object]] = []
+    for entry in evaluation.entries:
+        numbers = (rows[entry.name][name] for name in names)
+        known = (None if math.isnan(number) else number for number in numbers)
+        data.append([entry.name, entry.relation, *(entry.values.get(key) for key in keys), *known])
+    return ["entry", "order", *keys, *names], data
+
+
+def _class_table(quality: Mapping[str, PQResult]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows: the scores of every class with every order."""
+    columns = ["name", "isthing", "pq", "sq", "rq", "tp", "fp", "fn"]
+    data: list[list[object]] = [
+        [order, *(getattr(scores, column) for column in columns)]
+        for order, result in quality.items()
+        for scores in result.per_class
+    ]
+    return ["entry", *columns], data

@@ -1,0 +1,181 @@
+"""What predict refuses before it reads an image, and what it leaves in the output folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panoptic_occ.commands import predicting as prediction
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.config.compose import compose
+from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
+from panoptic_occ.runs.folders import RunFolder
+from panoptic_occ.testing import toy_categories
+
+Predict = Callable[..., Path]
+
+
+@pytest.mark.parametrize(("occlusion", "fix"), [("class_prior", "occlusion=area"), ("ground_truth", "choose another")])
+def test_orders_that_need_more_than_an_image(occlusion, fix, tmp_path, monkeypatch):
+    (tmp_path / "image.png").touch()
+    words = ["experiment=oracle_base", f"occlusion={occlusion}", f"input={tmp_path}", f"output={tmp_path}/out"]
+    cfg = compose(words)
+    monkeypatch.setattr(prediction, "find_run", lambda cfg, overrides: (cfg, RunFolder(tmp_path)))
+    monkeypatch.setattr(prediction, "run_categories", lambda folder: toy_categories())
+    with pytest.raises(ConfigError, match=f"occlusion={occlusion} .*{fix}"):
+        prediction.predict(cfg, words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predict:
+    """``predict`` from the folder ``in`` to ``out``, with further words, by a network that nobody trained."""
+    monkeypatch.setattr(prediction, "find_run", lambda cfg, overrides: (cfg, RunFolder(tmp_path)))
+    monkeypatch.setattr(prediction, "run_categories", lambda folder: toy_categories())
+    monkeypatch.setattr(prediction, "load_base", lambda model, cfg: None)
+    (tmp_path / "in").mkdir()
+
+    def run(*more: str) -> Path:
+        words = ["experiment=tiny", "trainer=cpu", "occlusion=area", f"input={tmp_path}/in", f"output={tmp_path}/out"]
+        return prediction.predict(compose([*words, *more]), [*words, *more])
+
+    return run
+
+
+def paint(file: Path, value: int = 100) -> None:
+    Image.new("RGB", (40, 30), (value, 50, 50)).save(file)
+
+
+def listed(out: Path) -> list[tuple[int, str]]:
+    return [(a["image_id"], a["file_name"]) for a in json.loads((out / "panoptic.json").read_text())["annotations"]]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_one_bad_image_does_not_keep_the_others_from_being_written(predict, tmp_path):
+    for name in ("a.png", "c.png"):
+        paint(tmp_path / "in" / name)
+    (tmp_path / "in" / "b.jpg").write_bytes(b"nothing")
+    (tmp_path / "in" / "d.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"2 of 4 images.* other 2 are in .*out") as error:
+        predict()
+    assert all(f"{tmp_path}/in/{name}: the image cannot be decoded" in str(error.value) for name in ("b.jpg", "d.png"))
+    assert listed(tmp_path / "out") == [(1, "a.png"), (3, "c.png")]
+    names = {"panoptic.json", *(f"{kind}/{name}.png" for kind in ("panoptic", "overlays") for name in "ac")}
+    assert set(content(tmp_path / "out")) == names
+
+
+def test_only_bad_images_leave_nothing_and_replace_nothing(predict, tmp_path):
+    paint(tmp_path / "in" / "a.png")
+    before = content(predict())
+    (tmp_path / "in" / "a.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="1 of 1 images cannot be read; nothing was written"):
+        predict("force=true")
+    assert content(tmp_path / "out") == before
+    with pytest.raises(DataError, match="nothing was written"):
+        predict(f"output={tmp_path}/new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_used_folder_is_refused_and_replaced_by_force(predict, tmp_path):
+    for name in ("a.png", "b.png"):
+        paint(tmp_path / "in" / name)
+    before = content(predict())
+    (tmp_path / "in" / "a.png").unlink()
+    paint(tmp_path / "in" / "c.png")
+    with pytest.raises(ConfigError, match=r"out: holds 2 maps of an earlier predict; .*output=.*force=true"):
+        predict()
+    assert content(tmp_path / "out") == before
+    kept = {name: tmp_path / "out" / name for name in ("notes.txt", "panoptic/photo.png", "overlays/mine.png")}
+    for path in kept.values():
+        paint(path.with_suffix(".png")) if path.suffix == ".png" else path.write_text("mine")
+    foreign = {name: path.read_bytes() for name, path in kept.items()}
+    predict("force=true")
+    after = content(tmp_path / "out")
+    assert listed(tmp_path / "out") == [(1, "b.png"), (2, "c.png")]
+    results = {"panoptic.json", *(f"{kind}/{name}.png" for kind in ("panoptic", "overlays") for name in "bc")}
+    assert set(after) == results | set(foreign)
+    assert {name: after[name] for name in foreign} == foreign
+
+
+@pytest.mark.parametrize("name", ["panoptic.json", "panoptic/a.png", "overlays/a.png"])
+@pytest.mark.parametrize("force", ["false", "true"])
+def test_foreign_files_are_never_overwritten(predict, tmp_path, name, force):
+    paint(tmp_path / "in" / "a.png")
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir(parents=True)
+    paint(foreign.with_suffix(".png"))
+    foreign.with_suffix(".png").rename(foreign)
+    before = content(tmp_path / "out")
+    with pytest.raises(ConfigError, match=f"{name}: is in the way"):
+        predict(f"force={force}")
+    assert content(tmp_path / "out") == before
+
+
+def test_maps_of_an_evaluation_and_own_input_are_not_replaced(predict, tmp_path):
+    paint(tmp_path / "in" / "a.png")
+    out = predict()
+    before = content(out)
+    with pytest.raises(ConfigError, match=r"overlays/a\.png: is in the way"):
+        predict("force=true", f"input={out}/overlays")
+    assert content(out) == before
+    (out / "overlays" / "a.png").unlink()  # maps without overlays are those of another command
+    with pytest.raises(ConfigError, match=r"panoptic\.json: is in the way"):
+        predict("force=true")
+
+
+def test_an_interruption_leaves_a_list_of_what_was_written(predict, tmp_path, monkeypatch):
+    for name in ("a.png", "b.png", "c.png"):
+        paint(tmp_path / "in" / name)
+    read = prediction.read_rgb
+
+    def interrupted(file, **options):
+        if file.name == "c.png":
+            raise KeyboardInterrupt
+        return read(file, **options)
+
+    monkeypatch.setattr(prediction, "read_rgb", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict()
+    assert listed(tmp_path / "out") == [(1, "a.png"), (2, "b.png")]
+
+
+def test_a_killed_predict_is_replaced_by_force(predict, tmp_path):
+    paint(tmp_path / "in" / "a.png")
+    whole = content(predict())
+    (tmp_path / "out" / "panoptic.json").unlink()
+    with pytest.raises(ConfigError, match="holds 1 maps of an earlier predict"):
+        predict()
+    assert content(predict("force=true")).keys() == whole.keys()
+
+
+def test_two_images_of_one_name(predict, tmp_path):
+    paint(tmp_path / "in" / "a.jpg")
+    paint(tmp_path / "in" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: its result would overwrite that of .*a\.jpg; rename one of them"):
+        predict()
+    assert not (tmp_path / "out").exists()
+
+
+def test_sixteen_bits_are_seen_as_eight(predict, tmp_path):
+    gray = np.linspace(0, 255, 1200).astype(np.uint8).reshape(30, 40)
+    for bits, name in ((gray, "eight"), (gray.astype(np.uint16) * 257, "sixteen")):
+        Image.fromarray(bits).save(tmp_path / "in" / f"{name}.png")
+    out = predict()
+    for kind in ("panoptic", "overlays"):
+        same = [read_panoptic_png(out / kind / f"{name}.png") for name in ("eight", "sixteen")]
+        np.testing.assert_array_equal(*same)
+
+
+def test_turned_upright_as_the_exif_says(predict, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "in" / "a.jpg", exif=exif)
+    assert Image.open(predict() / "overlays" / "a.png").size == (30, 40)

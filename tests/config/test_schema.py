@@ -1,0 +1,244 @@
+"""Wrong types and ranges of settings: one message with key, value and what is allowed, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Count, Positive, Range, Share, fits, words
+from panoptic_occ.config.compose import compose, conf_dir
+from panoptic_occ.config.instantiate import safe_instantiate
+from panoptic_occ.config.schema import KINDS
+from panoptic_occ.runs.build import build_occlusion, data_settings
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.training.recipe import build_schedule
+from panoptic_occ.training.stage import make_trainer
+
+CATEGORIES = Categories.from_json([{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 0}])
+SEED, COUNT = "a whole number, 0 to 4294967295", "a whole number, 1 or more"
+SHARE, SWITCH, RATE = "a number, 0 to 1", "true or false", "a number, above 0"
+GRID = "a grid gives every key a list of different values: 'grid={fusion.min_visible: [0.4, 0.5]}'; grid=null is none"
+SWITCHES = ("force", "details", "timing", "save_maps", "save_predictions", "saved", "joint", "channels_last", "compile")
+SWITCHES += ("average_precision",)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seed=abc", f"seed=abc: allowed: {SEED}"),
+        ("seed=null", f"seed=null: allowed: {SEED}"),
+        ("seed=-1", f"seed=-1: allowed: {SEED}"),
+        ("seed=0.5", f"seed=0.5: allowed: {SEED}"),
+        *((f"{switch}=maybe", f"{switch}=maybe: allowed: {SWITCH}") for switch in (*SWITCHES, "check", "debug")),
+        ("run=true", "run=true: allowed: text, or null"),
+        ("runs_dir=null", "runs_dir=null: allowed: text"),
+        ("processes=0", f"processes=0: allowed: {COUNT}, or null"),
+        ("save_conf_thr=nan", f"save_conf_thr=nan: allowed: {SHARE}"),
+        ("save_conf_thr=abc", f"save_conf_thr=abc: allowed: {SHARE}"),
+        ("save_conf_thr=1.5", f"save_conf_thr=1.5: allowed: {SHARE}"),
+        ("validate.every=abc", f"validate.every=abc: allowed: {COUNT}, or null"),
+        ("validate.every=0", f"validate.every=0: allowed: {COUNT}, or null"),
+        ("validate.images=0", f"validate.images=0: allowed: {COUNT}"),
+        ("validate=5", "validate=5: allowed: keys with values, as {key: value}"),
+        ("compare=[scroe]", "compare=[scroe] is unknown; did you mean 'score'? allowed: area, banet, "),
+        ("compare=scroe", "compare=[scroe] is unknown; did you mean 'score'?"),
+        ("compare=[1]", "compare=[1]: allowed: a list, each text"),
+        ("oracle=[boxx]", "oracle=[boxx] is unknown; did you mean 'box'? allowed: box, class, order, order_by_box, "),
+        ("data.batch_size=0", f"data.batch_size=0: allowed: {COUNT}"),
+        ("data.batch_size=abc", f"data.batch_size=abc: allowed: {COUNT}"),
+        ("data.eval_batch_size=0", f"data.eval_batch_size=0: allowed: {COUNT}"),
+        ("data.num_workers=-1", "data.num_workers=-1: allowed: a whole number, 0 or more"),
+        ("data.object_sizes=[32]", "data.object_sizes=[32]: allowed: a list of 2, each a number, above 0"),
+        ("schedule.base.gamma=0.5", "'schedule.base.gamma' is not set by default; +schedule.base.gamma=... sets it"),
+        ("data.max_eval_images=0", f"data.max_eval_images=0: allowed: {COUNT}, or null"),
+        *(
+            (f"schedule.{stage}.{key}", f"schedule.{stage}.{key}: allowed: {kind}")
+            for stage in ("base", "occlusion")
+            for key, kind in (
+                ("lr=abc", RATE),
+                ("lr=0", RATE),
+                ("lr=inf", RATE),
+                ("steps=abc", COUNT),
+                ("steps=0", COUNT),
+            )
+        ),
+        ("schedule.base=5", "schedule.base=5: allowed: keys with values"),
+        ("schedule.loss_weights.stuff=abc", "schedule.loss_weights={'thing': 1.0, 'stuff': 'abc'}: allowed: keys with"),
+        ("trainer.devices=0", f"trainer.devices=0: allowed: {COUNT}, or -1, auto, or text, or a list"),
+        ("grid=0.5", f"grid=0.5: {GRID}"),
+        ("grid=[]", f"grid=[]: {GRID}"),
+        ("grid={}", f"grid={{}}: {GRID}"),
+        ("policies=0.5", "policies=0.5: allowed: keys with values, as {key: value}"),
+        (
+            "policies={dup: 0.5}",
+            "policies.dup=0.5: allowed: changes of the fusion policy, as 'policies={dup: {duplicate_",
+        ),
+        (
+            "policies={dup: {duplicat_thr: 1}}",
+            "policies.dup: 'fusion' has no key 'duplicat_thr'; did you mean 'duplicate",
+        ),
+    ],
+)
+def test_a_wrong_value_is_answered_with_what_is_allowed(word: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        compose([word])
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "meant"),
+    [
+        (["run=2024"], "run", "2024"),
+        (["input=2024.10"], "input", "2024.10"),  # not 2024.1
+        (["output=1e3"], "output", "1e3"),
+        (["run_name=7"], "run_name", "7"),
+        (["runs_dir=2024"], "runs_dir", "2024"),
+        (["data=coco", "data.root=2017.10"], "data.source.root", "2017.10"),
+        (["compare=score"], "compare", ["score"]),
+        (["compare=null"], "compare", []),
+        (["oracle=box"], "oracle", ["box"]),
+        (["trusted=mine"], "trusted", ["mine"]),
+        (["validate=null"], "validate.every", None),
+        (["schedule.base.steps=1e3"], "schedule.base.steps", 1000),
+        (["schedule.base.lr=1"], "schedule.base.lr", 1),
+        (["policies={dup: {duplicate_thr: 0.5}}"], "policies", {"dup": {"duplicate_thr": 0.5}}),
+        (["+policies.dup={duplicate_thr: 0.5}"], "policies", {"dup": {"duplicate_thr": 0.5}}),
+        ([], "policies", {}),
+        (["trainer.devices=[0,1]"], "trainer.devices", [0, 1]),
+        (["trainer.devices=auto"], "trainer.devices", "auto"),
+    ],
+)
+def test_what_can_only_be_meant_in_one_way_is_taken_so(words: list[str], key: str, meant: object) -> None:
+    found = OmegaConf.select(compose(words), key)
+    assert found == meant and (OmegaConf.is_config(found) or type(found) is type(meant))
+
+
+def test_every_key_has_a_kind() -> None:
+    keys = OmegaConf.load(conf_dir() / "config.yaml").keys() - {key.partition(".")[0] for key in KINDS}
+    made, own_check = {"defaults", "hydra", "choices", "command", "method", "backbone_name"}, {"grid", "share"}
+    assert keys == made | own_check | {"table", "backbones"}
+
+
+def test_orders_of_the_users_own_can_be_compared(tmp_path: Path) -> None:
+    (tmp_path / "occlusion").mkdir()
+    (tmp_path / "occlusion" / "mine.yaml").write_text("_target_: mine.Mine\n_partial_: true\n")
+    assert compose(["compare=[mine]"], tmp_path).compare == ["mine"]
+    with pytest.raises(ConfigError, match=r"compare=\[mien\] is unknown; did you mean 'mine'\?"):
+        compose(["compare=[mien]"], tmp_path)
+
+
+def build_data(config: DictConfig) -> None:
+    safe_instantiate(data_settings(config))
+
+
+def build_backbone(config: DictConfig) -> None:
+    safe_instantiate(config.backbone)
+
+
+def build_thing(config: DictConfig) -> None:
+    safe_instantiate(config.thing)(in_channels=8, categories=CATEGORIES)
+
+
+def build_order(config: DictConfig) -> None:
+    build_occlusion(config, 8, CATEGORIES)
+
+
+def build_trainer(config: DictConfig) -> None:
+    make_trainer(config, logger=False)
+
+
+@pytest.mark.parametrize(
+    ("build", "word", "message"),
+    [
+        (build_data, "data.source.size=abc", "data.source.size=abc: allowed: a whole number"),
+        (build_data, "data.source.train_images=abc", "data.source.train_images=abc: allowed: a whole number"),
+        (build_data, "data.source.crowd_share=5", f"data.source.crowd_share=5: allowed: {SHARE}"),
+        (build_data, "data.train_transform.flip=abc", "data.train_transform.flip=abc: allowed: a number"),
+        (build_backbone, "backbone.widths=[8,8]", f"backbone.widths=[8, 8]: allowed: a list of 5, each {COUNT}"),
+        (build_thing, "thing.nms_thr=abc", "thing.nms_thr=abc: allowed: a number"),
+        (build_thing, "thing.class_agnostic_nms=maybe", f"thing.class_agnostic_nms=maybe: allowed: {SWITCH}"),
+        (build_order, "occlusion.sig_ratio=5", f"occlusion.sig_ratio=5: allowed: {SHARE}"),
+        (build_order, "occlusion.sig_ratio=abc", f"occlusion.sig_ratio=abc: allowed: {SHARE}"),
+        (build_order, "occlusion.intra=maybe", f"occlusion.intra=maybe: allowed: {SWITCH}"),
+        (
+            build_order,
+            "occlusion.significance=eithr",
+            "significance=eithr: did you mean 'either'? allowed: either, dir",
+        ),
+        (
+            build_order,
+            "+occlusion.chanels=3",
+            "occlusion.chanels=3: panoptic_occ.occlusion.ocfusion.OCFusion cannot be",
+        ),
+        (
+            build_schedule,
+            "+schedule.base.foo=1",
+            "schedule.base.foo=1: panoptic_occ.training.schedule.StageSchedule cannot be",
+        ),
+        (build_trainer, "trainer.precision=foo", "trainer.precision=foo: allowed: 64, 32, 16, or "),
+        (build_trainer, "trainer.accelerator=gpux", "trainer.accelerator=gpux"),
+        (build_trainer, "trainer.devices='0'", "trainer.devices=0"),
+        (build_trainer, "trainer.deterministic=maybe", f"trainer.deterministic=maybe: allowed: {SWITCH}, or warn"),
+    ],
+)
+def test_a_wrong_parameter_is_answered_before_it_is_used(build: Any, word: str, message: str) -> None:
+    config = compose(["trainer=cpu", word])
+    with pytest.raises(ConfigError) as raised:
+        build(config)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (bool, [True], [1, "true", None]),
+        (int, [3], [True, 3.0, "3"]),
+        (float, [3, 0.5, float("inf")], [True, "3", float("nan")]),
+        (Share, [0, 1, 0.5], [-0.1, 1.1, float("nan"), "a"]),
+        (Positive, [1e-9], [0, float("inf")]),
+        (Count | None, [1, None], [0, 1.0]),
+        (Literal["a", 1], ["a", 1], ["b", 2]),
+        (list[int], [[], [1]], [1, ["a"], {"a": 1}]),
+        (Sequence[float], [[1, 0.5]], ["ab"]),
+        (tuple[int, int], [[1, 2]], [[1], [1, 2, 3], ["a", "b"]]),
+        (tuple[int, ...], [[], [1, 2, 3]], [["a"]]),
+        (dict[str, Annotated[float, Range(0)]], [{}, {"a": 0}], [{"a": -1}, []]),
+        (Mapping[str, int] | None, [{"a": 1}, None], [{"a": "b"}]),
+        (Path | None, ["a", None, 5], []),  # of classes it says nothing
+    ],
+)
+def test_kinds(kind: Any, good: list[object], bad: list[object]) -> None:
+    assert all(fits(value, kind) for value in good) and not any(fits(value, kind) for value in bad)
+    assert words(kind)
+
+
+class Own:
+    """A part of a user's own."""
+
+    def __init__(self, width: int = None, names: str = "a", **rest: Any) -> None:  # type: ignore[assignment]  # noqa: RUF013
+        if rest:
+            raise ValueError("no such width")
+
+
+def own(**values: Any) -> DictConfig:
+    return OmegaConf.create({"part": {"_target_": f"{__name__}.Own", **values}}).part
+
+
+def test_errors_of_constructors_name_the_setting_and_keep_their_cause() -> None:
+    assert isinstance(safe_instantiate(own(width=None)), Own)
+    for config, make in (
+        (own(width=3, other=1), lambda built: built),
+        (own(_partial_=True, width=3), lambda f: f(other=1)),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"^part\.width=3: .*Own cannot be built with this \(ValueError: no such"
+        ) as e:
+            make(safe_instantiate(config))
+        assert isinstance(e.value.__cause__, ValueError)
+    with pytest.raises(ConfigError, match=r"""part\.names=5: write 'part.names="5"'; allowed: text"""):
+        safe_instantiate(own(names=5))

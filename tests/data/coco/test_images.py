@@ -1,0 +1,78 @@
+"""Image files of every depth as RGB pixels of 8 bits, in a data set and on their own."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from panoptic_occ.common.errors import DataError
+from panoptic_occ.data.coco.dataset import CocoPanoptic
+from panoptic_occ.data.coco.doctor import check
+from panoptic_occ.data.coco.images import read_rgb
+
+DEEP = np.array([[0, 255, 256, 30_000, 65_535]], dtype=np.uint16)
+
+
+def png16(path: Path, samples: np.ndarray, color_type: int) -> None:
+    """A PNG of 16 bits, written by hand from (H,W,C): Pillow writes only gray ones."""
+    height, width = samples.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    head = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = (struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b)) for n, b in parts)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (4, 2), (2, 3), (6, 4)])
+def test_of_sixteen_bits_the_upper_eight_are_taken(tmp_path: Path, color_type: int, channels: int) -> None:
+    png16(tmp_path / "a.png", DEEP[..., None].repeat(channels, axis=2), color_type)
+    found = read_rgb(tmp_path / "a.png")
+    assert found.dtype == np.uint8 and found.shape == (1, 5, 3)
+    assert found.tolist() == [[[value] * 3 for value in (0, 0, 1, 117, 255)]]
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_bytes_in_either_order(tmp_path: Path, order: str) -> None:
+    Image.fromarray(DEEP.astype(order)).save(tmp_path / "a.tif")
+    assert read_rgb(tmp_path / "a.tif")[0, :, 1].tolist() == [0, 0, 1, 117, 255]
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_modes_without_a_range_are_refused(tmp_path: Path, tiny_coco: Any, kind: type, mode: str) -> None:
+    message = f"the image has mode {mode}, whose values have no range .*; convert it to 8 bits"
+    Image.fromarray(DEEP.astype(kind)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=rf"a\.tif: {message}"):
+        read_rgb(tmp_path / "a.tif")
+    tiny_coco.write()
+    Image.fromarray(np.zeros((12, 16), dtype=kind)).save(tiny_coco.image_path(5), "TIFF")
+    data = CocoPanoptic.from_root(tiny_coco.root, tiny_coco.split)
+    with pytest.raises(DataError, match=rf"0005\.jpg: image 5: {message}"):
+        data.load(0)
+    (problem,) = check(data)
+    assert (problem.kind, problem.image_id, problem.fix, problem.fatal) == (
+        "unreadable file", 5, "convert it to 8 bits", True,
+    )  # fmt: skip
+
+
+def test_a_data_set_of_sixteen_bits_looks_as_one_of_eight(tiny_coco: Any) -> None:
+    tiny_coco.write()
+    gray = np.linspace(0, 255, 192).astype(np.uint8).reshape(12, 16)
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tiny_coco.image_path(5), "PNG")
+    data = CocoPanoptic.from_root(tiny_coco.root, tiny_coco.split)
+    assert torch.equal(data.load(0).image, torch.from_numpy(gray).expand(3, -1, -1))
+    assert check(data) == []
+
+
+def test_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 2)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_rgb(tmp_path / "a.jpg").shape == (2, 4, 3)
+    assert read_rgb(tmp_path / "a.jpg", upright=True).shape == (4, 2, 3)

@@ -1,0 +1,200 @@
+"""Relations side by side on the same detections."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from panoptic_occ.evaluation import evaluator as evaluation
+from panoptic_occ.evaluation.evaluator import Entry, Evaluation
+from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.metrics.breakdown import Binning
+from panoptic_occ.occlusion.baselines.area import AreaOrder
+from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
+from panoptic_occ.occlusion.baselines.score import ScoreOrder
+from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
+
+PARTS = {"in_channels": 4, "categories": toy_categories()}
+
+
+def make_evaluation() -> Evaluation:
+    models = {"score": ScoreOrder, "area": AreaOrder, "ground_truth": GroundTruthOrder}
+    policy = FusionPolicy(conf_thr=0, min_visible=0, stuff_area=1)
+    entries = [Entry(name, name, model(**PARTS, sig_ratio=0.0), policy) for name, model in models.items()]
+    return Evaluation(entries, toy_categories())
+
+
+def perfect(sample: Sample) -> BaseOutput:
+    """The annotations as detections, and the annotated stuff."""
+    assert sample.target is not None
+    instances = toy_detections(sample.target)
+    semantic = sample.target.semantic()
+    things = toy_categories().num_things
+    stuff = torch.where(semantic < things, VOID_LABEL, semantic)
+    return BaseOutput(instances, PairStats.of(instances.masks), SemanticMap(stuff))
+
+
+def test_true_order_of_perfect_detections_is_perfect() -> None:
+    evaluation = make_evaluation()
+    for seed in range(6):
+        sample = toy_sample(5, seed)
+        maps = evaluation.update(sample, perfect(sample))
+        assert set(maps) == {"score", "area", "ground_truth"}
+    rows = evaluation.rows()
+    assert rows["ground_truth"]["PQ"] == pytest.approx(1.0, abs=1e-9)
+    assert rows["ground_truth"]["relation_accuracy"] == 1.0
+    assert rows["score"]["PQ"] < 1.0
+    assert rows["score"]["relation_accuracy"] == rows["area"]["score_accuracy"] < 1.0
+    assert rows["area"]["relation_accuracy"] == rows["score"]["area_accuracy"]
+    assert rows["score"]["coverage"] == 1.0
+
+
+def test_details_also_count_right_orders_as_rap_does() -> None:
+    """Perfect detections whose masks fill their boxes stand for the same annotations in both ways of counting."""
+    plain = make_evaluation()
+    policy = replace(plain.entries[0].policy, min_visible=None, max_occluded=None)
+    entries = [replace(entry, policy=policy) for entry in plain.entries]
+    detailed = Evaluation(entries, toy_categories(), details=Binning((4, 9)))
+    for seed in range(6):
+        sample = toy_sample(2, seed)  # the second one meets all that the first one has in common with it
+        plain.update(sample, perfect(sample))
+        detailed.update(sample, perfect(sample))
+    for name, row in detailed.rows().items():
+        assert row["relation_accuracy_rap"] == row["relation_accuracy"] and row["pairs_rap"] == row["pairs"] > 1
+        assert "relation_accuracy_rap" not in plain.rows()[name]
+
+
+def test_nothing_to_see_is_no_error() -> None:
+    rows = make_evaluation().rows()
+    assert math.isnan(rows["score"]["relation_accuracy"]) and rows["score"]["pairs"] == 0
+
+
+def test_requires_is_the_union() -> None:
+    assert make_evaluation().requires == {"target"}
+
+
+def test_policies_that_erase_see_the_logits() -> None:
+    score = ScoreOrder(**PARTS)
+    keep, erase = (FusionPolicy(conf_thr=0, stuff_area=1, erase_thr=thr, erase_radius=1) for thr in (None, 0.5))
+    entries = [Entry("keep", "score", score, keep), Entry("erase", "score", score, erase)]
+    evaluation = Evaluation(entries, toy_categories())
+    assert evaluation.requires == {"semantic_logits"}
+    sample = toy_sample(1)
+    semantic = toy_semantic(sample)
+    instances = toy_detections(sample.annotations)
+    maps = evaluation.update(sample, BaseOutput(instances, PairStats.of(instances.masks), semantic))
+    things = maps["keep"].segments[:1]
+    assert maps["erase"].segments == things, "noise is never sure of anything"
+    assert len(maps["keep"].segments) == 3
+    assert torch.equal(maps["erase"].ids, torch.where(maps["keep"].ids == 1, 1, 0))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory from /proc")
+def test_resident_memory_does_not_grow_with_the_images() -> None:
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    evaluation = make_evaluation()
+
+    def evaluate(images: int) -> None:
+        for seed in range(images):
+            sample = toy_sample(6, seed % 10, size=(120, 160))  # one image and its maps take about 0.3 MiB
+            evaluation.update(sample, perfect(sample))
+
+    evaluate(15)
+    before = resident()
+    evaluate(60)
+    assert resident() - before < 6  # keeping the images would take about 18
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Calls of a function of ``evaluation`` from here on."""
+    calls: list[object] = []
+    function = getattr(evaluation, name)
+    monkeypatch.setattr(evaluation, name, lambda *args: calls.append(args) or function(*args))
+    return calls
+
+
+def test_what_entries_share_is_made_once_and_every_row_is_that_of_the_entry_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policies = [FusionPolicy(conf_thr=thr, min_visible=tau, stuff_area=1) for thr in (0.5, 0.7) for tau in (0.1, 0.6)]
+    models = {
+        "area": AreaOrder(**PARTS, sig_ratio=0.2),
+        "same": AreaOrder(**PARTS, sig_ratio=0.2),  # another module that says the same
+        "other": AreaOrder(**PARTS, sig_ratio=0.0, smaller_on_top=False),
+    }
+    entries = [Entry(f"{name} {k}", name, m, p) for k, p in enumerate(policies) for name, m in models.items()]
+    samples = [toy_sample(7, seed) for seed in range(5)]
+    alone = {}
+    for entry in entries:
+        single = Evaluation([entry], toy_categories(), details=Binning((4, 9)))
+        for sample in samples:
+            single.update(sample, perfect(sample))
+        alone |= {entry.name: (single.rows()[entry.name], single.breakdowns()[entry.name])}
+    together = Evaluation(entries, toy_categories(), details=Binning((4, 9)))
+    calls = {name: counted(monkeypatch, name) for name in ("fuse", "relate", "panoptic_counts", "match_instances")}
+    for sample in samples:
+        together.update(sample, perfect(sample))
+    rows, breakdowns = together.rows(), together.breakdowns()
+    assert {name: (rows[name], breakdowns[name]) for name in rows} == alone
+    assert list(rows) == [entry.name for entry in entries] and len({str(row) for row in rows.values()}) > 4
+    made = {name: len(found) / len(samples) for name, found in calls.items()}
+    assert made["relate"] == 3 * 2 and made["match_instances"] == 2  # relations x conf_thr, conf_thr
+    assert made["fuse"] == made["panoptic_counts"] <= 2 * 4  # "same" gives the maps of "area"
+
+
+def test_a_timed_fusion_is_done_for_every_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = FusionPolicy(stuff_area=1)
+    entries = [Entry(name, name, AreaOrder(**PARTS), policy) for name in ("one", "two")]
+    timed = Evaluation(entries, toy_categories(), timing=True)
+    calls = counted(monkeypatch, "fuse")
+    timed.update(toy_sample(3), perfect(toy_sample(3)))
+    assert len(calls) == 2
+
+
+def test_time_of_the_network_is_that_of_the_base_and_of_the_relation() -> None:
+    timed = Evaluation(
+        [Entry("one", "one", AreaOrder(**PARTS), FusionPolicy(stuff_area=1))], toy_categories(), timing=True
+    )
+    for nanoseconds in (70_000_000, 8_000_000):  # two batches of four images; the first warms up
+        timed.base_took(nanoseconds, 4)
+    for seed in range(3):
+        timed.update(toy_sample(3, seed), perfect(toy_sample(3, seed)))
+    row = timed.rows()["one"]
+    assert row["relation_ms"] > 0 and row["network_ms"] == pytest.approx(2.0 + row["relation_ms"])
+    assert row["FPS"] == pytest.approx(1000 / (2.0 + row["relation_ms"] + row["fusion_ms"]))
+
+
+def test_relations_with_claims_are_told_apart() -> None:
+    relation = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
+    claims = [toy_sample(2, seed).annotations.masks for seed in (0, 1)]
+    one, two = (evaluation._decisions(replace(relation, claims=masks)) for masks in claims)
+    assert one != two and one != evaluation._decisions(relation)
+    silent = replace(relation, margin=torch.ones(2, 2))  # not valid
+    assert evaluation._decisions(silent) == evaluation._decisions(relation)
+    for other in (
+        replace(relation, order=torch.tensor([1, 0])),
+        replace(relation, duplicate_of=torch.tensor([-1, 0])),
+        replace(silent, valid=torch.ones(2, 2, dtype=torch.bool)),
+    ):
+        assert evaluation._decisions(other) != evaluation._decisions(relation)
+
+
+def test_detections_are_matched_only_where_an_order_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, "match_instances")
+    scored = make_evaluation()
+    alone, crowded = toy_sample(1), toy_sample(6)
+    scored.update(alone, perfect(alone))
+    assert not calls
+    scored.update(crowded, perfect(crowded))
+    assert len(calls) == 1

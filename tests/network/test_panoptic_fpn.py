@@ -1,0 +1,98 @@
+"""The network as a whole: the layout that it works in changes nothing but rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from panoptic_occ.backbone.resnet import resnet_fpn
+from panoptic_occ.config.compose import compose
+from panoptic_occ.network.panoptic_fpn import PanopticFPN
+from panoptic_occ.runs.build import build_model
+from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.testing import toy_categories, toy_sample
+
+SAMPLES = [toy_sample(3, seed, size=(64, 96)) for seed in (0, 1)]
+REQUIRES = frozenset({"soft", "roi_features", "semantic_logits"})
+
+
+def network(*words: str) -> PanopticFPN:
+    return build_model(compose(["experiment=tiny", "occlusion=score", *words]), toy_categories()).eval()
+
+
+def layouts(model: PanopticFPN) -> list[bool]:
+    """Whether the maps of the pyramid, and then those of the semantic head, come with their channels innermost."""
+    seen: list[bool] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, out: seen.extend(
+                f.is_contiguous(memory_format=torch.channels_last)
+                for f in (out.values() if isinstance(out, dict) else [out])
+                if min(f.shape[2:]) > 1  # both layouts are one in a single pixel
+            )
+        )
+        for module in (model.backbone, model.stuff)
+    ]
+    model.base_outputs(SAMPLES, 0.05)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def outputs_in(model: PanopticFPN, layout: torch.memory_format) -> list[BaseOutput]:
+    batch = model.batch(SAMPLES)
+    features = model._pyramids(type(batch)(batch.images.contiguous(memory_format=layout), batch.sizes, batch.samples))
+    found = model.exchange.outputs(model.thing, model.stuff, features, batch, 0.05, REQUIRES)
+    return [BaseOutput(instances, None, semantic) for instances, semantic in zip(*found, strict=True)]  # type: ignore[arg-type]
+
+
+def with_resnet() -> PanopticFPN:
+    model = network()
+    model.backbone = resnet_fpn("resnet18", out_channels=32, norm="frozen").eval()
+    return model
+
+
+@pytest.mark.parametrize("make", [network, with_resnet])
+def test_inference_on_a_cpu_has_the_channels_innermost(make: Callable[[], PanopticFPN]) -> None:
+    model = make()
+    before = {name: tensor.stride() for name, tensor in model.state_dict().items()}
+    assert len(layouts(model)) >= 4 and all(layouts(model))
+    assert {name: tensor.stride() for name, tensor in model.state_dict().items()} == before
+
+
+def test_training_keeps_its_layout() -> None:
+    assert network().batch(SAMPLES).images.is_contiguous()
+    last = network("channels_last=true").batch(SAMPLES).images
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_layout_does_not_change_what_is_found() -> None:
+    model = network()
+    ours = model.base_outputs(SAMPLES, 0.05, REQUIRES)
+    for own, plain in zip(ours, outputs_in(model, torch.contiguous_format), strict=True):
+        assert len(own.instances) > 3, "this random network finds too little to compare"
+        assert torch.equal(own.instances.labels, plain.instances.labels)
+        torch.testing.assert_close(own.instances.boxes, plain.instances.boxes, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(own.instances.soft, plain.instances.soft, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(own.instances.roi_features, plain.instances.roi_features, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(own.semantic.logits, plain.semantic.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_labels_are_those_of_the_logits() -> None:
+    model = network("stuff=pfpn")  # its first channel is not the first label
+    with_logits, without = (model.base_outputs(SAMPLES, 0.05, requires) for requires in (REQUIRES, frozenset()))
+    for own, plain in zip(without, with_logits, strict=True):
+        assert own.semantic.logits is None and plain.semantic.logits is not None
+        assert own.semantic.first_label == plain.semantic.first_label
+        assert torch.equal(own.semantic.labels, plain.semantic.labels)
+
+
+def test_half_precision_on_a_cpu() -> None:
+    model = with_resnet()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.base_outputs(SAMPLES, 0.05, REQUIRES)
+    for output in found:
+        assert output.instances.boxes.dtype == output.semantic.logits.dtype == torch.float32  # type: ignore[union-attr]
+        assert torch.isfinite(output.instances.soft).all()  # type: ignore[arg-type]

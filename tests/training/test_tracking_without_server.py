@@ -1,0 +1,116 @@
+"""W&B without a key, without a server, and with one that refuses: the run goes on offline and says so."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import wandb
+
+from helpers.wandb_files import configured, offline_runs
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.training.tracking import answers, tracked, usable_mode
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A user of W&B without a key, whom no server answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    wandb.teardown()  # it has read the environment once
+    yield monkeypatch
+    monkeypatch.undo()
+    wandb.teardown()
+
+
+def log_in(patch: pytest.MonkeyPatch, url: str | None = None) -> None:
+    patch.setenv("WANDB_API_KEY", 40 * "0")
+    if url:
+        patch.setenv("WANDB_BASE_URL", url)
+    wandb.teardown()
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("panoptic_occ")]
+
+
+def test_without_a_key_it_is_offline_and_only_a_wish_for_more_is_answered(
+    stranger: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert usable_mode(None) == "offline" and not ours(caplog)
+    assert usable_mode("disabled") == "disabled" and usable_mode("offline") == "offline"
+    assert usable_mode("online") == "offline"
+    assert ours(caplog) == [
+        "W&B: there is no API key; `wandb login` stores one; going on offline, `wandb sync` uploads the run later"
+    ]
+    with pytest.raises(ConfigError, match=r"mode=on .*is unknown; .*allowed: disabled, offline, online"):
+        usable_mode("on")
+    stranger.setenv("WANDB_API_KEY", "short")
+    wandb.teardown()
+    caplog.clear()
+    assert usable_mode(None) == "offline"
+    (message,) = ours(caplog)
+    assert "40+ characters" in message
+
+
+def test_without_a_server_it_is_offline_within_seconds(
+    stranger: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_in(stranger)
+    start = time.monotonic()
+    assert usable_mode("online") == usable_mode(None) == "offline"
+    assert time.monotonic() - start < 5
+    assert not wandb.setup().settings.silent  # only while it asked
+    caplog.clear()
+    with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
+        pass
+    (message,) = ours(caplog)
+    assert message.startswith("W&B: http://127.0.0.1:") and "does not answer; going on offline" in message
+    assert len(offline_runs(tmp_path / "a")) == 1
+
+
+def test_a_server_that_never_answers_is_not_waited_for(stranger: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}", within=0.5)
+        assert time.monotonic() - start < 2
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server that is there, but knows nobody."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_does_not_take_the_run_is_no_reason_to_stop(
+    stranger: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert answers(url)
+        log_in(stranger, url)
+        with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
+            pass
+        server.shutdown()
+    (message,) = ours(caplog)
+    assert "401" in message and message.endswith("`wandb sync` uploads the run later")
+    assert [start.exit_code for start in offline_runs(tmp_path / "a")] == [0]
