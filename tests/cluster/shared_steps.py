@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panoptic_occ.common.distributed import gathered, join, leads
+from panoptic_occ.common.distributed import all_gather, is_main_process, join
 from panoptic_occ.config.compose import compose
 from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.runs.build import build_data, build_model
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> None:
         short = [f"schedule.{part}.{key}" for part in ("base", "occlusion") for key in ("steps=3", "milestones=[]")]
         exchange = ["exchange=ibpp"] if method == "ibpp" else []
         found[method] = trained(stage, compose([*words, chosen, *exchange, *short, "trainer.log_every_n_steps=1"]))
-    if leads():
+    if is_main_process():
         Path(compose([*words]).runs_dir, "found.json").write_text(json.dumps(found))
 
 
@@ -60,16 +60,16 @@ def trained(stage: Any, cfg: Any) -> tuple[list[float], list[float], bool]:
 
         def blinded(examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
             step = len(own)
-            if step == 2 or (step == 1 and not leads()):
+            if step == 2 or (step == 1 and not is_main_process()):
                 examples = [without_instances(example) for example in examples]
             return learn(examples, generator)
 
         model.occlusion.loss = blinded  # type: ignore[method-assign]
     folder = RunFolder(Path(cfg.runs_dir) / str(cfg.choices.method) / str(cfg.choices.exchange))
     fit_stage(stage, model, data, build_schedule(cfg), folder, cfg)
-    digests = gathered([float(part.detach().double().abs().sum()) for part in model.parameters()])
-    means = [sum(both) / len(both) for both in zip(*gathered(own), strict=True)]
-    return logged(folder.path, stage) if leads() else [], means, digests[0] == digests[1]
+    digests = all_gather([float(part.detach().double().abs().sum()) for part in model.parameters()])
+    means = [sum(both) / len(both) for both in zip(*all_gather(own), strict=True)]
+    return logged(folder.path, stage) if is_main_process() else [], means, digests[0] == digests[1]
 
 
 def without_instances(example: TrainingExample) -> TrainingExample:

@@ -44,7 +44,7 @@ def test_they_change_nothing(words: str, monkeypatch: pytest.MonkeyPatch) -> Non
     model = network(words)
     samples = [PAIRS[0], NO_PAIR[0], PAIRS[1], NO_PAIR[1]]
     ours, gradients, seen = step(model, samples)
-    monkeypatch.setattr(type(model.occlusion), "taught_by", OcclusionModel.taught_by)
+    monkeypatch.setattr(type(model.occlusion), "trainable_annotations", OcclusionModel.trainable_annotations)
     plain, others, all_seen = step(model, samples)
     assert (seen, all_seen) == ([2], [4])
     assert all(loss > 0 for loss in plain.values()) and any(bool(gradient.any()) for gradient in others)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from panoptic_occ.commands.sweeps import note
 from panoptic_occ.common.background import InBackground
-from panoptic_occ.common.distributed import agreed, join, started_together
+from panoptic_occ.common.distributed import broadcast_from_main, join, started_together
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import sibling
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
@@ -73,10 +73,10 @@ def evaluate(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, object
     def results() -> dict[str, object] | None:
         return None if cfg.force else earlier.results()
 
-    if (done := agreed(results)) is not None:
+    if (done := broadcast_from_main(results)) is not None:
         return show_again(cfg, target, done)
     with work_lock(target, "the evaluation", busy="wait"):
-        if (done := agreed(results)) is not None:  # another process has just made them
+        if (done := broadcast_from_main(results)) is not None:  # another process has just made them
             return show_again(cfg, target, done)
         with earlier.filled(stores=cfg.save_predictions):
             if cfg.saved:

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from panoptic_occ.common.distributed import leads
+from panoptic_occ.common.distributed import is_main_process
 from panoptic_occ.common.errors import PanopticOccError, SweepError
 from panoptic_occ.common.files import write_json, write_text
 
@@ -100,7 +100,7 @@ def recorded_job(folder: Path, number: int, words: Sequence[str], *, raises: boo
     start = time.monotonic()
 
     def save(state: str, **more: Any) -> None:
-        if leads():
+        if is_main_process():
             minutes = (time.monotonic() - start) / 60
             known = replace(job, **{**notes, "state": state, "minutes": minutes, **more})
             write_json(folder / RECORD, asdict(known), indent=2)
@@ -110,7 +110,7 @@ def recorded_job(folder: Path, number: int, words: Sequence[str], *, raises: boo
         yield
         save(notes.get("state", "finished"))
     except Exception as error:
-        if leads():
+        if is_main_process():
             write_text(folder / "error.txt", traceback.format_exc())
         save("failed", error=_in_one_line(error), log=str(folder / "error.txt"))
         if raises:

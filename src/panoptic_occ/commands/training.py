@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from panoptic_occ.commands.evaluating import check_evaluation, compared_configs, evaluate_model, show_again
 from panoptic_occ.commands.sweeps import note
-from panoptic_occ.common.distributed import agreed, join, leads, started_together
+from panoptic_occ.common.distributed import broadcast_from_main, is_main_process, join, started_together
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.report import show
@@ -52,8 +52,8 @@ def results_of(folder: RunFolder, cfg: DictConfig) -> dict[str, object] | None:
     """The results in ``folder`` if they are what ``cfg`` asks for; ConfigError when it holds another run."""
     if cfg.force:
         return None
-    agreed(lambda: check_same_run(folder, cfg))
-    done = agreed(lambda: finished(folder))
+    broadcast_from_main(lambda: check_same_run(folder, cfg))
+    done = broadcast_from_main(lambda: finished(folder))
     return done if done is not None and answers(folder.config, cfg) else None  # else: to be evaluated again
 
 
@@ -68,7 +68,7 @@ def _train(cfg: DictConfig, folder: RunFolder) -> dict[str, object]:
     train_base(cfg, model, data)
     for own in orders.values():
         train_occlusion(own, model, data)
-    with folder.redone() if leads() else nullcontext():
+    with folder.redone() if is_main_process() else nullcontext():
         folder.describe(cfg, data.categories)
         metrics = evaluate_model(cfg, orders, model, data, folder.path)
     show(cfg, folder.path, metrics)
@@ -81,8 +81,8 @@ def train_base(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) ->
     if not model.base_learns() and not cfg.joint:
         return
     base, schedule = base_folder(cfg), build_schedule(cfg)
-    if agreed(base.weights("base").exists):
-        agreed(lambda: check_annotations(base.weights("base"), data.source.fingerprint()))
+    if broadcast_from_main(base.weights("base").exists):
+        broadcast_from_main(lambda: check_annotations(base.weights("base"), data.source.fingerprint()))
         return
     if cfg.joint and model.occlusion.learns_from != "annotations":
         raise ConfigError(
@@ -90,7 +90,7 @@ def train_base(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) ->
             "cannot train together with it; use joint=false, or a method that learns from annotations (oanet)"
         )
     with work_lock(base.path, "the training of the base", busy="wait", progress=base.progress):
-        if agreed(base.weights("base").exists):  # by the run that we waited for
+        if broadcast_from_main(base.weights("base").exists):  # by the run that we waited for
             return
         base.describe(cfg, data.categories)
         fit_stage("joint" if cfg.joint else "base", model, data, schedule, base, cfg)
@@ -99,13 +99,13 @@ def train_base(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) ->
 def train_occlusion(cfg: DictConfig, model: PanopticFPN, data: PanopticDataModule) -> None:
     """Trains the occlusion module of ``cfg`` on the finished base, unless that has been done or there is no need."""
     folder = occlusion_folder(cfg)
-    if agreed(folder.weights("occlusion").exists):
+    if broadcast_from_main(folder.weights("occlusion").exists):
         return
     model.occlusion = build_occlusion(cfg, model.occlusion.in_channels, data.categories)
     if not model.occlusion.trainable:
         return
     with work_lock(folder.path, "the training of the occlusion module", busy="wait", progress=folder.progress):
-        if agreed(folder.weights("occlusion").exists):  # by the run that we waited for
+        if broadcast_from_main(folder.weights("occlusion").exists):  # by the run that we waited for
             return
         load_base(model, cfg)
         folder.describe(cfg, data.categories)

@@ -1,4 +1,4 @@
-"""The processes of one run (DDP): which of them leads, and how all of them act on what it finds."""
+"""The processes of one run (DDP): which of them is_main_process, and how all of them act on what it finds."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where torchrun, Lightning and SLURM tell a process its place, the first that is set."""
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this is the first process of the run, or the only one."""
-    if joined():
+    if is_distributed():
         import torch.distributed
 
         return torch.distributed.get_rank() == 0
     return next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) == 0
 
 
-def joined() -> bool:
+def is_distributed() -> bool:
     """Whether the processes of the run can talk to each other."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.distributed.is_available() and bool(torch.distributed.is_initialized())
@@ -50,17 +50,17 @@ def join(trainer: pl.Trainer) -> None:
         trainer.strategy.setup_environment()
 
 
-def agreed(find: Callable[[], T]) -> T:
+def broadcast_from_main(find: Callable[[], T]) -> T:
     """What ``find`` returns or raises in the first process, in every process; without others just ``find()``.
 
     Files must be asked about in this way: on a shared file system two machines may see different things.
     """
-    if not joined():
+    if not is_distributed():
         return find()
     import torch.distributed
 
     answer: list[tuple[T | None, Exception | None]] = [(None, None)]
-    if leads():
+    if is_main_process():
         try:
             answer[0] = (find(), None)
         except Exception as problem:
@@ -72,9 +72,9 @@ def agreed(find: Callable[[], T]) -> T:
     return value  # type: ignore[return-value]
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The ``value`` of every process, in their order, in every process; only when all have called it."""
-    if not joined():
+    if not is_distributed():
         return [value]
     import torch.distributed
 
@@ -85,7 +85,7 @@ def gathered(value: T) -> list[T]:
 
 def all_reduce_mean(values: Tensor) -> Tensor:
     """The mean of ``values`` over all processes, in place."""
-    if joined():
+    if is_distributed():
         import torch.distributed
 
         torch.distributed.all_reduce(values)

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from PIL import Image
 
-from panoptic_occ.common.distributed import agreed, gathered, leads
+from panoptic_occ.common.distributed import all_gather, broadcast_from_main, is_main_process
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter
 from panoptic_occ.evaluation.evaluator import Evaluation
@@ -53,8 +53,8 @@ class MapWriter(PanopticResultWriter):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            gathered(None)  # waits for the others
-            agreed(self.close)
+            all_gather(None)  # waits for the others
+            broadcast_from_main(self.close)
 
 
 class Pictures:
@@ -83,14 +83,14 @@ class Pictures:
 
     def save(self, path: Path) -> bool:
         """Writes the sheet of what all processes saw together; False when no image could be shown."""
-        rows = [self._with_quality(row) for row in MostDifferent.merged(gathered(self._most)).rows()]
-        if rows and leads():
+        rows = [self._with_quality(row) for row in MostDifferent.merged(all_gather(self._most)).rows()]
+        if rows and is_main_process():
             save_sheet(path, rows, self.categories, baseline=self.baseline, method=self.method)
         return bool(rows)
 
     def fixed_sheets(self) -> dict[str, Image.Image]:
         """The fixed images, each on a sheet of its own, by caption; all processes together have them."""
-        seen = zip_longest(*gathered(self._first))  # the processes have taken the images in turns
+        seen = zip_longest(*all_gather(self._first))  # the processes have taken the images in turns
         rows = [self._with_quality(row) for some in seen for row in some if row is not None][: self.fixed]
         return {row.caption: sheet([row], self.categories, self.baseline, self.method) for row in rows}
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from panoptic_occ.common.distributed import agreed, leads
+from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
 from panoptic_occ.common.files import write_json, write_text
 from panoptic_occ.common.tables import SEPARATOR, comparison_table, to_text
 from panoptic_occ.evaluation.evaluator import Evaluation
@@ -80,7 +80,7 @@ def summary(rows: Rows, title: str) -> Table:
 
 def show(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> None:
     """Prints the table of a run and where everything lies, once for all its processes."""
-    if not leads():
+    if not is_main_process():
         return
     console = Console()
     title = f"{cfg.choices.data}: {metrics['images']} held-out images, seed {cfg.seed}, percent"
@@ -97,7 +97,7 @@ def write_results(folder: Path, evaluation: Evaluation, method: str, images: int
     """
     # the metrics sum up over the processes when they are computed, so that all must do it
     rows, quality, breakdowns = evaluation.rows(), evaluation.results(), evaluation.breakdowns()
-    return agreed(lambda: _write(folder, evaluation, method, images, rows, quality, breakdowns))
+    return broadcast_from_main(lambda: _write(folder, evaluation, method, images, rows, quality, breakdowns))
 
 
 def _write(

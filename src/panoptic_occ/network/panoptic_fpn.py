@@ -96,8 +96,8 @@ class PanopticFPN(nn.Module):
     def occlusion_losses(self, samples: Sequence[Sample], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """Stage 2: the losses of the occlusion module on positive proposals of the frozen base, or on annotations.
 
-        The base does not even see images whose annotations teach the module nothing (``taught_by``): on COCO, three of
-        five have no two things of which one hides a significant part of the other.
+        The base does not even see images whose annotations teach the module nothing (``trainable_annotations``): on
+        COCO, three of five have no two things of which one hides a significant part of the other.
         """
         return self.occlusion.loss(self._examples(samples), generator)
 
@@ -106,7 +106,7 @@ class PanopticFPN(nn.Module):
         if self.occlusion.learns_from == "annotations":
             return [TrainingExample.of_annotations(sample.annotations) for sample in samples]
         batch = self.batch(samples, training=False)  # nothing of the base learns
-        wanted = [self.occlusion.taught_by(target) for target in batch.targets]
+        wanted = [self.occlusion.trainable_annotations(target) for target in batch.targets]
         teach = [k for k, annotations in enumerate(wanted) if annotations.any()]
         if not teach:
             return [TrainingExample.without_instances(batch.targets[0], self.occlusion.in_channels)]

@@ -105,7 +105,7 @@ class OcclusionModel(nn.Module):
         """Receives, if ``requires`` asks for it, how often class a lies in front of class b in the training set."""
         raise NotImplementedError(f"{type(self).__name__} requires a class table and does not take one")
 
-    def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
+    def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
         """Annotations whose proposals can have a part in the loss.
 
         Of the others not even masks are made, and an image without any of them does not reach the base.

@@ -92,7 +92,7 @@ class OCFusion(OcclusionModel):
         """Pairs that count, the row later in the order of scores."""
         return self.pairs(instances, stats) & later_rows(instances)
 
-    def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
+    def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
         """Annotations of which the order to another one is known."""
         return (target.relation.matrix(self.sig_ratio, self.gt_rule) >= 0).any(dim=1)
 

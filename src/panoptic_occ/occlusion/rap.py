@@ -85,7 +85,7 @@ class RAP(OcclusionModel):
         margin = closeness[:, None] - closeness[None, :]
         return Relation(margin, self.pairs(instances, stats), value=closeness, transitive=True)
 
-    def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
+    def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
         """Annotations of which the order to another one is known."""
         return (target.relation.matrix(self.gt_sig_ratio, self.gt_rule) >= 0).any(dim=1)
 

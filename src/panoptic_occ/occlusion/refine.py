@@ -111,7 +111,7 @@ class SoftOcclusion(OcclusionModel):
         """Whether the answer of the later instance alone decides, as in OCFusion."""
         return self.sigma is None and self.sym == "raw"
 
-    def taught_by(self, target: Target) -> Bool[Tensor, " k"]:
+    def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
         """Annotations of which the order to another one is known."""
         return (target.relation.matrix(self.sig_ratio, self.gt_rule) >= 0).any(dim=1)
 

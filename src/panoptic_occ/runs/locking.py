@@ -21,7 +21,7 @@ from typing import Literal
 
 from filelock import LeaseCompromise, SoftFileLease, Timeout
 
-from panoptic_occ.common.distributed import agreed, joined, leads
+from panoptic_occ.common.distributed import broadcast_from_main, is_distributed, is_main_process
 from panoptic_occ.common.errors import CheckpointError, DataError
 from panoptic_occ.common.files import remove_leftovers, write_json
 
@@ -55,11 +55,11 @@ def work_lock(
     CheckpointError.  The processes of one run (DDP) hold the lock together.  What a killed owner left half-written is
     removed.  DataError when no file can be made there.
     """
-    if not leads() and not joined():  # started by the first process, which holds the lock
+    if not is_main_process() and not is_distributed():  # started by the first process, which holds the lock
         yield
         return
     attempt = _Attempt(folder, what, busy, progress, stale_after)
-    while not agreed(attempt):
+    while not broadcast_from_main(attempt):
         time.sleep(min(stale_after / HEARTBEATS, 1.0))
     try:
         yield

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from panoptic_occ.common.distributed import leads
+from panoptic_occ.common.distributed import is_main_process
 from panoptic_occ.common.errors import PanopticOccError
 from panoptic_occ.common.files import digest, write_text
 from panoptic_occ.runs.archive import Archive
@@ -57,7 +57,7 @@ class EvaluationFolder:
         """The results in the folder are made anew, by all processes; ``stores``: predictions too, which they then go
         with."""
         source = self.source()
-        if not leads():
+        if not is_main_process():
             yield
             return
         with RunFolder(self.path).redone():

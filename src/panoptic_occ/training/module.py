@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from panoptic_occ.common.distributed import all_reduce_mean, gathered, leads
+from panoptic_occ.common.distributed import all_gather, all_reduce_mean, is_main_process
 from panoptic_occ.common.errors import NonFiniteLossError
 from panoptic_occ.common.seeding import stable_seed
 from panoptic_occ.evaluation.evaluator import Evaluation
@@ -83,7 +83,7 @@ class PanopticModule(pl.LightningModule):
     def _stop(self, losses: dict[str, Tensor], total: Tensor, samples: Sequence[Sample]) -> None:
         terms = ", ".join(f"{name}={loss.item():.4g}" for name, loss in losses.items())
         own = f"{terms}; images {', '.join(str(s.image_id) for s in samples)}"
-        faulty = filter(None, gathered("" if torch.isfinite(total) else own))
+        faulty = filter(None, all_gather("" if torch.isfinite(total) else own))
         raise NonFiniteLossError(
             f"the loss of stage '{self.stage}' is not finite at step {self.global_step}: {'; '.join(faulty)}. "
             f"The last checkpoint is kept. Lower schedule.{self.stage}.lr, clip gradients "
@@ -105,7 +105,7 @@ class PanopticModule(pl.LightningModule):
         alone = {name: tensor for name, tensor in own.items() if not self.trains(name)}
         checkpoint["state_dict"] = {name: tensor for name, tensor in saved.items() if self.trains(name)} | alone
         before, now = checkpoint.get(PROCESSES, self.trainer.world_size), self.trainer.world_size
-        if before != now and leads():
+        if before != now and is_main_process():
             log.warning(
                 "the checkpoint was made by %s process(es), %s go on: they see the same images, but draw other random "
                 "numbers, so that the results will differ a little from those of an undisturbed run",

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
-from panoptic_occ.common.distributed import agreed
+from panoptic_occ.common.distributed import broadcast_from_main
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.files import FULL, cannot_write
 from panoptic_occ.config.instantiate import refusal, safe_instantiate
@@ -112,7 +112,7 @@ def fit_stage(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    resume = agreed(lambda: latest_checkpoint(folder))
+    resume = broadcast_from_main(lambda: latest_checkpoint(folder))
     if resume is not None:
         log.info("continuing stage '%s' from %s", stage, resume)
     compiling = [CompiledBackbone()] if cfg.compile else []

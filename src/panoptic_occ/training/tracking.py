@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from panoptic_occ.common.distributed import leads
+from panoptic_occ.common.distributed import is_main_process
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.common.files import write_text
 from panoptic_occ.config.instantiate import safe_instantiate
@@ -45,7 +45,7 @@ def tracked(cfg: DictConfig, folder: Path, job: str, start: str = "") -> Iterato
     after an exception, so that the next job of this process gets one of its own.
     """
     try:
-        loggers = _loggers(cfg, folder, job, start) if leads() else []
+        loggers = _loggers(cfg, folder, job, start) if is_main_process() else []
         settings: Any = OmegaConf.to_container(cfg)
         for logger in loggers:
             logger.log_hyperparams({**settings, "stage": job, "folder": str(folder)})

@@ -36,7 +36,7 @@ def test_losses_do_not_need_the_others(name: str) -> None:
     torch.manual_seed(0)
     model = method(in_channels=4, categories=toy_categories(), **options)
     examples = [toy_example(count, seed) for seed, count in enumerate((7, 2, 1, 9, 12))]
-    taught = [model.taught_by(example.target)[example.matches] for example in examples]
+    taught = [model.trainable_annotations(example.target)[example.matches] for example in examples]
     kept = [
         replace(example, instances=example.instances[keep], matches=example.matches[keep])
         for example, keep in zip(examples, taught, strict=True)
