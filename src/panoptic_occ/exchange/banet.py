@@ -13,7 +13,7 @@ Occlusion handling (section 3.3) is ``occlusion.banet``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
 from panoptic_occ.exchange.roi_inlay import roi_inlay
 from panoptic_occ.exchange.sampling import annotated_rois
@@ -59,7 +60,7 @@ class FeatureAggregation(Exchange):
         sim: bool = True,
         ocm: bool = True,
         keep: tuple[float, float] = (0.6, 1.0),
-        inlay_thr: float = 0.5,
+        inlay_thr: Annotated[float, Scope.DETECTIONS] = 0.5,
         inlay: Literal["box", "mask"] = "box",
         channels: int | None = None,
         context: int | None = None,

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.ops.claims import atoms, give_away
 from panoptic_occ.ops.order import Pair, acyclic, ranked_pairs, topological_order
@@ -60,7 +61,7 @@ class AppearanceOrder(OcclusionModel):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"image"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"tie_break", "colors"}
+    scope: ClassVar[Scope] = Scope.RESULT
 
     def __init__(
         self,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.kinds import Share
+from panoptic_occ.common.kinds import IN_GRID, Scope, Share
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
@@ -60,23 +60,24 @@ class OcclusionModel(nn.Module):
     A method that reads ``soft`` or ``roi_features`` writes ``answers`` (all that needs them) and ``relate`` (all that
     follows from the answers): saved answers then replace the network, whatever the thresholds.
     ``learns_from``: positive ``proposals`` of the frozen base, or the ``annotations`` alone, without any image.
-    ``test_only``: parameters that training does not see; runs that differ in them share their weights.
+    ``scope``: what a parameter changes whose annotation does not say (``Annotated[float, Scope.RESULT]``): the
+    module's weights; a method that learns nothing says ``Scope.RESULT``.
     ``sig_ratio`` (OCFusion's rho), ``significance``, ``intra`` and ``inter`` decide which pairs count at all.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "proposals"
-    test_only: ClassVar[frozenset[str]] = frozenset({"significance", "intra", "inter"})
+    scope: ClassVar[Scope] = Scope.MODULE
 
     def __init__(
         self,
         *,
         in_channels: int,
         categories: Categories,
-        sig_ratio: Share = 0.2,
-        significance: Literal["either", "directional", "both"] = "either",
-        intra: bool = True,
-        inter: bool = True,
+        sig_ratio: Annotated[Share, IN_GRID] = 0.2,
+        significance: Annotated[Literal["either", "directional", "both"], Scope.RESULT] = "either",
+        intra: Annotated[bool, Scope.RESULT] = True,
+        inter: Annotated[bool, Scope.RESULT] = True,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet
@@ -68,7 +69,6 @@ class SpatialRanking(OcclusionModel):
     """
 
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "annotations"
-    test_only: ClassVar[frozenset[str]] = frozenset({"ranking", "probability"})
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class SpatialRanking(OcclusionModel):
         conflict: Conflict = "instance",
         stride: int = 1,
         pool: Pool = "average",
-        ranking: Ranking = "replace",
-        probability: Probability = "softmax",
+        ranking: Annotated[Ranking, Scope.RESULT] = "replace",
+        probability: Annotated[Probability, Scope.RESULT] = "softmax",
         init: Init = "kaiming",
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)

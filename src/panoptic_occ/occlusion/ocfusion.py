@@ -10,13 +10,14 @@ Section 3.3 gives the head, section 3.2 the targets, Algorithm 1 (in ``fusion.en
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.occlusion.baselines.ground_truth import RULES
 from panoptic_occ.occlusion.heads.pairs import later_rows, pair_bce, pair_matrix
@@ -40,7 +41,6 @@ class OCFusion(OcclusionModel):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"logit_thr", "sym"}
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class OCFusion(OcclusionModel):
         hidden: int | None = None,
         pairs_per_image: int = 128,
         gt_rule: Literal["majority", "delta"] = "majority",
-        logit_thr: float = 0.0,
-        sym: Literal["raw", "avg"] = "raw",
+        logit_thr: Annotated[float, Scope.RESULT] = 0.0,
+        sym: Annotated[Literal["raw", "avg"], Scope.RESULT] = "raw",
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, **common)

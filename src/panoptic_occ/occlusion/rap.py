@@ -10,7 +10,7 @@ Section 3.1 gives the ground truth, 3.2 the loss, 3.3 the head, Algorithm 1 (in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.common.kinds import Share
+from panoptic_occ.common.kinds import Scope, Share
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.occlusion.baselines.ground_truth import RULES
 from panoptic_occ.occlusion.heads.roi_head import ROI_SIZE, initialise, roi_inputs
@@ -42,7 +42,6 @@ class RAP(OcclusionModel):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"sig_ratio"}
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class RAP(OcclusionModel):
         overlap_filter: bool = False,
         pairs_per_image: int | None = None,
         pair_mean: Literal["proposals", "annotations"] = "proposals",
-        sig_ratio: Share = 0.0,
+        sig_ratio: Annotated[Share, Scope.RESULT] = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, sig_ratio=sig_ratio, **common)

@@ -16,7 +16,7 @@ embedding is of the form that SOGNet (Yang et al., AAAI 2020) uses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.occlusion.baselines.ground_truth import RULES
 from panoptic_occ.occlusion.heads.pairs import later_rows, pair_bce, pair_matrix
@@ -50,7 +51,6 @@ class SoftOcclusion(OcclusionModel):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"sigma", "sym"}
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class SoftOcclusion(OcclusionModel):
         label_channels: int | None = None,
         pairs_per_image: int = 128,
         gt_rule: Literal["majority", "delta"] = "majority",
-        sigma: float | None = 2.5,
-        sym: Literal["avg", "raw"] = "avg",
+        sigma: Annotated[float | None, Scope.RESULT] = 2.5,
+        sym: Annotated[Literal["avg", "raw"], Scope.RESULT] = "avg",
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, **common)

@@ -21,6 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
 from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet
@@ -45,6 +46,8 @@ class PixelArgmax(OcclusionModel):
     means something for a base that was trained to use it.  ``nms``, ``nms_thr``: suppression by IoU over all classes.
     ``same_class_thr``: remove a mask of which better ones of its class cover a larger share; None: none.
     """
+
+    scope: ClassVar[Scope] = Scope.RESULT
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "semantic_logits"})
 

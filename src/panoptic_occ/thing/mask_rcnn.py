@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import nms
 
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.sample import Batch
@@ -67,7 +68,7 @@ class MaskRCNN(ThingBranch):
         categories: Categories,
         anchor_scale: float = 8,
         rpn_train: tuple[int, int] = (2000, 1000),
-        rpn_test: tuple[int, int] = (1000, 1000),
+        rpn_test: Annotated[tuple[int, int], Scope.DETECTIONS] = (1000, 1000),
         rpn_batch: int = 256,
         rpn_nms_thr: float = 0.7,
         rois_per_image: int = 512,
@@ -76,10 +77,10 @@ class MaskRCNN(ThingBranch):
         mask_convs: int = 4,
         mask_norm: MaskNorm = None,
         hidden: int | None = None,
-        score_thr: float = 0.05,
-        nms_thr: float = 0.5,
-        class_agnostic_nms: bool = False,
-        max_detections: int = 100,
+        score_thr: Annotated[float, Scope.DETECTIONS] = 0.05,
+        nms_thr: Annotated[float, Scope.DETECTIONS] = 0.5,
+        class_agnostic_nms: Annotated[bool, Scope.DETECTIONS] = False,
+        max_detections: Annotated[int, Scope.DETECTIONS] = 100,
         sampling_ratio: int = 2,
         aligned: bool = True,
     ) -> None:

@@ -7,8 +7,10 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.data.cityscapes.convert import Files, convert
 from panoptic_occ.data.cityscapes.labels import CATEGORIES
 from panoptic_occ.data.coco.annotations import Layout
@@ -43,10 +45,10 @@ class CityscapesSource:
 
     def __init__(
         self,
-        root: str | Path | None = None,
-        cache_dir: str | Path | None = None,
-        processes: int | None = None,
-        name: str = "cityscapes",
+        root: Annotated[str | Path | None, Scope.INPUT] = None,
+        cache_dir: Annotated[str | Path | None, Scope.MACHINE] = None,
+        processes: Annotated[int | None, Scope.MACHINE] = None,
+        name: Annotated[str, Scope.LABEL] = "cityscapes",
         inst_gt: InstanceTruth = "coco",
         match: SegmentMatch = "share",
     ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol, get_args
 
 from panoptic_occ.common.errors import ConfigError, DataError, did_you_mean
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.data.coco.annotations import Layout
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.panoptic_instances import INSTANCE_TRUTHS, InstanceTruth
@@ -55,12 +56,12 @@ class CocoSource:
 
     def __init__(
         self,
-        root: str | Path | None = None,
+        root: Annotated[str | Path | None, Scope.INPUT] = None,
         train_split: str = "train2017",
-        val_split: str = "val2017",
-        cache_dir: str | Path | None = None,
+        val_split: Annotated[str, Scope.INPUT] = "val2017",
+        cache_dir: Annotated[str | Path | None, Scope.MACHINE] = None,
         skip_empty: bool = False,
-        name: str = "coco",
+        name: Annotated[str, Scope.LABEL] = "coco",
         inst_gt: InstanceTruth = "coco",
         match: SegmentMatch = "share",
     ) -> None:

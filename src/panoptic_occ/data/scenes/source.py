@@ -6,9 +6,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Annotated
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.common.kinds import Share
+from panoptic_occ.common.kinds import Scope, Share
 from panoptic_occ.data.coco.annotations import Layout
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
@@ -41,14 +42,14 @@ class ScenesSource(Source):
         self,
         size: int = 128,
         train_images: int = 1600,
-        val_images: int = 200,
+        val_images: Annotated[int, Scope.INPUT] = 200,
         seed: int = 0,
         mix: Mapping[str, float] | None = None,
         crowd_share: Share = 0.12,
         void_share: Share = 0.3,
-        cache_dir: str | Path | None = None,
-        processes: int | None = None,
-        name: str = "scenes",
+        cache_dir: Annotated[str | Path | None, Scope.MACHINE] = None,
+        processes: Annotated[int | None, Scope.MACHINE] = None,
+        name: Annotated[str, Scope.LABEL] = "scenes",
         inst_gt: InstanceTruth = "coco",
         match: SegmentMatch = "share",
     ) -> None:

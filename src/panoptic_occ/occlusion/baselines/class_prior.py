@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
@@ -23,7 +24,7 @@ class ClassPrior(OcclusionModel):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"class_table"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"sig_ratio", "prior_count"}
+    scope: ClassVar[Scope] = Scope.RESULT
     table: Int[Tensor, "t t"] | None
 
     def __init__(self, *, prior_count: float = 1.0, **common: Any) -> None:

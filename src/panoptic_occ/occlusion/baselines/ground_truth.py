@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.ops.matching import MATCHES, UNMATCHED, Match, matches_of
 from panoptic_occ.structures.instances import InstanceSet
@@ -28,7 +29,7 @@ class GroundTruthOrder(OcclusionModel):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"target"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"match"}
+    scope: ClassVar[Scope] = Scope.RESULT
 
     def __init__(
         self,

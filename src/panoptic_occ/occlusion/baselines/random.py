@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
@@ -21,6 +22,8 @@ class RandomOrder(OcclusionModel):
     how it was cropped.  So the order is the same in every process, on every device, in any order of images or
     instances.  Masks equal in all three numbers keep the order of the scores.
     """
+
+    scope: ClassVar[Scope] = Scope.RESULT
 
     def __init__(self, *, seed: int = 0, **common: Any) -> None:
         super().__init__(**common)

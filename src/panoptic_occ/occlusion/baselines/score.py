@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
 from panoptic_occ.structures.instances import InstanceSet
@@ -20,6 +21,8 @@ class ScoreOrder(OcclusionModel):
     ``nms``, ``nms_thr``: of two instances of any class whose ``box`` or ``mask`` IoU is larger, only the better scored
     takes part, as in mmdetection's heuristic fusion.
     """
+
+    scope: ClassVar[Scope] = Scope.RESULT
 
     def __init__(self, *, nms: Suppression = "none", nms_thr: float = 0.5, **common: Any) -> None:
         super().__init__(**common)
