@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from panoptic_occ.runs.plan import RunPlan
 
 
 @command(
@@ -27,14 +27,12 @@ if TYPE_CHECKING:
         "experiment=oracle_base data=coco data.root=/data/coco": "annotations as detections: what each order can reach",
     },
 )
-def main(config: DictConfig) -> float:
+def main(plan: RunPlan) -> float:
     """The command."""
-    from hydra.core.hydra_config import HydraConfig
-
     from panoptic_occ.commands.evaluating import evaluate
     from panoptic_occ.commands.sweeps import score_of
 
-    return score_of(evaluate(config, list(HydraConfig.get().overrides.task)))
+    return score_of(evaluate(plan))
 
 
 if __name__ == "__main__":

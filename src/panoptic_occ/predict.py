@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from panoptic_occ.runs.plan import RunPlan
 
 
 @command(
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
         "run=runs/scenes/ocfusion_small_s0 input=photos output=out force=true": "replace what an earlier predict wrote",
     },
 )
-def main(config: DictConfig) -> None:
+def main(plan: RunPlan) -> None:
     """The command."""
-    from hydra.core.hydra_config import HydraConfig
-
     from panoptic_occ.commands.predicting import predict
 
-    predict(config, list(HydraConfig.get().overrides.task))
+    predict(plan)
 
 
 if __name__ == "__main__":

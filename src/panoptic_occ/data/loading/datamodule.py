@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from typing import Annotated
 
 from pytorch_lightning import LightningDataModule
 
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.kinds import Count, Scope, Size
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.source import Source
 from panoptic_occ.data.loading.loader import SampleLoader, TransformedSamples, sample_loader
@@ -36,13 +37,13 @@ class PanopticDataModule(LightningDataModule):
         train_transform: TrainTransform,
         eval_transform: Annotated[Callable[[Sample, int], Sample], Scope.DETECTIONS],
         *,
-        batch_size: int,
-        eval_batch_size: Annotated[int, Scope.MACHINE] = 1,
-        num_workers: Annotated[int, Scope.MACHINE] = 0,
+        batch_size: Count,
+        eval_batch_size: Annotated[Count, Scope.MACHINE] = 1,
+        num_workers: Annotated[Size, Scope.MACHINE] = 0,
         seed: int = 0,
         steps_per_epoch: Annotated[int | None, Scope.MACHINE] = None,
-        max_train_images: int | None = None,
-        max_eval_images: Annotated[int | None, Scope.INPUT] = None,
+        max_train_images: Count | None = None,
+        max_eval_images: Annotated[Count | None, Scope.INPUT] = None,
     ) -> None:
         super().__init__()
         for name, limit in (("max_train_images", max_train_images), ("max_eval_images", max_eval_images)):

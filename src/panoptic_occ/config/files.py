@@ -1,0 +1,42 @@
+"""The files of the configuration: where they lie, and what can be chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from panoptic_occ.common.errors import ConfigError
+
+CONFIG_NAME = "config"
+
+
+def conf_dir() -> Path:
+    """The folder of the configuration: inside the installed package, else at the root of the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    candidates = (package / "conf", package.parents[1] / "conf")
+    for folder in candidates:
+        if (folder / f"{CONFIG_NAME}.yaml").is_file():
+            return folder
+    tried = " and ".join(str(folder) for folder in candidates)
+    raise ConfigError(f"no {CONFIG_NAME}.yaml in {tried}; install the package again or run from a complete checkout")
+
+
+def group_choices(config_dir: Path | None = None) -> dict[str, list[str]]:
+    """Every config group with its choices; ``config_dir`` adds those of the user's own folder."""
+    groups: dict[str, set[str]] = {}
+    for root in (conf_dir(), *([config_dir] if config_dir else [])):
+        for file in root.glob("*/**/*.yaml"):
+            group, *name = file.relative_to(root).with_suffix("").parts
+            if group == "hydra":  # settings of Hydra itself, nothing to choose from in daily work
+                continue
+            groups.setdefault(group, set()).add("/".join(name))
+    return {group: sorted(names) for group, names in sorted(groups.items())}
+
+
+def users_conf() -> Path | None:
+    """The folder of the user's own configuration files (--config-dir) when a command runs."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    sources = HydraConfig.get().runtime.config_sources
+    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
