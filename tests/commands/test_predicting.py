@@ -14,6 +14,7 @@ from panoptic_occ.commands import predicting as prediction
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
+from panoptic_occ.runs.build import plan_of, run_plan
 from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.testing import toy_categories
 
@@ -28,7 +29,7 @@ def test_orders_that_need_more_than_an_image(occlusion, fix, tmp_path, monkeypat
     monkeypatch.setattr(prediction, "find_run", lambda cfg, overrides: (cfg, RunFolder(tmp_path)))
     monkeypatch.setattr(prediction, "run_categories", lambda folder: toy_categories())
     with pytest.raises(ConfigError, match=f"occlusion={occlusion} .*{fix}"):
-        prediction.predict(cfg, words)
+        prediction.predict(run_plan(cfg, words))
     assert not (tmp_path / "out").exists()
 
 
@@ -42,7 +43,7 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predict:
 
     def run(*more: str) -> Path:
         words = ["experiment=tiny", "trainer=cpu", "occlusion=area", f"input={tmp_path}/in", f"output={tmp_path}/out"]
-        return prediction.predict(compose([*words, *more]), [*words, *more])
+        return prediction.predict(plan_of([*words, *more]))
 
     return run
 

@@ -10,6 +10,7 @@ from helpers.tiny_runs import BASE, Trained, options
 from panoptic_occ.commands.training import train
 from panoptic_occ.config.compose import compose
 from panoptic_occ.data.scenes.source import ScenesSource
+from panoptic_occ.runs.build import run_plan
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +26,4 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """An undisturbed run and its metrics."""
     runs = tmp_path_factory.mktemp("runs")
-    return runs, train(compose(options(cache, runs)))
+    return runs, train(run_plan(compose(options(cache, runs))))

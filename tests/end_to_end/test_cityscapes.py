@@ -12,7 +12,7 @@ from helpers.tiny_cityscapes import TinyCityscapes, random_street
 from helpers.tiny_runs import BASE
 from panoptic_occ.commands.evaluating import evaluate
 from panoptic_occ.commands.training import train
-from panoptic_occ.config.compose import compose
+from panoptic_occ.runs.build import plan_of
 
 SIZE = (64, 128)
 
@@ -34,17 +34,17 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_train_and_evaluate(words: list[str]) -> None:
     short = [f"schedule.{stage}.{key}" for stage in ("base", "occlusion") for key in ("steps=2", "milestones=[]")]
     options = [*BASE, *words, *short, "schedule.reference_batch=2", "run_name=tiny"]
-    metrics = train(compose(options), options)
+    metrics = train(plan_of(options))
     assert metrics["images"] == 3
     run = Path(next(word for word in words if word.startswith("runs_dir=")).partition("=")[2]) / "cityscapes" / "tiny"
     assert json.loads((run / "metrics.json").read_text())["images"] == 3
     again = [f"run={run}", "fusion.min_visible=0.4", *BASE[1:]]
-    assert evaluate(compose(again), again)["images"] == 3
+    assert evaluate(plan_of(again))["images"] == 3
 
 
 def test_annotations_as_detections_reach_everything_in_the_annotated_order(words: list[str]) -> None:
     words = ["experiment=oracle_base", *words, "fusion.stuff_area=1", "trainer.enable_progress_bar=false"]
-    rows = evaluate(compose(words), words)["relations"]
+    rows = evaluate(plan_of(words))["relations"]
     true, random = (rows[k] for k in ("ground_truth", "random"))  # type: ignore[index]
     assert true["PQ_st"] == 1.0 and true["PQ_th"] > 0.99 > random["PQ_th"]
     assert true["relation_accuracy"] == 1.0 > random["relation_accuracy"]

@@ -10,7 +10,7 @@ import pytest
 from panoptic_occ.commands.evaluating import evaluate
 from panoptic_occ.commands.training import train
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import compose
+from panoptic_occ.runs.build import plan_of
 
 
 def test_coco_files_train_and_evaluate(coco_mini: Path, tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_coco_files_train_and_evaluate(coco_mini: Path, tmp_path: Path) -> None:
         "schedule.occlusion.steps=2",
         "schedule.occlusion.milestones=[]",
     ]
-    metrics = train(compose(words), words)
+    metrics = train(plan_of(words))
     assert metrics["images"] == 12
 
     other = tmp_path / "other copy"  # the same but for one byte, and yet nobody knows what else
@@ -47,13 +47,13 @@ def test_coco_files_train_and_evaluate(coco_mini: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text() + " ")
     words = [word for word in words if not word.startswith("data.root=")] + [f"data.root={other}"]
     with pytest.raises(ConfigError, match=r"base\.safetensors: trained on other annotations .*data\.name="):
-        train(compose(words), words)
+        train(plan_of(words))
 
 
 def test_oracle_base_on_coco_files(coco_mini: Path, tmp_path: Path) -> None:
     words = ["experiment=oracle_base", "data=coco", f"data.root={coco_mini}", f"runs_dir={tmp_path}", "trainer=cpu"]
     words += [f"data.source.cache_dir={tmp_path}/cache", "data.num_workers=0", "trainer.enable_progress_bar=false"]
-    rows = evaluate(compose(words), words)["relations"]
+    rows = evaluate(plan_of(words))["relations"]
     true, smaller, larger, random = (rows[k] for k in ("ground_truth", "area", "larger", "random"))  # type: ignore[index]
     assert true["PQ_th"] > smaller["PQ_th"] > random["PQ_th"] > larger["PQ_th"]
     assert smaller["relation_accuracy"] > 0.9 > 0.1 > larger["relation_accuracy"]

@@ -13,6 +13,7 @@ from PIL import Image
 from helpers.tiny_runs import BASE, Trained, options
 from panoptic_occ.common.errors import CheckpointError, ConfigError
 from panoptic_occ.config.compose import compose
+from panoptic_occ.runs.build import plan_of, run_plan
 
 
 def test_evaluate_a_run_with_other_thresholds(trained: Trained, cache: Path) -> None:
@@ -21,17 +22,17 @@ def test_evaluate_a_run_with_other_thresholds(trained: Trained, cache: Path) -> 
     runs, metrics = trained
     folder = runs / "scenes_tiny" / "ocfusion_small_s0"
     words = [f"run={folder}", "trainer=cpu", "trainer.enable_progress_bar=false"]
-    assert evaluate(compose(words), words) == metrics
+    assert evaluate(plan_of(words)) == metrics
     words += ["fusion.conf_thr=0.02", "compare=[area]", "save_maps=true"]
-    other = evaluate(compose(words), words)
+    other = evaluate(plan_of(words))
     assert list(other["relations"]) == ["area", "ocfusion"]  # type: ignore[call-overload]
     target = folder / "evaluations" / "fusion.conf-thr-0.02"
     assert json.loads((target / "metrics.json").read_text()) == json.loads(json.dumps(other))
     words = [f"run={folder}", "backbone.depth=2"]
     with pytest.raises(ConfigError, match=r"backbone\.depth: 1 -> 2"):
-        evaluate(compose(words), words)
+        evaluate(plan_of(words))
     with pytest.raises(CheckpointError, match="not a run folder"):
-        evaluate(compose([f"run={runs}/nothing"]), [f"run={runs}/nothing"])
+        evaluate(plan_of([f"run={runs}/nothing"]))
 
 
 def test_saved_maps_score_the_same_with_the_official_format(trained: Trained, cache: Path, tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_saved_maps_score_the_same_with_the_official_format(trained: Trained, ca
         "fusion.conf_thr=0.01",
         "trainer.enable_progress_bar=false",
     ]
-    metrics = evaluate(compose(words), words)
+    metrics = evaluate(plan_of(words))
     target = folder / "evaluations" / "fusion.conf-thr-0.01"
     (root,) = (cache / "scenes").iterdir()
     truth = Layout.of(root, "val")
@@ -71,7 +72,7 @@ def test_predict_images(trained: Trained, tmp_path: Path) -> None:
     Image.new("RGB", (150, 100), (200, 30, 30)).save(tmp_path / "in" / "a.png")
     Image.new("L", (64, 97)).save(tmp_path / "in" / "b.jpg")
     words = [f"run={folder}", f"input={tmp_path}/in", f"output={tmp_path}/out", "trainer=cpu", "fusion.conf_thr=0.02"]
-    predict(compose(words), words)
+    predict(plan_of(words))
     result = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     assert [a["file_name"] for a in result["annotations"]] == ["a.png", "b.png"]
     for name, size in (("a", (150, 100)), ("b", (64, 97))):
@@ -79,12 +80,12 @@ def test_predict_images(trained: Trained, tmp_path: Path) -> None:
             assert Image.open(tmp_path / "out" / kind / f"{name}.png").size == size
     (tmp_path / "in" / "c.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"(?s)1 of 3 images .* other 2 are in .*c\.jpg: the image cannot be decoded"):
-        predict(compose([*words, "force=true"]), words)
+        predict(run_plan(compose([*words, "force=true"]), words))
     for missing, message in ((f"input={tmp_path}/no", "does not exist"), (f"input={tmp_path}/out", "no image")):
         with pytest.raises(DataError, match=message):
-            predict(compose([*words, missing]), [*words, missing])
+            predict(plan_of([*words, missing]))
     with pytest.raises(ConfigError, match="'input' needs a value"):
-        predict(compose(words[:1]), words[:1])
+        predict(plan_of(words[:1]))
 
 
 def test_metrics_of_another_thread_are_those_of_the_networks_own(
@@ -106,7 +107,7 @@ def test_metrics_of_another_thread_are_those_of_the_networks_own(
     found = {}
     for timing in (False, True):
         words = [*base, f"runs_dir={tmp_path}/{timing}", f"timing={str(timing).lower()}"]
-        rows = evaluate(compose(words), words)["relations"]
+        rows = evaluate(plan_of(words))["relations"]
         found[timing] = {
             k: {n: v for n, v in row.items() if not n.endswith("_ms") and n != "FPS"} for k, row in rows.items()
         }  # type: ignore[attr-defined]
@@ -123,7 +124,7 @@ def test_metrics_of_another_thread_are_those_of_the_networks_own(
     monkeypatch.setattr(Evaluation, "update", broken)
     words = [*base, f"runs_dir={tmp_path}/broken"]
     with pytest.raises(ValueError, match="a map of another size"):
-        evaluate(compose(words), words)
+        evaluate(plan_of(words))
 
 
 def test_a_group_chosen_for_a_run_reads_what_the_run_chose(cache: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from helpers.tiny_runs import BASE, Trained, options
 from panoptic_occ.commands.training import train
 from panoptic_occ.common.errors import CheckpointError, ConfigError
 from panoptic_occ.config.compose import compose
+from panoptic_occ.runs.build import plan_of, run_plan
 from panoptic_occ.runs.folders import base_folder, occlusion_folder
 from panoptic_occ.runs.keys import base_key, stage_key
 
@@ -57,8 +58,8 @@ def test_finished_run_is_not_repeated_and_the_base_is_shared(
         raise AssertionError("a finished stage was repeated")
 
     monkeypatch.setattr("panoptic_occ.commands.evaluating.fit_stage", no_training)
-    assert train(compose(options(cache, runs))) == json.loads(json.dumps(metrics))
-    alone = train(compose(options(cache, runs, "method=panoptic_fpn", "fusion=ocfusion")))
+    assert train(run_plan(compose(options(cache, runs)))) == json.loads(json.dumps(metrics))
+    alone = train(run_plan(compose(options(cache, runs, "method=panoptic_fpn", "fusion=ocfusion"))))
     ours, theirs = (m["relations"]["score"] for m in (alone, metrics))  # type: ignore[index]
     assert ours == theirs  # the same base, the same detections, the same order
 
@@ -74,13 +75,15 @@ def test_finished_run_is_evaluated_again_for_what_it_has_not_seen(
     monkeypatch.setattr("panoptic_occ.commands.evaluating.fit_stage", no_training)
     before = metrics["relations"]
     assert isinstance(before, dict) and "larger" not in before
-    after = train(compose(options(cache, runs, "compare=[score,larger]")))["relations"]
+    after = train(run_plan(compose(options(cache, runs, "compare=[score,larger]"))))["relations"]
     assert isinstance(after, dict) and list(after) == ["score", "larger", "ocfusion"]
     assert after["score"] == before["score"] and after["ocfusion"] == before["ocfusion"]
     # the same folder with another policy, as after a change in a YAML file
-    strict = train(compose(options(cache, runs, "run_name=ocfusion_small_s0", "fusion.conf_thr=0.9")))["relations"]
+    strict = train(run_plan(compose(options(cache, runs, "run_name=ocfusion_small_s0", "fusion.conf_thr=0.9"))))[
+        "relations"
+    ]
     assert isinstance(strict, dict) and strict["ocfusion"] != before["ocfusion"]
-    again = train(compose(options(cache, runs)))  # as the tests that follow expect it
+    again = train(run_plan(compose(options(cache, runs))))  # as the tests that follow expect it
     assert again["relations"] == json.loads(json.dumps(before))
 
 
@@ -88,7 +91,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained: Trained, cache: 
     runs, _ = trained
     changed = options(cache, runs, "run_name=ocfusion_small_s0", "occlusion.pairs_per_image=7")
     with pytest.raises(ConfigError, match=r"occlusion\.pairs_per_image: 8 -> 7"):
-        train(compose(changed))
+        train(run_plan(compose(changed)))
 
 
 def test_weights_of_another_architecture_are_refused(trained: Trained, cache: Path) -> None:
@@ -127,7 +130,7 @@ def test_bf16_and_channels_last_train(cache: Path, tmp_path: Path) -> None:
     fast = ("trainer.precision=bf16-mixed", "channels_last=true", "trainer.gradient_clip_val=1.0")
     short = ("schedule.base.steps=2", "schedule.base.milestones=[]", "schedule.occlusion.steps=2")
     few = ("schedule.occlusion.milestones=[]", "data.max_eval_images=2", "validate=null")  # bf16 is slow on a CPU
-    metrics = train(compose(options(cache, tmp_path, *fast, *short, *few)))
+    metrics = train(run_plan(compose(options(cache, tmp_path, *fast, *short, *few))))
     assert metrics["images"] == 2
 
 
@@ -135,8 +138,8 @@ def test_joint_training_gives_the_same_base_and_its_occlusion_module(cache: Path
     """The ranking module learns from annotations, so no gradient of it reaches the base."""
     words = options(cache, tmp_path, "method=panoptic_fpn", "occlusion=oanet", "compare=[score]")
     apart, joint = compose(words), compose([*words, "joint=true"])
-    train(apart, words)
-    train(joint, [*words, "joint=true"])
+    train(run_plan(apart, words))
+    train(run_plan(joint, [*words, "joint=true"]))
     bases = [load_file(base_folder(config).weights("base")) for config in (apart, joint)]
     assert bases[0].keys() == bases[1].keys()
     assert all(torch.equal(bases[0][name], bases[1][name]) for name in bases[0])
@@ -144,14 +147,14 @@ def test_joint_training_gives_the_same_base_and_its_occlusion_module(cache: Path
     fresh = load_file(occlusion_folder(apart).weights("occlusion"))
     assert load_file(occlusion_folder(joint).weights("occlusion")).keys() == fresh.keys()
     with pytest.raises(ConfigError, match="joint=true: occlusion=ocfusion learns from the proposals"):
-        train(compose(options(cache, tmp_path, "joint=true")))
+        train(run_plan(compose(options(cache, tmp_path, "joint=true"))))
 
 
 def test_an_oracle_base_has_nothing_to_train_but_what_learns_from_annotations(cache: Path, tmp_path: Path) -> None:
     few = ["experiment=oracle_base", "data=scenes_tiny", "schedule=scenes_tiny", "compare=[score]", *BASE[1:]]
     words = [*few, f"data.source.cache_dir={cache}", f"runs_dir={tmp_path}"]
-    metrics = train(compose([*words, "occlusion=oanet"]), [*words, "occlusion=oanet"])
+    metrics = train(plan_of([*words, "occlusion=oanet"]))
     assert set(metrics["relations"]) == {"score", "oanet"}  # type: ignore[call-overload]
     assert not list(tmp_path.rglob("base.*"))
     with pytest.raises(ConfigError, match=r"thing=ground_truth has no proposals.*occlusion=oanet"):
-        train(compose([*words, "occlusion=rap"]), [*words, "occlusion=rap"])
+        train(plan_of([*words, "occlusion=rap"]))

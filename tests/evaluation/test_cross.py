@@ -14,6 +14,7 @@ from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.tables import to_text
 from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation.report import read_rows, summary
+from panoptic_occ.runs.build import plan_of
 
 RELATIONS = ["score", "area", "larger", "class_prior", "random", "banet", "ground_truth"]
 POLICIES = ["plain", "same class", "duplicates", "both"]
@@ -35,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the cross table of annotations as detections."""
     folder = tmp_path_factory.mktemp("cross")
     words = [*WORDS, f"runs_dir={folder}", f"data.source.cache_dir={folder / 'cache'}"]
-    evaluate(compose(words), words)
+    evaluate(plan_of(words))
     (metrics,) = folder.glob("scenes_tiny/*/evaluations/*/metrics.json")
     return metrics.parent
 
@@ -117,4 +118,4 @@ def test_what_cannot_be_is_refused(finished: Path, words: list[str], message: st
     runs = finished.parents[3]
     words = [*WORDS, f"runs_dir={runs}", f"data.source.cache_dir={runs / 'cache'}", *words]
     with pytest.raises(ConfigError, match=message):
-        evaluate(compose(words), words)
+        evaluate(plan_of(words))

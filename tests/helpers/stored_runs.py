@@ -15,7 +15,7 @@ import torch
 from panoptic_occ.commands import evaluating as pipeline
 from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.runs.build import build_data, build_model
+from panoptic_occ.runs.build import build_data, build_model, plan_of
 from panoptic_occ.runs.folders import base_folder, occlusion_folder, predictions_folder
 from panoptic_occ.runs.weights import save_weights
 from panoptic_occ.structures.instances import PanopticMap
@@ -31,7 +31,7 @@ class Runs:
 
     def evaluate(self, *more: str) -> dict[str, Any]:
         words = [*self.words, *more]
-        metrics: dict[str, Any] = json.loads(json.dumps(pipeline.evaluate(compose(words), words)))
+        metrics: dict[str, Any] = json.loads(json.dumps(pipeline.evaluate(plan_of(words))))
         return metrics
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from panoptic_occ.training.recipe import build_schedule
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -23,8 +24,8 @@ from panoptic_occ.commands.app import command
 from panoptic_occ.commands.training import train
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
+from panoptic_occ.runs.build import run_plan
 from panoptic_occ.training import tracking
-from panoptic_occ.training.recipe import build_schedule
 from panoptic_occ.training.tracking import tracked
 
 WORDS = (
@@ -62,7 +63,7 @@ def runs(offline: None, cache: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A run with all trackers at once; the folder of the data set's runs."""
     folder = tmp_path_factory.mktemp("tracked")
     more = ("logger=[csv,tensorboard,wandb]", f"data.source.cache_dir={cache}", f"runs_dir={folder}")
-    train(compose([*WORDS, *more]))
+    train(run_plan(compose([*WORDS, *more])))
     return folder / "scenes_tiny"
 
 
@@ -177,7 +178,7 @@ def test_the_result_is_told_as_numbers_tables_and_pictures(runs: Path) -> None:
 
 def test_without_a_tracker_the_same_weights_and_no_files(runs: Path, cache: Path, tmp_path: Path) -> None:
     """And without the validation, which therefore leaves the training alone."""
-    train(compose([*WORDS, "logger=none", f"data.source.cache_dir={cache}", f"runs_dir={tmp_path}"]))
+    train(run_plan(compose([*WORDS, "logger=none", f"data.source.cache_dir={cache}", f"runs_dir={tmp_path}"])))
     mine = places(tmp_path / "scenes_tiny")
     assert {file.name for file in mine["base"].iterdir() if file.is_file()} == {
         "base.safetensors", "categories.json", "config.yaml", "environment.json"

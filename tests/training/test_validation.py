@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from panoptic_occ.commands.evaluating import evaluate
 from panoptic_occ.commands.training import train_occlusion
 from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.build import build_data, build_model
+from panoptic_occ.runs.build import build_data, build_model, plan_of
 from panoptic_occ.runs.folders import occlusion_folder
 from panoptic_occ.training.callbacks.preemption import Preemption
 from panoptic_occ.training.module import PanopticModule
@@ -78,7 +78,7 @@ def test_the_last_look_sees_what_an_evaluation_of_these_images_sees(undisturbed:
     looks = validated(undisturbed)
     assert list(looks) == [3, 7, 11]
     options = words(cache, Path(undisturbed.runs_dir), "data.max_eval_images=5")
-    relations = evaluate(compose(options), options)["relations"]
+    relations = evaluate(plan_of(options))["relations"]
     assert isinstance(relations, dict)
     for order, row in relations.items():
         for name in ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st", "relation_accuracy"):
@@ -142,7 +142,7 @@ def test_two_processes_look_at_the_same_images(cache: Path, tmp_path: Path) -> N
     looks = validated(compose(options))
     assert list(looks) == [3, 7, 11]
     options = words(cache, tmp_path, "data.max_eval_images=5")
-    relations = evaluate(compose(options), options)["relations"]
+    relations = evaluate(plan_of(options))["relations"]
     assert isinstance(relations, dict)
     for order in ("score", "oanet"):
         for name in ("PQ", "RQ_th", "SQ_st", "relation_accuracy"):

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.config.compose import order_configs, stage_of_order
+from panoptic_occ.config.compose import compose, order_configs, stage_of_order
 from panoptic_occ.config.grid import Grid, Values, inside
 from panoptic_occ.config.instantiate import Blueprint
 from panoptic_occ.config.of_run import config_of_run, read_config
@@ -69,6 +69,16 @@ def run_plan(config: DictConfig, words: Sequence[str] = (), trained: DictConfig 
         training=values_of(run, {Scope.BASE, Scope.MODULE}),
         words=words,
     )
+
+
+def plan_of(words: Sequence[str], config_dir: Path | None = None) -> RunPlan:
+    """The plan that a command gets for these words, also with ``run=``."""
+    key = "run="
+    run = next((word.removeprefix(key) for word in words if word.startswith(key)), "null")
+    if run == "null":
+        return run_plan(compose(words, config_dir), words)
+    trusted = compose([word for word in words if word.startswith("trusted=")]).trusted
+    return plan_of_run(Path(run), words, trusted)
 
 
 def plan_of_run(folder: Path, words: Sequence[str], trusted: Iterable[str] = ()) -> RunPlan:
