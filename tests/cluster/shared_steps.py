@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from panoptic_occ.training.recipe import build_schedule
 from torch import Tensor
 
 from panoptic_occ.common.distributed import all_gather, is_main_process, join
@@ -20,7 +21,6 @@ from panoptic_occ.config.compose import compose
 from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.runs.build import build_data, build_model
 from panoptic_occ.runs.folders import RunFolder
-from panoptic_occ.training.recipe import build_schedule
 from panoptic_occ.training.stage import fit_stage, make_trainer
 
 STAGES = {"ocfusion": "occlusion", "oanet": "occlusion", "rap": "occlusion", "refine": "occlusion"}

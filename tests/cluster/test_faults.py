@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from panoptic_occ.runs.locking import work_lock
+from panoptic_occ.common.locking import work_lock
 
 RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=3"]
 RUN += [

@@ -16,14 +16,14 @@ from threading import Timer
 import pytest
 
 from panoptic_occ.common.errors import CheckpointError, DataError
-from panoptic_occ.runs.locking import lock_path, work_lock
+from panoptic_occ.common.locking import lock_path, work_lock
 
 STALE = 1.2
 
 OWNER = """
 import signal, sys, time
 from pathlib import Path
-from panoptic_occ.runs.locking import work_lock
+from panoptic_occ.common.locking import work_lock
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 with work_lock(Path(sys.argv[1]), "training", busy="wait", stale_after=float(sys.argv[2])):
     print("mine", flush=True)
@@ -34,7 +34,7 @@ with work_lock(Path(sys.argv[1]), "training", busy="wait", stale_after=float(sys
 COUNTER = """
 import sys, time
 from pathlib import Path
-from panoptic_occ.runs.locking import work_lock
+from panoptic_occ.common.locking import work_lock
 folder = Path(sys.argv[1])
 for _ in range(int(sys.argv[2])):
     with work_lock(folder, "counting", busy="wait", stale_after=30.0):

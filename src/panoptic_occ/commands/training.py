@@ -15,7 +15,7 @@ from panoptic_occ.evaluation.report import show
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.folders import finished
 from panoptic_occ.runs.loading import load_base
-from panoptic_occ.runs.locking import work_lock
+from panoptic_occ.common.locking import work_lock
 from panoptic_occ.runs.plan import OrderPlan, RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import check_same_run, results_match
 from panoptic_occ.runs.weights import check_annotations
