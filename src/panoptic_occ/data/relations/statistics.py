@@ -34,36 +34,34 @@ class RelationStatistics:
 
 
 def relation_statistics(
-    cache: RelationCache, sig_ratios: Sequence[float] = (0.05, 0.10, 0.20), strict: bool = False
+    cache: RelationCache, sig_ratios: Sequence[float] = (0.05, 0.10, 0.20)
 ) -> tuple[RelationStatistics, ...]:
-    """Statistics at every ratio: intersection over the smaller mask ``>= sig_ratio`` (``>`` when strict)."""
-    per_image = cache.pair_offsets.diff()
-    image = torch.repeat_interleave(torch.arange(len(cache)), per_image)
+    """Statistics at every ratio of intersection to smaller mask, from which on a pair is significant."""
+    image = torch.repeat_interleave(torch.arange(len(cache)), cache.pair_offsets.diff())
     first, second = (cache.offsets[image][:, None] + cache.pairs).unbind(dim=1)
     area, lost = cache.area.long(), (cache.area - cache.pan_area).long()
-    larger_first = area[first] - area[second]
     majority = (cache.own_pair[:, 0] - cache.own_pair[:, 1]).sign()
     delta = (lost[second] - lost[first]).sign()
+    larger_on_top = majority * (area[first] - area[second]).sign()
     ratio = cache.inter.double() / torch.minimum(area[first], area[second]).clamp(min=1).double()
-    found = []
+    statistics = []
     for sig_ratio in sig_ratios:
-        chosen = ratio > sig_ratio if strict else ratio >= sig_ratio
-        decided = chosen & (majority != 0)
-        by_size = majority * larger_first.sign()
+        significant = ratio >= sig_ratio
+        decided = significant & (majority != 0)
         compared = decided & (delta != 0)
-        found.append(
+        statistics.append(
             RelationStatistics(
                 sig_ratio=sig_ratio,
-                pairs=int(chosen.sum()),
-                images=len(image[chosen].unique()),
+                pairs=int(significant.sum()),
+                images=len(image[significant].unique()),
                 decided=int(decided.sum()),
-                smaller_on_top=int((decided & (by_size < 0)).sum()),
-                larger_on_top=int((decided & (by_size > 0)).sum()),
+                smaller_on_top=int((decided & (larger_on_top < 0)).sum()),
+                larger_on_top=int((decided & (larger_on_top > 0)).sum()),
                 compared=int(compared.sum()),
                 agreeing=int((compared & (majority == delta)).sum()),
             )
         )
-    return tuple(found)
+    return tuple(statistics)
 
 
 def statistics_table(
