@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.data.coco.annotations import ImageRecord, Layout, read_annotations
+from panoptic_occ.common.parallel import ordered_map
+from panoptic_occ.data.coco.annotations import ImageRecord, read_annotations
+from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_instances import (
     InstanceTruth,
     disjoint_relation,
@@ -34,17 +36,20 @@ from panoptic_occ.structures.sample import Sample, Target
 
 log = logging.getLogger(__name__)
 
+Out = TypeVar("Out")
+
 
 class CocoPanoptic(Dataset[Sample]):
     """The images of one split with all their annotations, at the original resolution.
 
     ``image_ids`` (n,), ``sizes`` (n, 2) as (height, width), ``categories`` from the panoptic JSON.  ``skipped`` counts
     what was left out on reading; ``warnings`` counts the tolerated problems of the images loaded by this process.
+    ``relations``: cached ground-truth relations; without them every load computes its own.
+
     With ``skip_empty``, images without a non-crowd instance are left out (counted as ``images without instances``).
-    ``relations``: cached ground-truth relations; without them every load computes its own.  ``inst_gt``: the instances
-    are those of the instances JSON (``coco``, full masks that overlap) or are cut from the ``panoptic`` map, which has
-    no relations to cache.  ``match``: how an instance finds its segment of the panoptic map, ``share`` of it covered
-    (``relations.match_by_share``) or distance of the ``box``es (``relations.match_boxes``).
+    ``inst_gt``: the instances are those of the instances JSON (``coco``, full masks that overlap) or are cut from the
+    ``panoptic`` map, which has no relations to cache.  ``match``: how an instance finds its segment of the panoptic
+    map, by the ``share`` of it that it covers or by the nearest ``box`` (see ``ops.relations``).
     """
 
     def __init__(
@@ -52,56 +57,47 @@ class CocoPanoptic(Dataset[Sample]):
         layout: Layout,
         *,
         skip_empty: bool = False,
-        relations: RelationCache | None = None,
         inst_gt: InstanceTruth = "coco",
         match: SegmentMatch = "share",
     ) -> None:
         self.layout = layout
-        self.match: SegmentMatch = match
-        self.relations = relations
         self.inst_gt = inst_gt
+        self.match: SegmentMatch = match
+        self.relations: RelationCache | None = None
         self.warnings: Counter[str] = Counter()
         split = read_annotations(layout)
         self.categories, self.skipped, self._records = split.categories, split.skipped, split.records
-        chosen = np.arange(len(split.records))
+        self._rows = np.arange(len(split.records))  # of the images that are not left out
         if skip_empty:
             panoptic = inst_gt == "panoptic"
-            chosen = np.flatnonzero(thing_segments(split.records, split.categories) if panoptic else split.instances)
-        if len(chosen) < len(split.records):
-            self.skipped["images without instances"] = len(split.records) - len(chosen)
-            log.info("%s: %d images without instances are left out", layout.images, len(split.records) - len(chosen))
-        if not len(chosen):
+            counts = thing_segments(split.records, split.categories) if panoptic else split.instances
+            self._rows = np.flatnonzero(counts)
+        if empty := len(split.records) - len(self._rows):
+            self.skipped["images without instances"] = empty
+            log.info("%s: %d images without instances are left out", layout.images, empty)
+        if not len(self._rows):
             raise DataError(
                 f"{layout.instances_json}: none of the {len(split.records)} images has a non-crowd instance and "
                 "skip_empty leaves such images out; set skip_empty=false or annotate instances"
             )
-        self._chosen = chosen
-        self.image_ids: Int[Tensor, " n"] = torch.from_numpy(split.image_ids[chosen])
-        self.sizes: Int[Tensor, "n 2"] = torch.from_numpy(split.sizes[chosen])
-
-    @staticmethod
-    def from_root(
-        root: Path | str,
-        split: str,
-        *,
-        skip_empty: bool = False,
-        relations: RelationCache | None = None,
-        inst_gt: InstanceTruth = "coco",
-        match: SegmentMatch = "share",
-    ) -> CocoPanoptic:
-        """The split (``train2017``, ``val2017``) of a root folder that holds the data as COCO distributes it."""
-        layout = Layout.of(Path(root), split)
-        return CocoPanoptic(layout, skip_empty=skip_empty, relations=relations, inst_gt=inst_gt, match=match)
+        self.image_ids: Int[Tensor, " n"] = torch.from_numpy(split.image_ids[self._rows])
+        self.sizes: Int[Tensor, "n 2"] = torch.from_numpy(split.sizes[self._rows])
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
         return self.load(index)
 
     def record(self, index: int) -> ImageRecord:
         """What the annotation files say about an image; small and picklable."""
-        return self._records[int(self._chosen[index])]
+        return self._records[int(self._rows[index])]
+
+    def map_records(self, function: Callable[..., Out], processes: int | None, title: str) -> Iterator[Out]:
+        """``function(record, layout, categories)`` of every image, in their order, see ``ordered_map``."""
+        work = partial(function, layout=self.layout, categories=self.categories)
+        records = (self.record(index) for index in range(len(self)))
+        return ordered_map(work, records, len(self), processes, f"{title} {self.layout.images.name}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -129,8 +125,7 @@ class CocoPanoptic(Dataset[Sample]):
         self._report(problems)
         relation = None if self.relations is None else self.relations.get(record.image_id)
         if relation is None:
-            segment_ids = matched_segments(instances.masks, instances.labels, panoptic, self.match)
-            relation = ground_truth_relation(instances.masks, segment_ids, panoptic.ids)
+            relation = annotated_relation(instances, panoptic, self.match)
         elif len(relation) != len(instances.ids):
             raise DataError(
                 f"image {record.image_id}: the cached relations are of {len(relation)} instances, the image has "
@@ -146,6 +141,12 @@ class CocoPanoptic(Dataset[Sample]):
             if not self.warnings[problem.kind]:
                 log.warning("%s (further cases of '%s' are counted, not shown)", problem, problem.kind)
             self.warnings[problem.kind] += 1
+
+
+def annotated_relation(instances: Instances, panoptic: PanopticMap, match: SegmentMatch) -> GroundTruthRelation:
+    """The relation that the panoptic map gives to annotated instances."""
+    segment_ids = matched_segments(instances.masks, instances.labels, panoptic, match)
+    return ground_truth_relation(instances.masks, segment_ids, panoptic.ids)
 
 
 def _target(instances: Instances, panoptic: PanopticMap, relation: GroundTruthRelation) -> Target:

@@ -19,7 +19,6 @@ from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.structures.relation import GroundTruthRelation
 
 InstanceTruth = Literal["coco", "panoptic"]
-INSTANCE_TRUTHS = ("coco", "panoptic")
 
 
 def panoptic_instances(panoptic: PanopticMap) -> Instances:
