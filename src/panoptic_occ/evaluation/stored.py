@@ -101,7 +101,7 @@ def open_predictions(plan: RunPlan, evaluation: Evaluation, data: PanopticDataMo
             f"{stored.base.path}: was stored for other annotations than those of "
             f"{data.eval_data.layout.panoptic_json}; {advice}"
         )
-    for name, archive in stored.answers.items():
+    for name, archive in stored.head_outputs.items():
         if archive.header["weights"] != digest(orders[name].weights("occlusion")):
             raise CheckpointError(
                 f"{archive.path}: holds answers of occlusion={name} before it was trained again; {advice}"

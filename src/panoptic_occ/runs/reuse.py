@@ -104,7 +104,7 @@ def _files(plan: RunPlan) -> Iterator[Path]:
     for order in plan.orders:
         yield order.folder.weights("occlusion")
         if archives:
-            yield stored.answers(order.folder.path.name)
+            yield stored.head_outputs(order.folder.path.name)
 
 
 def _content(file: Path) -> str:
