@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from panoptic_occ.evaluation.predictor import Prediction as Prediction
+    from panoptic_occ.evaluation.predictor import Predictor as Predictor
+    from panoptic_occ.evaluation.predictor import load as load
     from panoptic_occ.fusion.engine import FusionPolicy as FusionPolicy
     from panoptic_occ.fusion.engine import fuse as fuse
     from panoptic_occ.metrics.pq.metric import PanopticQuality as PanopticQuality
@@ -45,8 +48,11 @@ _HOMES = {
     "Sample": "structures.sample",
     "Segment": "structures.instances",
     "Target": "structures.sample",
+    "Prediction": "evaluation.predictor",
+    "Predictor": "evaluation.predictor",
     "fuse": "fusion.engine",
     "ground_truth_relation": "ops.relations",
+    "load": "evaluation.predictor",
     "panoptic_quality": "metrics.pq.metric",
 }
 

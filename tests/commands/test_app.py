@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.commands.app import command, log_handler
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.config.compose import compose, conf_dir, group_choices
+from panoptic_occ.config.compose import compose
+from panoptic_occ.config.files import conf_dir, group_choices
 from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.config.trust import check_targets
-from scripts.tables.tables import names
+from panoptic_occ.runs.plan import RunPlan
 
-OVERRIDING = ("preset", "method", "experiment", "sweep", "data")
 EXAMPLES = {"": "the embedded scenes", "method=ocfusion seed=1": "another seed", "-m seed=0,1,2": "a sweep"}
 Start = Callable[..., list[DictConfig]]
 
@@ -35,7 +33,9 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
         seen: list[DictConfig] = []
 
         @command("train", "Trains.", EXAMPLES)
-        def main(config: DictConfig) -> None:
+        def main(plan: RunPlan) -> None:
+            config = OmegaConf.create(dict(plan.order.hyperparameters))
+            OmegaConf.set_struct(config, True)
             seen.append(config)
             then(config)
 
@@ -196,21 +196,6 @@ def test_own_files_are_composed_and_listed(start: Start, tmp_path: Path, capsys:
     assert "did you mean 'front'?" in exit_message(start, "--config-dir", str(own.parent), "compare=[frnt]")
     start("--config-dir", str(own.parent), "--help")
     assert "banet, mine, oanet, ocfusion*" in capsys.readouterr().out
-
-
-def test_every_choice_composes_and_may_stand_in_a_run_folder() -> None:
-    """Choices of groups that do not override each other are composed together; tables have a test of their own."""
-    groups = {group: list(choices) for group, choices in group_choices().items()}
-    groups["experiment"] = [choice for choice in groups["experiment"] if choice not in names()]
-    apart = {group: groups.pop(group) for group in list(groups) if group in OVERRIDING or "/" in group}
-    rounds = [{group: choice} for group, choices in apart.items() for choice in choices]
-    for row in zip_longest(*groups.values()):
-        rounds.append({group: choice for group, choice in zip(groups, row, strict=True) if choice is not None})
-    for chosen in rounds:
-        words = [f"{group}={choice}" for group, choice in chosen.items()]
-        config = compose(words)
-        assert chosen.items() <= dict(config.choices).items()
-        check_targets(config, " ".join(words))  # else a run that trained could not be evaluated
 
 
 def test_every_group_has_a_place_in_the_defaults() -> None:

@@ -100,10 +100,10 @@ def _varied(config: DictConfig) -> list[str]:
     over one set of weights are what the papers' question about the fusion is (``kinds.IN_GRID``)."""
     from panoptic_occ.config.schema import table_of
 
-    return [
+    return sorted(
         key
         for key, setting in table_of(config).items()
         if key.startswith(("fusion.", "occlusion."))
         and not key.endswith("_")
         and (setting.scope is Scope.RESULT or setting.in_grid)
-    ]
+    )

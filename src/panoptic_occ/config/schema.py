@@ -309,8 +309,10 @@ def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[
         config.policies = {}
     typed = dict(word.lstrip("+").partition("=")[::2] for word in words)
     for key, entries in list(entries_of(config)):
-        chosen = OmegaConf.select(config, key, default=MISSING) if entries else MISSING
-        if chosen is MISSING:
+        chosen = OmegaConf.select(config, key, default=MISSING)
+        if not entries and any(row.startswith(f"{key}.") for row in SETTINGS):
+            raise ConfigError(str(problem(key, chosen, dict)))
+        if chosen is MISSING or not entries:
             continue
         value = OmegaConf.to_container(chosen, resolve=True) if OmegaConf.is_config(chosen) else chosen
         meant = _meant(value, entries[0].kind, typed.get(key, str(value)))

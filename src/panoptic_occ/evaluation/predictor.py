@@ -98,13 +98,16 @@ class Predictor:
         return Prediction(panoptic.ids, panoptic.segments, panoptic.records, output.instances, relation)
 
 
-def load(run: str | Path, *overrides: str, trusted: Collection[str] = ()) -> Predictor:
+def load(
+    run: str | Path, *overrides: str, trusted: Collection[str] = (), config_dir: str | Path | None = None
+) -> Predictor:
     """The predictor of the run in a folder that ``train`` made.
 
     ``overrides``: words as on the command line, such as ``fusion.conf_thr=0.7`` or ``trainer.accelerator=cpu``.
-    ``trusted``: packages of your own that the run may name.  CheckpointError when there is no trained run.
+    ``trusted``: packages of your own that the run may name; ``config_dir``: your own configuration files, if the run
+    was made with such.  CheckpointError when there is no trained run.
     """
-    return Predictor.of(plan_of_run(Path(run), [f"run={run}", *overrides], trusted))
+    return Predictor.of(plan_of_run(Path(run), [f"run={run}", *overrides], trusted, config_dir and Path(config_dir)))
 
 
 def pixels_of(image: Picture) -> UInt8[Tensor, "3 h w"]:

@@ -24,16 +24,22 @@ from panoptic_occ.runs.keys import base_key, differences, module_key, name_of_wo
 from panoptic_occ.runs.plan import BasePlan, EvaluationPlan, OrderPlan, PolicyPlan, RunPlan
 
 
-def run_plan(config: DictConfig, words: Sequence[str] = (), trained: DictConfig | None = None) -> RunPlan:
+def run_plan(
+    config: DictConfig,
+    words: Sequence[str] = (),
+    trained: DictConfig | None = None,
+    config_dir: Path | None = None,
+) -> RunPlan:
     """The plan of a finished ``config`` (``compose``); ``words``: those of the command line, which name the folders.
 
     ``trained``: the configuration of the run that ``config`` evaluates, if it is one of ``run=``: its weights and
-    folders are those, whatever data ``config`` names.  ConfigError for what cannot be right.
+    folders are those, whatever data ``config`` names.  ``config_dir``: of the user's own configuration files, if no
+    command line says it.  ConfigError for what cannot be right.
     """
     run = trained or config
     base = _base(run)
     names = compared(config)
-    configs = order_configs(config, names)
+    configs = order_configs(config, names, config_dir)
     points = {str(config.choices.occlusion): Grid.of(config).points("occlusion")}
     orders = [_order(configs[name], base, words, points.get(name, [{}])) for name in names]
     policy: FusionPolicy = Blueprint[FusionPolicy](config.fusion).build()
@@ -76,12 +82,14 @@ def plan_of(words: Sequence[str], config_dir: Path | None = None) -> RunPlan:
     key = "run="
     run = next((word.removeprefix(key) for word in words if word.startswith(key)), "null")
     if run == "null":
-        return run_plan(compose(words, config_dir), words)
+        return run_plan(compose(words, config_dir), words, config_dir=config_dir)
     trusted = compose([word for word in words if word.startswith("trusted=")]).trusted
-    return plan_of_run(Path(run), words, trusted)
+    return plan_of_run(Path(run), words, trusted, config_dir)
 
 
-def plan_of_run(folder: Path, words: Sequence[str], trusted: Iterable[str] = ()) -> RunPlan:
+def plan_of_run(
+    folder: Path, words: Sequence[str], trusted: Iterable[str] = (), config_dir: Path | None = None
+) -> RunPlan:
     """The plan of a command about the run in ``folder``; ``words``: those of the command line, on top of its settings.
 
     ``trusted``: packages whose classes its file may name.  CheckpointError when there is no run; ConfigError when a
@@ -91,7 +99,7 @@ def plan_of_run(folder: Path, words: Sequence[str], trusted: Iterable[str] = ())
     saved = read_config(file)
     check_targets(saved, file, trusted)
     saved.runs_dir = _home(folder, saved)
-    config = config_of_run(saved, words)
+    config = config_of_run(saved, words, config_dir)
     config.run, config.runs_dir = str(folder), saved.runs_dir
     trained = saved.copy()
     before, after = _base(trained).settings, _base(config).settings
@@ -100,7 +108,7 @@ def plan_of_run(folder: Path, words: Sequence[str], trusted: Iterable[str] = ())
     kept |= {key: value for key, value in after.items() if key not in before and not key.startswith(free)}
     if changed := differences(before, kept):
         raise ConfigError(f"{folder}: its base was trained with other settings: {changed}")
-    return run_plan(config, words, trained)
+    return run_plan(config, words, trained, config_dir)
 
 
 def _home(folder: Path, saved: DictConfig) -> str:
