@@ -7,7 +7,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,6 @@ import yaml
 
 import panoptic_occ
 from data.conftest import TinyCoco
-from panoptic_occ.commands.training import train
 from panoptic_occ.config.compose import compose, conf_dir, group_choices
 from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.testing import OcclusionContract, toy_categories
@@ -114,6 +113,18 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a command in this process."""
+    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
+
+    def start(command: str, *words: str) -> None:
+        monkeypatch.setattr(sys, "argv", [command, *words])
+        runpy.run_module(f"panoptic_occ.{command}", run_name="__main__")
+
+    return start
+
+
 def test_the_readme_is_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= 8192
 
@@ -135,10 +146,10 @@ def test_command_lines_compose(command: str, arguments: str, own: Path) -> None:
     keys = [split(word)[0] for word in words]
     if "images" in keys and "images" not in compose():
         pytest.skip("predict images= is not there yet")
-    run = re.search(r"run=runs/(\w+)/", arguments)
-    data = [f"data={run[1]}"] if run and "data" not in keys else []
+    trained_on = re.search(r"run=runs/(\w+)/", arguments)
+    data = [f"data={trained_on[1]}"] if trained_on and "data" not in keys else []
     for job in combinations(words) if sweep else [words]:
-        config = compose([*data, *job], own / "my_conf" if "--config-dir" in arguments or run else None)
+        config = compose([*data, *job], own / "my_conf" if "--config-dir" in arguments else None)
         assert set(data) | {word for word in job if not word.startswith("hydra")} <= set(config.command)
 
 
@@ -219,7 +230,7 @@ def test_the_readme_fuses_detections() -> None:
     ]  # the smaller one keeps the 8 common pixels
 
 
-def test_the_library_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., None]) -> None:
     """All blocks, one after the other; the trained run is a tiny one."""
     monkeypatch.setenv("PANOPTIC_OCC_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -228,8 +239,8 @@ def test_the_library_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         if "panoptic_occ.load" in code:
             if not hasattr(panoptic_occ, "load"):
                 continue
-            words = ["experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", "compare=[]", "logger=none"]
-            train(compose([*words, "run_name=one"]), [*words, "run_name=one"])
+            words = ["experiment=tiny", "run_name=one", "compare=[]", "logger=none"]
+            run("train", *words, "trainer=cpu", "trainer.enable_progress_bar=false")
             code = code.replace("runs/scenes/ocfusion_small_s0", "runs/scenes_tiny/one")
         exec(compile(code, f"docs/library.md, block {number}", "exec"), names)
     assert (tmp_path / "out" / "table.png").exists()
@@ -252,12 +263,13 @@ def test_the_new_method_is_configured(own: Path, monkeypatch: pytest.MonkeyPatch
     assert type(model).__name__ == "LowerIsFront" and model.trainable and model.weight.item() == 0.5
 
 
-def test_data_of_ones_own(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_data_of_ones_own(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, run: Callable[..., None]
+) -> None:
     """The commands of the page with its YAML file, on three small images a split."""
     for name in ("train", "val"):
         root = TinyCoco(tmp_path / "mine", name).write()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
     quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "processes=1", "data.num_workers=0"]
     there = [f"data.root={root}", f"data.source.cache_dir={tmp_path}/cache"]
     small = ["run_name=ocfusion_small_s0", "experiment=tiny", "compare=[]", "logger=none", "data.batch_size=2"]
@@ -268,8 +280,7 @@ def test_data_of_ones_own(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for command, arguments in calls:
         words = shlex.split(arguments.replace("my_conf", str(own / "my_conf")))
         words += quiet if "run=" in arguments else [*quiet, *there, *(small if command == "train" else [])]
-        monkeypatch.setattr(sys, "argv", [command, *words])
-        runpy.run_module(f"panoptic_occ.{command}", run_name="__main__")
+        run(command, *words)
     shown = capsys.readouterr().out
     assert "mine train: overlapping pairs of 3 images" in shown and shown.count("mine: 3 held-out images") == 3
     assert len(list((tmp_path / "cache").glob("relations_*.safetensors"))) == 2
