@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from panoptic_occ.commands.app import command, log_handler
+from panoptic_occ import cli
+from panoptic_occ.commands.app import KEY, command, log_handler
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.files import conf_dir, group_choices
@@ -177,7 +180,76 @@ def test_help_lists_groups_keys_and_examples(start: Start, capsys: pytest.Captur
             assert all(choice in words or f"{choice}*" in words for choice in choices), group
         assert "ocfusion*" in words
         for arguments, meaning in EXAMPLES.items():
-            assert f"# {meaning}\n  python -m panoptic_occ.train {arguments}".rstrip() in out
+            assert f"# {meaning}\n  panoptic-occ train {arguments}".rstrip() in out
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "others"),
+    [
+        ("train", "validate", "output grid check"),
+        ("evaluate", "grid", "output check validate"),
+        ("predict", "output", "grid check validate save_maps"),
+        ("prepare", "check", "grid output validate run"),
+    ],
+)
+def test_the_help_of_a_command_has_its_own_keys_first(
+    name: str, own: str, others: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["panoptic-occ", name, "--help"])
+    assert not cli.main()
+    keys = re.findall(r"^  (\w+) ", capsys.readouterr().out.partition("Groups")[0], re.MULTILINE)
+    assert own in keys[: keys.index("force")] and keys[-1] == "debug"
+    assert not set(others.split()) & set(keys)
+
+
+def test_every_key_has_a_sentence_of_help() -> None:
+    text = (conf_dir() / "config.yaml").read_text()
+    helped = {key: meaning for key, _, _, meaning in KEY.findall(text)}
+    without = {"defaults", "hydra", "choices", "command", "method", "backbone_name", "table", "backbones"}
+    assert OmegaConf.load(conf_dir() / "config.yaml").keys() - without == helped.keys()
+    assert all(meaning[0].isupper() and meaning.endswith(".") for meaning in helped.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "out", "err"),
+    [
+        ([], 2, "", "usage: panoptic-occ COMMAND"),
+        (["--help"], 0, "  evaluate  evaluates a run", ""),
+        (["trian"], 2, "", "error: there is no command 'trian'; did you mean 'train'? allowed: evaluate, pq, predict"),
+        (["-sc", "query=bash"], 0, "predict\nprepare\npq\n", ""),
+    ],
+)
+def test_one_name_for_all_commands(
+    arguments: list[str],
+    status: int,
+    out: str,
+    err: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMP_LINE", "panoptic-occ p")
+    monkeypatch.setattr(sys, "argv", ["panoptic-occ", *arguments])
+    assert cli.main() == status
+    written = capsys.readouterr()
+    assert out in written.out and err in written.err
+
+
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        ("panoptic-occ tr", {"train"}),
+        ("panoptic-occ train meth", {"method=", "method."}),
+        ("panoptic-occ train method=oc", {"method=ocfusion"}),
+        ("panoptic-occ evaluate run=r fusion.min", {"fusion.min_visible="}),
+    ],
+)
+def test_a_shell_completes_commands_groups_and_keys(line: str, reply: set[str]) -> None:
+    """As Hydra documents it: eval "$(panoptic-occ -sc install=bash)"."""
+    program = "from panoptic_occ.cli import main; main()"
+    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    words = [sys.executable, "-c", program, "-sc", "query=bash"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert set(done.stdout.split()) == reply
 
 
 def test_own_files_are_composed_and_listed(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
