@@ -23,8 +23,8 @@ from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.metrics.step_time import timed
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.build import build_model
-from panoptic_occ.structures.instances import PanopticMap, Segment
 from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.testing import toy_target

@@ -14,7 +14,7 @@ from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.data.relations.order_baselines import class_table
 from panoptic_occ.evaluation.evaluator import Entry, Evaluation
 from panoptic_occ.evaluation.recording import Recording
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
