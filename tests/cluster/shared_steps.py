@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from panoptic_occ.training.recipe import build_schedule
 from torch import Tensor
 
 from panoptic_occ.common.distributed import all_gather, is_main_process, join
 from panoptic_occ.config.compose import compose
 from panoptic_occ.occlusion.base import TrainingExample
-from panoptic_occ.runs.build import build_data, build_model
+from panoptic_occ.runs.build import build_data
 from panoptic_occ.runs.folders import RunFolder
-from panoptic_occ.training.recipe import build_schedule
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.training.stage import fit_stage, make_trainer
 
 STAGES = {"ocfusion": "occlusion", "oanet": "occlusion", "rap": "occlusion", "refine": "occlusion"}

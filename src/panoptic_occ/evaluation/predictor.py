@@ -22,7 +22,8 @@ from panoptic_occ.runs.build import plan_of_run
 from panoptic_occ.runs.loading import load_base, load_order, run_categories
 from panoptic_occ.runs.plan import RunPlan, build_model
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.sample import Sample
 
@@ -107,7 +108,9 @@ def load(
     ``trusted``: packages of your own that the run may name; ``config_dir``: your own configuration files, if the run
     was made with such.  CheckpointError when there is no trained run.
     """
-    return Predictor.of(plan_of_run(Path(run), [f"run={run}", *overrides], trusted, config_dir and Path(config_dir)))
+    return Predictor.of(
+        plan_of_run(Path(run), [f"run={run}", *overrides], trusted, Path(config_dir) if config_dir else None)
+    )
 
 
 def pixels_of(image: Picture) -> UInt8[Tensor, "3 h w"]:

@@ -24,7 +24,7 @@ from panoptic_occ.runs.archive import Archive
 from panoptic_occ.runs.keys import predictions_key
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.runs.predictions import PredictionFiles, PredictionWriter, StoredPredictions
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.sample import Sample
 
 FUSIONS_A_BLOCK = 256  # about a second of work
@@ -68,8 +68,8 @@ def _check_relations(evaluation: Evaluation, advice: str) -> None:
         if reads and (entry.relation not in evaluation.networks or "semantic_logits" in reads):
             raise ConfigError(
                 f"occlusion={entry.relation} reads {', '.join(sorted(reads))}, which saved predictions do not hold, "
-                f"and it has no answers to keep instead (answers and relate of occlusion/base.py); {advice}, or leave "
-                f"{entry.relation} out of method, occlusion and compare"
+                f"and it has no outputs to keep instead (head_outputs and relate in occlusion/base.py); {advice}, or "
+                f"leave {entry.relation} out of method, occlusion and compare"
             )
 
 

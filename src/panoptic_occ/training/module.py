@@ -18,7 +18,7 @@ from panoptic_occ.common.seeding import stable_seed
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.metrics.step_time import timed
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.training.schedule import StageSchedule
 

@@ -19,7 +19,7 @@ from panoptic_occ.data.coco.source import CocoSource, relations_path
 from panoptic_occ.data.relations.build import build_relations, ensure_relations, relate
 from panoptic_occ.data.relations.cache import RelationCache
 from panoptic_occ.data.relations.statistics import OCFUSION_COCO_TRAIN_PAIRS, relation_statistics, statistics_table
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.target import Target
 
 
 def load_tiny(tiny: Any, **options: Any) -> CocoPanoptic:

@@ -22,7 +22,7 @@ from panoptic_occ.data.coco.panoptic_io import (
     write_panoptic_png,
 )
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 CATEGORIES = Categories.from_json(
     [{"id": 7, "name": "cat", "isthing": 1}, {"id": 90, "name": "sky", "isthing": 0, "color": [1, 2, 3]}]

@@ -21,7 +21,7 @@ from panoptic_occ.data.relations import cache as relation_cache
 from panoptic_occ.data.relations.build import build_relations, ensure_relations
 from panoptic_occ.data.relations.cache import FORMAT, ImageRelation, RelationCache
 from panoptic_occ.data.relations.statistics import relation_statistics
-from panoptic_occ.ops.relations import ground_truth_relation
+from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.structures.relation import GroundTruthRelation
 

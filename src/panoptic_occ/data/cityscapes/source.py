@@ -18,7 +18,7 @@ from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
 from panoptic_occ.data.coco.source import Split, checked_match, checked_truth, default_cache_dir, find_root, load_split
 from panoptic_occ.data.coco.writer import Part, write_splits
-from panoptic_occ.ops.relations import SegmentMatch
+from panoptic_occ.ops.segment_matching import SegmentMatch
 
 VERSION = 1
 """Raise it when a change of the code changes the converted files; it is part of the folder's name."""

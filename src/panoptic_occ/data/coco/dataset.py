@@ -27,10 +27,12 @@ from panoptic_occ.data.coco.panoptic_instances import (
 )
 from panoptic_occ.data.coco.reader import Instances, Problem, read_image, read_instances, read_panoptic
 from panoptic_occ.data.relations.cache import RelationCache
-from panoptic_occ.ops.relations import SegmentMatch, ground_truth_relation, matched_segments
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
+from panoptic_occ.ops.segment_matching import SegmentMatch, matched_segments
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class CocoPanoptic(Dataset[Sample]):
     ``relations``: cached ground-truth relations; without them every load computes its own.  ``inst_gt``: the instances
     are those of the instances JSON (``coco``, full masks that overlap) or are cut from the ``panoptic`` map, which has
     no relations to cache.  ``match``: how an instance finds its segment of the panoptic map, ``share`` of it covered
-    (``relations.match_by_share``) or distance of the ``box``es (``relations.match_boxes``).
+    (``ops.segment_matching.match_by_share``) or distance of the ``box``es (``match_by_box``).
     """
 
     def __init__(

@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, get_args
 
-from panoptic_occ.common.errors import ConfigError, DataError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, DataError, check_choice, did_you_mean
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.data.coco.annotations import Layout
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.panoptic_instances import INSTANCE_TRUTHS, InstanceTruth
 from panoptic_occ.data.relations.cache import RelationCache
-from panoptic_occ.ops.relations import SEGMENT_MATCHES, SegmentMatch
+from panoptic_occ.ops.segment_matching import SegmentMatch
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +126,7 @@ def checked_truth(inst_gt: InstanceTruth) -> InstanceTruth:
 
 def checked_match(match: SegmentMatch) -> SegmentMatch:
     """``match``, or a ConfigError when it is none of those that exist."""
-    if match not in SEGMENT_MATCHES:
-        raise ConfigError(f"data.source.match={match!r} is unknown; {did_you_mean(match, SEGMENT_MATCHES)}")
+    check_choice("data.source.match", match, SegmentMatch)
     return match
 
 

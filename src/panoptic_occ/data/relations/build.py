@@ -14,7 +14,8 @@ from panoptic_occ.data.coco.annotations import ImageRecord, Layout
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.reader import read_instances, read_panoptic
 from panoptic_occ.data.relations.cache import ImageRelation, RelationCache
-from panoptic_occ.ops.relations import SegmentMatch, ground_truth_relation, matched_segments
+from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
+from panoptic_occ.ops.segment_matching import SegmentMatch, matched_segments
 from panoptic_occ.structures.categories import Categories
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from panoptic_occ.data.coco.source import (
 from panoptic_occ.data.relations.build import ensure_relations
 from panoptic_occ.data.scenes.generator import SPLITS, SceneSettings, generate
 from panoptic_occ.data.scenes.layout import Mix
-from panoptic_occ.ops.relations import SegmentMatch
+from panoptic_occ.ops.segment_matching import SegmentMatch
 
 log = logging.getLogger(__name__)
 
