@@ -42,9 +42,9 @@ def finish(
         # the command line wins over what the schedule says about a method
         words = [word for word in config.command if word.startswith("schedule.occlusion.")]
         typed = OmegaConf.select(OmegaConf.from_dotlist(words), "schedule.occlusion", default={})
-        for own in (config.schedule.get("methods") or {}).values():
-            for key in typed.keys() & own.keys():
-                del own[key]
+        for different in (config.schedule.get("methods") or {}).values():
+            for key in typed.keys() & different.keys():
+                del different[key]
     try:
         check_settings(config, config.command, group_choices(config_dir or users_conf())["occlusion"])
         OmegaConf.resolve(config)

@@ -85,7 +85,7 @@ def _check_key(key: str, config: DictConfig, varied: list[str]) -> None:
             f"grid: {key} is not something that one pass can vary; {allowed}. "
             f"For {key}, make a run of each value: python -m panoptic_occ.train -m {key}=...,..."
         )
-    names = [str(known) for known in config[group] if not str(known).startswith("_")]
+    names = [str(key) for key in config[group] if not str(key).startswith("_")]
     if name not in names:
         raise ConfigError(f"grid: '{group}' has no key '{name}'; {did_you_mean(name, names)}")
     if key not in varied:

@@ -215,10 +215,10 @@ def _parameter_settings(target: str, scope: Scope) -> dict[str, Setting]:
             continue
         kind: Any = Any if parameter.annotation is parameter.empty else parameter.annotation
         marks = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
-        given = next((mark for mark in marks if isinstance(mark, Scope)), others.get(name, default))
+        scope_of_parameter = next((mark for mark in marks if isinstance(mark, Scope)), others.get(name, default))
         if parameter.default is None:
             kind = Union[kind, None]  # noqa: UP007 - of any annotation, also of one without the operator
-        settings[name] = Setting(kind, given, in_grid=IN_GRID in marks)
+        settings[name] = Setting(kind, scope_of_parameter, in_grid=IN_GRID in marks)
     return settings
 
 

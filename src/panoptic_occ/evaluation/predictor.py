@@ -36,6 +36,10 @@ class Prediction(PanopticMap):
     """A panoptic map, the ``instances`` that it was made of and the ``relation`` among them.
 
     ``records``: of every instance, why it was kept or dropped.
+
+    >>> prediction = load(run)(image)
+    >>> isinstance(prediction, PanopticMap), prediction.relation.margin.shape[0] == len(prediction.instances)
+    (True, True)
     """
 
     instances: InstanceSet | None = None
@@ -43,7 +47,12 @@ class Prediction(PanopticMap):
 
 
 class Predictor:
-    """``predictor(image)`` gives the panoptic map of an image, see ``load``."""
+    """``predictor(image)`` gives the panoptic map of an image, see ``load``.
+
+    >>> predictor = load(run)
+    >>> predictor.policy.conf_thr, [category.name for category in predictor.categories.items if category.isthing][:2]
+    (0.5, ['disc', 'tile'])
+    """
 
     def __init__(
         self,
@@ -107,6 +116,11 @@ def load(
     ``overrides``: words as on the command line, such as ``fusion.conf_thr=0.7`` or ``trainer.accelerator=cpu``.
     ``trusted``: packages of your own that the run may name; ``config_dir``: your own configuration files, if the run
     was made with such.  CheckpointError when there is no trained run.
+
+    >>> predictor = load(run, "fusion.conf_thr=0.1")  # run: the folder that train printed at its end
+    >>> prediction = predictor(image)  # image: a file
+    >>> prediction.ids.shape, len(prediction.records) == len(prediction.instances)
+    (torch.Size([96, 96]), True)
     """
     return Predictor.of(
         plan_of_run(Path(run), [f"run={run}", *overrides], trusted, Path(config_dir) if config_dir else None)
