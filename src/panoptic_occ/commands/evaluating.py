@@ -76,8 +76,8 @@ def evaluate(plan: RunPlan) -> dict[str, object]:
 def of_trained_run(plan: RunPlan) -> RunPlan:
     """``plan`` about the run that its words, or only those of the training, have made."""
     if plan.options["run"] is None:
-        if not plan.folder.config.exists():
-            plan = replace(plan, folder=plan.trained_folder)
+        folders = [plan.folder, *plan.training_folders]
+        plan = replace(plan, folder=next((folder for folder in folders if folder.config.exists()), folders[-1]))
         check_same_run(plan)
     return plan
 

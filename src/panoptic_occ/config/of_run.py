@@ -87,7 +87,9 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
             for inside in (word for word in keys if word.startswith(f"{key}.")):
                 _put(values, inside, _at(_plain(fresh), inside))
     taken = {**saved.choices, **{group: choices[group] for group in choices if group in {*chosen, *keys}}}
-    return finish(OmegaConf.create(values), taken, words, config_dir)
+    config = finish(OmegaConf.create(values), taken, words, config_dir)
+    config.command = [*saved.command, *config.command]  # data, too: it is shown, and never composed
+    return config
 
 
 def _chosen_by(words: Sequence[str], config_dir: Path | None) -> set[str]:
