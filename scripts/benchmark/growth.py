@@ -21,7 +21,8 @@ import torch
 from rich.console import Console
 
 from panoptic_occ.common.files import atomic_path, write_json, write_text
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.banet import AppearanceOrder
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.baselines.area import AreaOrder
@@ -32,9 +33,9 @@ from panoptic_occ.occlusion.refine import SoftOcclusion
 from panoptic_occ.occlusion.sognet import RelationalEmbedding
 from panoptic_occ.occlusion.upsnet import PixelArgmax
 from panoptic_occ.runs.environment import environment
+from panoptic_occ.structures.context import Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.sample import Context
 from panoptic_occ.stuff.base import semantic_map, upsample
 from scripts.benchmark.growth_plot import draw
 from scripts.benchmark.inputs import COCO_LIKE, LARGE, Size, categories, detections, semantic_logits

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         "highest PQ in stored predictions",
         "experiment=oracle_base data=coco data.root=/data/coco": "annotations as detections: what each order can reach",
     },
+    groups=("data", "occlusion", "fusion", "tta", "trainer", "logger", "method", "preset", "experiment", "sweep"),
 )
 def main(plan: RunPlan) -> float:
     """The command."""

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     {
         "run=runs/scenes/ocfusion_small_s0 input=photo.jpg output=out": "one image",
         "run=runs/scenes/ocfusion_small_s0 input=photos output=out": "all images of a folder",
+        "run=runs/scenes/ocfusion_small_s0 images=val.json input=val output=out": "the images of a COCO JSON, "
+        "under their own ids and names",
         "run=runs/scenes/ocfusion_small_s0 input=photos output=out fusion.conf_thr=0.7": "only surer detections",
         "run=runs/scenes/ocfusion_small_s0 input=photos output=out force=true": "replace what an earlier predict wrote",
     },
+    groups=("occlusion", "fusion", "tta", "trainer"),
 )
 def main(plan: RunPlan) -> None:
     """The command."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         "data=cityscapes data.root=/data/cityscapes": "Cityscapes; converts its annotations first",
         "data=scenes force=true": "the embedded scenes; compute their relations again",
     },
+    groups=("data",),
 )
 def main(plan: RunPlan) -> None:
     """The command."""

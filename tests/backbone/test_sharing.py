@@ -16,8 +16,8 @@ from panoptic_occ.backbone.small import SmallFPN
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.exchange.base import Pyramids
-from panoptic_occ.runs.build import build_model
 from panoptic_occ.runs.keys import base_key
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.testing import toy_categories
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {

@@ -19,8 +19,9 @@ from torch import Tensor
 from panoptic_occ.common.distributed import all_gather, is_main_process, join
 from panoptic_occ.config.compose import compose
 from panoptic_occ.occlusion.base import TrainingExample
-from panoptic_occ.runs.build import build_data, build_model
+from panoptic_occ.runs.build import build_data
 from panoptic_occ.runs.folders import RunFolder
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.training.stage import fit_stage, make_trainer
 
 STAGES = {"ocfusion": "occlusion", "oanet": "occlusion", "rap": "occlusion", "refine": "occlusion"}

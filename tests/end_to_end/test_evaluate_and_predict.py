@@ -37,7 +37,7 @@ def test_evaluate_a_run_with_other_thresholds(trained: Trained, cache: Path) -> 
 
 def test_saved_maps_score_the_same_with_the_official_format(trained: Trained, cache: Path, tmp_path: Path) -> None:
     from panoptic_occ.commands.evaluating import evaluate
-    from panoptic_occ.data.coco.annotations import Layout
+    from panoptic_occ.data.coco.layout import Layout
     from panoptic_occ.pq import main as pq
 
     runs, _ = trained

@@ -35,7 +35,8 @@ def test_run_leaves_everything_behind(trained: Trained) -> None:
 
 
 def test_stage_two_trains_the_head_and_leaves_the_base(trained: Trained, cache: Path) -> None:
-    from panoptic_occ.runs.build import build_data, build_model
+    from panoptic_occ.runs.build import build_data
+    from panoptic_occ.runs.plan import build_model
     from panoptic_occ.runs.weights import load_weights
 
     runs, _ = trained
@@ -95,7 +96,8 @@ def test_other_settings_in_the_same_folder_are_refused(trained: Trained, cache: 
 
 
 def test_weights_of_another_architecture_are_refused(trained: Trained, cache: Path) -> None:
-    from panoptic_occ.runs.build import build_data, build_model
+    from panoptic_occ.runs.build import build_data
+    from panoptic_occ.runs.plan import build_model
     from panoptic_occ.runs.weights import load_weights
 
     runs, _ = trained

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_occ.commands.evaluating import compared, evaluate
+from panoptic_occ.commands.evaluating import evaluate
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.tables import to_text
 from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation.report import read_rows, summary
-from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.build import compared, plan_of
 
 RELATIONS = ["score", "area", "larger", "class_prior", "random", "banet", "ground_truth"]
 POLICIES = ["plain", "same class", "duplicates", "both"]

@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.evaluation.evaluator import Entry, Evaluation
 from panoptic_occ.exchange.base import Exchange
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.occlusion.baselines.area import AreaOrder
 from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, PanopticMap, Segment, SemanticMap
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.stuff.base import StuffHead
 from panoptic_occ.testing import toy_categories, toy_target
 from panoptic_occ.thing.mask_rcnn import MaskRCNN

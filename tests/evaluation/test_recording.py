@@ -20,10 +20,10 @@ from panoptic_occ.evaluation.stored import evaluate_stored
 from panoptic_occ.evaluation.variants import build_evaluation, grid_variants
 from panoptic_occ.runs.build import build_occlusion
 from panoptic_occ.runs.predictions import PredictionFiles, PredictionWriter, StoredPredictions
-from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.outputs import BaseOutput
 from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.testing import IN_CHANNELS, toy_categories, toy_detections, toy_sample
 
 Rows = dict[str, dict[str, float]]
@@ -67,8 +67,8 @@ def test_a_grid_is_the_product_of_separate_evaluations() -> None:
 def test_a_network_is_asked_once_for_a_whole_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     from panoptic_occ.occlusion.ocfusion import OCFusion
 
-    asked, answers = [], OCFusion.answers
-    monkeypatch.setattr(OCFusion, "answers", lambda self, *a, **k: asked.append(k) or answers(self, *a, **k))
+    asked, head_outputs = [], OCFusion.head_outputs
+    monkeypatch.setattr(OCFusion, "head_outputs", lambda self, *a, **k: asked.append(k) or head_outputs(self, *a, **k))
     rows_of(toy_evaluation(f"grid={GRID}", recording=Recording()))
     assert asked == [{"wide": True}] * len(TOYS)
 

@@ -11,7 +11,7 @@ import torch
 from panoptic_occ.common.background import InBackground
 from panoptic_occ.evaluation import report as results
 from panoptic_occ.evaluation.listeners import Pictures
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.testing import toy_categories, toy_sample
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from panoptic_occ.config.compose import compose, conf_dir
-from panoptic_occ.runs.build import build_model
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.testing import toy_categories, toy_sample
 
 TINY = ("experiment=tiny", "method=panoptic_fpn")

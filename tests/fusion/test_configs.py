@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 
 CONF = Path(__file__).parents[2] / "conf"
 # what the fusion reads of the data group

@@ -9,7 +9,8 @@ import torch
 
 from helpers.small_images import ABC, areas, detections, rectangle, run, statuses
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation

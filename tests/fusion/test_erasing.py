@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.dilation import SHAPES, STRIDES, Dilation, Shape
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.dilation import Dilation, Shape, Stride
+from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.erasing import StuffLabels, component_confidence
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.ops.components import components
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, SemanticMap
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 
 
 def fragment() -> SemanticMap:
@@ -101,8 +104,8 @@ def test_u2_the_most_likely_class_would_keep_the_fragment() -> None:
     assert component_confidence(semantic, Dilation(1))[1] < 0.4 < best
 
 
-@pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stride", get_args(Stride))
+@pytest.mark.parametrize("shape", get_args(Shape))
 @pytest.mark.parametrize("radius", [0, 1, 3, 6, 30])
 def test_equals_a_loop_over_pixels(radius: int, shape: Shape, stride: int) -> None:
     dilation = Dilation(radius, shape, stride)
@@ -120,7 +123,7 @@ def test_a_disk_has_no_corners() -> None:
         assert found == pytest.approx((0.95 + 0.05 * (pixels - 1)) / pixels, abs=1e-6)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", get_args(Shape))
 def test_a_quarter_of_the_resolution_is_the_same_map_four_times_smaller(shape: Shape) -> None:
     """Every pixel of U1 as a block of 4 x 4, and the last blocks cut at the edge."""
     small = fragment()

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
 
 SHARES = (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)

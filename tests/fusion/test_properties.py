@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation

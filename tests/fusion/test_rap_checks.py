@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.small_images import ABC, areas, rectangle, run, statuses
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 
 
 class TestRapChecks:

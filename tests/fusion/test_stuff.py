@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.fusion.stuff import fill_stuff
 
 

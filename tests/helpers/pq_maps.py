@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.panoptic_map import PanopticMap
 
 NUM = 4
 """Categories; the first two are things."""

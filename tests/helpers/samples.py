@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from panoptic_occ.structures.instances import PanopticMap, Segment
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 
 
 def make_sample(size: tuple[int, int] = (37, 53), n: int = 5, seed: int = 0) -> Sample:

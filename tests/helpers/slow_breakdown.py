@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap, Segment
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
+from panoptic_occ.structures.target import Target
 
 
 def slow_bins(masks: torch.Tensor) -> list[tuple[str, str, str]]:

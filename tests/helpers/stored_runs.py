@@ -15,11 +15,12 @@ import torch
 from panoptic_occ.commands import evaluating as pipeline
 from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.runs.build import build_data, build_model, plan_of
+from panoptic_occ.runs.build import build_data, plan_of
 from panoptic_occ.runs.folders import base_folder, occlusion_folder, predictions_folder
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.runs.weights import save_weights
-from panoptic_occ.structures.instances import PanopticMap
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.sample import Sample
 
 

@@ -13,14 +13,14 @@ from helpers.breakdown_cases import CATEGORIES, POLICY, SMALL, boxes, fused, in_
 from helpers.slow_breakdown import slow_bins, slow_reason
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.tables import to_text
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.breakdown import BINS, GROUPS, AnnotatedThings, Binning, Breakdown, breakdown_counts
 from panoptic_occ.metrics.misses import ERRORS, KILLED
 from panoptic_occ.metrics.pq.core import IOU_UNIT
 from panoptic_occ.metrics.pq.metric import PanopticQuality
 from panoptic_occ.metrics.tables import breakdown_tables
-from panoptic_occ.structures.instances import PanopticMap, Segment
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.testing import toy_target
 
 

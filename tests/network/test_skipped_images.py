@@ -11,7 +11,7 @@ from torch import Tensor
 from panoptic_occ.config.compose import compose
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.runs.build import build_model
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.testing import toy_categories, toy_sample
 

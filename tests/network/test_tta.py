@@ -10,9 +10,10 @@ import torch
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.network.tta import TestTimeAugmentation, View, averaged
-from panoptic_occ.runs.build import build_model
-from panoptic_occ.structures.instances import InstanceSet, SemanticMap
+from panoptic_occ.runs.plan import build_model
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample
 from panoptic_occ.thing.paste import paste_masks
 

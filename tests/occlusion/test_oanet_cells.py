@@ -9,8 +9,8 @@ from torch import Tensor
 
 from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
 from panoptic_occ.occlusion.oanet import BRANCHES, SpatialRanking, ranking_map, ranking_target
-from panoptic_occ.structures.instances import VOID_LABEL
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.semantic_map import VOID_LABEL
 
 
 def whole_map(model: SpatialRanking, masks: Tensor, labels: Tensor) -> Tensor:

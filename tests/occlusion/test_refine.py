@@ -133,17 +133,13 @@ class TestRelation:
     def test_only_the_pairs_that_count_are_asked(self):
         model = build()
         instances, stats = scene()
-        assert torch.equal(~model.answers(instances, stats)["logits"].isnan(), stats.significant(0.2))
-        later = build(sigma=None, sym="raw").answers(instances, stats)["logits"]
+        assert torch.equal(~model.head_outputs(instances, stats)["logits"].isnan(), stats.significant(0.2))
+        later = build(sigma=None, sym="raw").head_outputs(instances, stats)["logits"]
         assert torch.equal(~later.isnan(), stats.significant(0.2).tril())
-        wide = model.answers(instances, stats, wide=True)["logits"]
+        wide = model.head_outputs(instances, stats, wide=True)["logits"]
         assert torch.equal(~wide.isnan(), (stats.inter > 0) & ~torch.eye(7, dtype=torch.bool))
         direct, saved = model(instances, stats), model.relate(instances, stats, {"logits": wide})
         torch.testing.assert_close(direct.margin, saved.margin, rtol=1e-4, atol=1e-6)
-
-    def test_sigma_and_sym_belong_to_the_fusion(self):
-        assert {"sigma", "sym", "intra", "inter", "significance"} <= SoftOcclusion.test_only
-        assert not {"sig_ratio", "inputs", "label_prior"} & SoftOcclusion.test_only
 
 
 class TestNetwork:

@@ -25,10 +25,13 @@ from panoptic_occ.runs.predictions import (
     unpack_output,
     unpack_target,
 )
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, PanopticMap, SemanticMap
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.outputs import BaseOutput
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.panoptic_map import PanopticMap
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.target import Target
 from panoptic_occ.testing import toy_detections, toy_sample, toy_semantic
 
 ADVICE = "store them"
@@ -59,7 +62,7 @@ def assert_same(first: object, second: object, path: str = "") -> None:
 @pytest.mark.parametrize("count", [0, 1, 6])
 def test_output_is_the_same_bit_by_bit(count: int) -> None:
     before = output_of(toy_sample(6, 3), count)
-    after = unpack_output(pack_output(before), before.answers)
+    after = unpack_output(pack_output(before), before.head_outputs)
     assert_same(replace(before.instances, soft=None, roi_features=None), after.instances)
     assert_same(before.stats, after.stats)
     assert_same(before.semantic.labels, after.semantic.labels)
@@ -149,7 +152,7 @@ def test_split_in_files_in_any_order(tmp_path: Path) -> None:
     for sample in (samples[2], samples[0], samples[1]):
         expected, found = output_of(sample), stored.output(sample.image_id)
         assert_same(expected.stats, found.stats)
-        assert_same(expected.answers["mine"]["values"], found.answers["mine"]["values"])
+        assert_same(expected.head_outputs["mine"]["values"], found.head_outputs["mine"]["values"])
         again = stored.sample(sample.image_id)
         assert_same(sample.annotations, again.annotations)
         assert (again.file_name, again.original_size) == (sample.file_name, sample.original_size)
@@ -159,9 +162,9 @@ def test_answers_can_be_added_later_but_not_to_other_detections(tmp_path: Path) 
     files, samples = PredictionFiles(tmp_path), [toy_sample(4, 1)]
     write(files, samples, {"mine": "mine_1"})
     write(files, samples, {"mine": "other_2"})  # the same detections again, for another module
-    assert StoredPredictions(files, {"mine": "mine_1"}, ADVICE).output(1).answers.keys() == {"mine"}
+    assert StoredPredictions(files, {"mine": "mine_1"}, ADVICE).output(1).head_outputs.keys() == {"mine"}
     write(files, samples, {}, shift=0.01)
-    assert StoredPredictions(files, {}, ADVICE).output(1).answers == {}
+    assert StoredPredictions(files, {}, ADVICE).output(1).head_outputs == {}
     with pytest.raises(CheckpointError, match=r"mine_1\.zip: holds answers about other detections.*; store them"):
         StoredPredictions(files, {"mine": "mine_1"}, ADVICE)
     with pytest.raises(CheckpointError, match=r"mine_9\.zip: the file does not exist; store them"):
@@ -173,7 +176,7 @@ def test_a_fault_on_the_way_leaves_no_file(tmp_path: Path) -> None:
     answers = {"mine": ("mine_1", {})}
     with pytest.raises(KeyError), PredictionWriter(files, {"annotations": "a"}, answers) as writer:
         writer(toy_sample(3, 0), output_of(toy_sample(3, 0)), {})
-        writer(toy_sample(3, 1), replace(output_of(toy_sample(3, 1)), answers={}), {})
+        writer(toy_sample(3, 1), replace(output_of(toy_sample(3, 1)), head_outputs={}), {})
     assert list(tmp_path.iterdir()) == []
 
 

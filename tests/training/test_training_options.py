@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from panoptic_occ.training.recipe import build_schedule
 from safetensors.torch import load_file
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.occlusion.base import TrainingExample
-from panoptic_occ.runs.build import build_data, build_model
-from panoptic_occ.runs.folders import base_folder, run_folder
+from panoptic_occ.runs.build import build_data, run_folder
+from panoptic_occ.runs.folders import base_folder
 from panoptic_occ.runs.keys import base_key, changes
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.training.module import PanopticModule
-from panoptic_occ.training.recipe import build_schedule
 from panoptic_occ.training.stage import fit_stage, make_trainer
 
 OPTIONS = {

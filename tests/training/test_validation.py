@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from panoptic_occ.commands.evaluating import evaluate
 from panoptic_occ.commands.training import train_occlusion
 from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.build import build_data, build_model, plan_of
+from panoptic_occ.runs.build import build_data, plan_of
 from panoptic_occ.runs.folders import occlusion_folder
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.training.callbacks.preemption import Preemption
 from panoptic_occ.training.module import PanopticModule
 
@@ -32,7 +33,8 @@ STEPS = 12  # of scenes_tiny, for half its reference batch; an epoch is two of t
 
 TWO_PROCESSES = """
 import sys
-from panoptic_occ.build import build_data, build_model
+from panoptic_occ.build import build_data
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.config import compose
 from panoptic_occ.pipeline import train_occlusion
 config = compose(sys.argv[1:])

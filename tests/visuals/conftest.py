@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 MakeMap = Callable[..., PanopticMap]
 

@@ -76,8 +76,8 @@ def evaluate(plan: RunPlan) -> dict[str, object]:
 def of_trained_run(plan: RunPlan) -> RunPlan:
     """``plan`` about the run that its words, or only those of the training, have made."""
     if plan.options["run"] is None:
-        if not plan.folder.config.exists():
-            plan = replace(plan, folder=plan.trained_folder)
+        folders = [plan.folder, *plan.training_folders]
+        plan = replace(plan, folder=next((folder for folder in folders if folder.config.exists()), folders[-1]))
         check_same_run(plan)
     return plan
 
@@ -86,9 +86,10 @@ def check_categories(plan: RunPlan, data: PanopticDataModule) -> None:
     """ConfigError when other data than the run's own has other categories, by id or by name."""
     if plan.evaluation.own_data:
         return
-    known, found = ({c.id: c.name for c in part.items} for part in (run_categories(plan.folder), data.categories))
-    if known != found:
-        differing = sorted(known.items() ^ found.items())
+    parts = run_categories(plan.folder), data.categories
+    trained, evaluated = ({category.id: category.name for category in part.items} for part in parts)
+    if trained != evaluated:
+        differing = sorted(trained.items() ^ evaluated.items())
         shown = ", ".join(f"{number} {name!r}" for number, name in differing[:6])
         raise ConfigError(
             f"{data.eval_data.layout.panoptic_json}: its categories are not those that {plan.folder.path} was trained "

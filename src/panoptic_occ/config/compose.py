@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,9 @@ def finish(
         # the command line wins over what the schedule says about a method
         words = [word for word in config.command if word.startswith("schedule.occlusion.")]
         typed = OmegaConf.select(OmegaConf.from_dotlist(words), "schedule.occlusion", default={})
-        for own in (config.schedule.get("methods") or {}).values():
-            for key in typed.keys() & own.keys():
-                del own[key]
+        for different in (config.schedule.get("methods") or {}).values():
+            for key in typed.keys() & different.keys():
+                del different[key]
     try:
         check_settings(config, config.command, group_choices(config_dir or users_conf())["occlusion"])
         OmegaConf.resolve(config)
@@ -52,13 +53,12 @@ def finish(
     return config
 
 
-def order_configs(config: DictConfig, names: Sequence[str]) -> dict[str, DictConfig]:
+def order_configs(config: DictConfig, names: Sequence[str], config_dir: Path | None = None) -> dict[str, DictConfig]:
     """``config`` with each of the orders ``names``, on the same base; all are read in one composition."""
     from omegaconf import OmegaConf, open_dict
 
     others = [name for name in names if name != config.choices.occlusion]
-    words = [f"+occlusion@orders.order{number}={name}" for number, name in enumerate(others)]
-    nodes = explained(words, users_conf())[0].orders if words else {}
+    nodes = _orders(tuple(others), config_dir or users_conf()) if others else {}
     configs = {str(config.choices.occlusion): config}
     for number, name in enumerate(others):
         configs[name] = config.copy()
@@ -69,14 +69,23 @@ def order_configs(config: DictConfig, names: Sequence[str]) -> dict[str, DictCon
     return {name: configs[name] for name in names}
 
 
+@cache
+def _orders(names: tuple[str, ...], config_dir: Path | None) -> DictConfig:
+    """The files of several orders, references not resolved, in one composition."""
+    words = [f"+occlusion@orders.order{number}={name}" for number, name in enumerate(names)]
+    nodes: DictConfig = explained(words, config_dir)[0].orders
+    return nodes
+
+
 def stage_of_order(config: DictConfig) -> DictConfig:
     """How the occlusion module of ``config`` trains: ``schedule.occlusion``, and what its method does differently."""
     from omegaconf import OmegaConf
 
     different = (config.schedule.get("methods") or {}).get(config.choices.occlusion, {})
-    merged = config.copy()
-    merged.schedule.occlusion = OmegaConf.merge(config.schedule.occlusion, different)
-    return merged.schedule.occlusion
+    stage: Any = OmegaConf.create({**config.schedule.occlusion, **different})
+    stage._set_parent(config.schedule)  # errors name the whole key
+    stage._set_key("occlusion")
+    return stage
 
 
 def explained(overrides: Sequence[str], config_dir: Path | None) -> tuple[DictConfig, Mapping[str, Any]]:

@@ -71,26 +71,26 @@ def _unknown_key(key: str, overrides: Sequence[str], config_dir: Path | None) ->
         return ConfigError(f"there is no key '{key}'; --cfg hydra prints Hydra's own settings")
     groups = group_choices(config_dir)
     config = _chosen(overrides, groups, config_dir)
-    known = list(_paths(OmegaConf.to_container(config)))
+    keys = list(_paths(OmegaConf.to_container(config)))
     if is_parameter(config, key):
         return ConfigError(f"'{key}' is not set by default; +{key}=... sets it")
     parent = key.rpartition(".")[0]
-    while parent and parent not in known:
+    while parent and parent not in keys:
         parent = parent.rpartition(".")[0]
     prefix = f"{parent}." if parent else ""
     name = key.removeprefix(prefix)
-    siblings = {k.removeprefix(prefix) for k in known if k.startswith(prefix)} | (set() if parent else groups.keys())
+    siblings = {k.removeprefix(prefix) for k in keys if k.startswith(prefix)} | (set() if parent else groups.keys())
     allowed = {k for k in siblings if "." not in k and not k.startswith("_")}
-    there = any(path.endswith(f".{name}") for path in known)
-    hint = _elsewhere(name, known) if there or not get_close_matches(name, allowed, n=1) else ""
+    there = any(path.endswith(f".{name}") for path in keys)
+    hint = _elsewhere(name, keys) if there or not get_close_matches(name, allowed, n=1) else ""
     what = f"'{parent}' has no key '{name}'" if parent else f"there is no key or group '{name}'"
     rest = did_you_mean("" if hint else name, allowed)
     return ConfigError(f"{what}; {hint}{rest}; +{key}=... adds a new key")
 
 
-def _elsewhere(name: str, known: Sequence[str]) -> str:
+def _elsewhere(name: str, keys: Sequence[str]) -> str:
     """A hint at a key of the same or nearly the same name under another parent, as fusion.sig_ratio."""
-    homes = {path.rpartition(".")[2]: path for path in known if not path.startswith("choices.")}
+    homes = {path.rpartition(".")[2]: path for path in keys if not path.startswith("choices.")}
     close = get_close_matches(name.rpartition(".")[2], homes, n=1, cutoff=0.8)
     return f"did you mean '{homes[close[0]]}'? " if close else ""
 

@@ -85,7 +85,7 @@ def _check_key(key: str, config: DictConfig, varied: list[str]) -> None:
             f"grid: {key} is not something that one pass can vary; {allowed}. "
             f"For {key}, make a run of each value: python -m panoptic_occ.train -m {key}=...,..."
         )
-    names = [str(known) for known in config[group] if not str(known).startswith("_")]
+    names = [str(key) for key in config[group] if not str(key).startswith("_")]
     if name not in names:
         raise ConfigError(f"grid: '{group}' has no key '{name}'; {did_you_mean(name, names)}")
     if key not in varied:
@@ -100,10 +100,10 @@ def _varied(config: DictConfig) -> list[str]:
     over one set of weights are what the papers' question about the fusion is (``kinds.IN_GRID``)."""
     from panoptic_occ.config.schema import table_of
 
-    return [
+    return sorted(
         key
         for key, setting in table_of(config).items()
         if key.startswith(("fusion.", "occlusion."))
         and not key.endswith("_")
         and (setting.scope is Scope.RESULT or setting.in_grid)
-    ]
+    )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_occ.common.errors import CheckpointError
+from panoptic_occ.common.errors import CheckpointError, ConfigError
 from panoptic_occ.config.compose import explained, finish
 from panoptic_occ.config.files import group_choices, users_conf
 from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of
@@ -65,16 +65,31 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
         for group, choice in saved.choices.items()
         if group in GROUPS.keys() - {*WIDE, *chosen} and GROUPS[group].scope in INHERITED and choice in groups[group]
     ]
+    elsewhere = {
+        group: choice
+        for group, choice in saved.choices.items()
+        if group in GROUPS.keys() - {*WIDE, *chosen} and choice not in groups.get(group, ()) and group in saved
+    }
+    for group, choice in elsewhere.items():
+        if GROUPS[group].scope in INHERITED and any(key.startswith(f"{group}.") for key in keys):
+            raise ConfigError(
+                f"{group}={choice}, which the run chose, is no choice here, so that no word can be about {group}; "
+                "--config-dir names the folder of your own configuration files"
+            )
     fresh, choices = explained([*kept, *words], config_dir)
     changed = {*keys, *chosen, *(_differences(explained(kept, config_dir)[0], fresh) if wide else ())}
     values: Any = _plain(fresh)
+    values |= {group: {} for group in elsewhere if GROUPS[group].scope in INHERITED}
     for key, entries in entries_of(saved):
-        if entries and all(entry.from_run for entry in entries) and not changed & set(_paths_to(key)):
+        from_run = all(entry.from_run for entry in entries) or key.partition(".")[0] in elsewhere
+        if entries and from_run and not changed & set(_paths_to(key)):
             _put(values, key, _at(_plain(saved), key))
             for inside in (word for word in keys if word.startswith(f"{key}.")):
                 _put(values, inside, _at(_plain(fresh), inside))
     taken = {**saved.choices, **{group: choices[group] for group in choices if group in {*chosen, *keys}}}
-    return finish(OmegaConf.create(values), taken, words, config_dir)
+    config = finish(OmegaConf.create(values), taken, words, config_dir)
+    config.command = [*saved.command, *config.command]  # data, too: it is shown, and never composed
+    return config
 
 
 def _chosen_by(words: Sequence[str], config_dir: Path | None) -> set[str]:

@@ -56,38 +56,30 @@ class Setting:
         return self.inherited and self.scope in INHERITED
 
 
-@dataclass(frozen=True)
-class Group:
-    """A part of the configuration: the scope of parameters that say none, and whether the names of folders tell its
-    choice (``fusion=rap``)."""
-
-    scope: Scope
-    named: bool = True
-
-
 COMPUTING = frozenset({Scope.BASE, Scope.MODULE, Scope.DETECTIONS, Scope.RESULT, Scope.INPUT})
 """Scopes of what changes a result."""
 INHERITED = COMPUTING | {Scope.LABEL}
 """Scopes of what a command takes from ``run=``."""
 
-GROUPS: Mapping[str, Group] = {
-    "data": Group(Scope.BASE, named=False),  # the folders of a data set lie together
-    "backbone": Group(Scope.BASE, named=False),  # has a place of its own in the name
-    "thing": Group(Scope.BASE),
-    "stuff": Group(Scope.BASE),
-    "exchange": Group(Scope.BASE),
-    "occlusion": Group(Scope.MODULE),
-    "fusion": Group(Scope.RESULT),
-    "tta": Group(Scope.DETECTIONS),
-    "schedule": Group(Scope.BASE),
-    "schedule.occlusion": Group(Scope.MODULE),
-    "trainer": Group(Scope.MACHINE, named=False),
-    "logger": Group(Scope.COMMAND, named=False),
-    "preset": Group(Scope.LABEL),
-    "method": Group(Scope.LABEL, named=False),  # has a place of its own in the name
-    "experiment": Group(Scope.LABEL),
-    "sweep": Group(Scope.LABEL, named=False),
+GROUPS: Mapping[str, Setting] = {
+    "data": Setting(str, Scope.BASE, named=False),  # the folders of a data set lie together
+    "backbone": Setting(str, Scope.BASE, named=False),  # has a place of its own in the name
+    "thing": Setting(str, Scope.BASE),
+    "stuff": Setting(str, Scope.BASE),
+    "exchange": Setting(str, Scope.BASE),
+    "occlusion": Setting(str, Scope.MODULE),
+    "fusion": Setting(str, Scope.RESULT),
+    "tta": Setting(str, Scope.DETECTIONS),
+    "schedule": Setting(str, Scope.BASE),
+    "schedule.occlusion": Setting(str, Scope.MODULE),
+    "trainer": Setting(str, Scope.MACHINE, named=False),
+    "logger": Setting(str, Scope.COMMAND, named=False),
+    "preset": Setting(str, Scope.LABEL),
+    "method": Setting(str, Scope.LABEL, named=False),  # has a place of its own in the name
+    "experiment": Setting(str, Scope.LABEL),
+    "sweep": Setting(str, Scope.LABEL, named=False, inherited=False),
 }
+"""Choices, and the scope of parameters in a group (or a part of one) that say none."""
 
 _OF_BASE, _OF_RESULT, _OF_COMMAND = (Setting(bool, scope) for scope in (Scope.BASE, Scope.RESULT, Scope.COMMAND))
 
@@ -215,10 +207,10 @@ def _parameter_settings(target: str, scope: Scope) -> dict[str, Setting]:
             continue
         kind: Any = Any if parameter.annotation is parameter.empty else parameter.annotation
         marks = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
-        given = next((mark for mark in marks if isinstance(mark, Scope)), others.get(name, default))
+        scope_of_parameter = next((mark for mark in marks if isinstance(mark, Scope)), others.get(name, default))
         if parameter.default is None:
             kind = Union[kind, None]  # noqa: UP007 - of any annotation, also of one without the operator
-        settings[name] = Setting(kind, given, in_grid=IN_GRID in marks)
+        settings[name] = Setting(kind, scope_of_parameter, in_grid=IN_GRID in marks)
     return settings
 
 
@@ -284,14 +276,16 @@ def is_parameter(config: DictConfig, key: str) -> bool:
     return isinstance(target, str) and name in _parameter_settings(target, Scope.LABEL)
 
 
-def in_names(config: DictConfig, key: str) -> bool:
-    """Whether the names of folders tell a word of the command line that sets ``key`` or chooses a group."""
-    if key in GROUPS and "." not in key:
-        return GROUPS[key].named
-    if key.startswith("hydra"):
-        return False
-    entry = setting_of(config, key)
-    return entry is None or entry.in_names
+def setting_of_word(config: DictConfig, word: str) -> Setting | None:
+    """The entry of what a word of the command line sets or chooses; None for one that the table does not know."""
+    key = word.lstrip("+~").partition("=")[0]
+    return GROUPS[key] if key in GROUPS and "." not in key else setting_of(config, key)
+
+
+def in_names(config: DictConfig, word: str) -> bool:
+    """Whether the names of folders tell a word of the command line."""
+    entry = setting_of_word(config, word)
+    return "=" in word and not word.startswith("hydra") and (entry is None or entry.in_names)
 
 
 def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[str]) -> None:
@@ -309,8 +303,10 @@ def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[
         config.policies = {}
     typed = dict(word.lstrip("+").partition("=")[::2] for word in words)
     for key, entries in list(entries_of(config)):
-        chosen = OmegaConf.select(config, key, default=MISSING) if entries else MISSING
-        if chosen is MISSING:
+        chosen = OmegaConf.select(config, key, default=MISSING)
+        if not entries and any(row.startswith(f"{key}.") for row in SETTINGS):
+            raise ConfigError(str(problem(key, chosen, dict)))
+        if chosen is MISSING or not entries:
             continue
         value = OmegaConf.to_container(chosen, resolve=True) if OmegaConf.is_config(chosen) else chosen
         meant = _meant(value, entries[0].kind, typed.get(key, str(value)))

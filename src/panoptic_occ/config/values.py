@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,8 @@ def _validate(kind: Any) -> Callable[[str], object]:
     """Strict validation as JSON: there a list stands for a tuple too, and text for a path."""
     from pydantic import ConfigDict, TypeAdapter
 
+    if is_dataclass(kind):  # which a configuration describes by keys
+        kind = dict[str, Any]
     settings = ConfigDict(strict=True, arbitrary_types_allowed=True)
     return TypeAdapter(kind, config=settings).validate_json
 
@@ -85,7 +88,7 @@ def words(kind: Any) -> str:
         return f"a list, each {words(parts[0])}"
     if origin in (dict, Mapping):
         return f"{WORDS[dict]}, each {words(parts[1])}"
-    return WORDS[kind] if kind in WORDS else str(kind)
+    return WORDS[dict] if is_dataclass(kind) else WORDS.get(kind, str(kind))
 
 
 def _limits(limit: object) -> str:

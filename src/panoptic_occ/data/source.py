@@ -13,7 +13,7 @@ from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
 from panoptic_occ.data.relations.cache import VERSION, RelationCache
-from panoptic_occ.ops.relations import SegmentMatch
+from panoptic_occ.ops.segment_matching import SegmentMatch
 
 log = logging.getLogger(__name__)
 

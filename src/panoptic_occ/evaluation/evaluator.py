@@ -14,8 +14,9 @@ from torchmetrics import Metric
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.config.schema import ORACLES
 from panoptic_occ.evaluation.recording import Recording, asks_network, has_answers
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.erasing import StuffLabels
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
 from panoptic_occ.metrics.order.canvas_accuracy import CanvasAccuracy
@@ -27,11 +28,12 @@ from panoptic_occ.metrics.step_time import StepTime, timed
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.baselines.oracle import with_annotated_order
 from panoptic_occ.ops.matching import Match, best_boxes, match_instances
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.context import Context
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Context, Sample
+from panoptic_occ.structures.sample import Sample
 from panoptic_occ.stuff.ground_truth import annotated_stuff
 
 MATCH_OF: Mapping[str, Match] = {"order": "mask", "order_by_box": "box"}
@@ -264,8 +266,8 @@ def oracle_policy(policy: FusionPolicy, oracle: frozenset[str]) -> FusionPolicy:
 def relate(entry: Entry, output: BaseOutput, sample: Sample) -> Relation:
     """The relation of one image, from saved answers where ``output`` has them."""
     model = entry.model
-    if entry.relation in output.answers:
-        return model.relate(output.instances, output.stats, output.answers[entry.relation])
+    if entry.relation in output.head_outputs:
+        return model.relate(output.instances, output.stats, output.head_outputs[entry.relation])
     relation: Relation = model(output.instances, output.stats, context_of(sample, output, model.requires))
     return relation
 

@@ -22,7 +22,8 @@ from panoptic_occ.runs.build import plan_of_run
 from panoptic_occ.runs.loading import load_base, load_order, run_categories
 from panoptic_occ.runs.plan import RunPlan, build_model
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.sample import Sample
 
@@ -35,6 +36,10 @@ class Prediction(PanopticMap):
     """A panoptic map, the ``instances`` that it was made of and the ``relation`` among them.
 
     ``records``: of every instance, why it was kept or dropped.
+
+    >>> prediction = load(run)(image)
+    >>> isinstance(prediction, PanopticMap), prediction.relation.margin.shape[0] == len(prediction.instances)
+    (True, True)
     """
 
     instances: InstanceSet | None = None
@@ -42,7 +47,12 @@ class Prediction(PanopticMap):
 
 
 class Predictor:
-    """``predictor(image)`` gives the panoptic map of an image, see ``load``."""
+    """``predictor(image)`` gives the panoptic map of an image, see ``load``.
+
+    >>> predictor = load(run)
+    >>> predictor.policy.conf_thr, [category.name for category in predictor.categories.items if category.isthing][:2]
+    (0.5, ['disc', 'tile'])
+    """
 
     def __init__(
         self,
@@ -98,13 +108,23 @@ class Predictor:
         return Prediction(panoptic.ids, panoptic.segments, panoptic.records, output.instances, relation)
 
 
-def load(run: str | Path, *overrides: str, trusted: Collection[str] = ()) -> Predictor:
+def load(
+    run: str | Path, *overrides: str, trusted: Collection[str] = (), config_dir: str | Path | None = None
+) -> Predictor:
     """The predictor of the run in a folder that ``train`` made.
 
     ``overrides``: words as on the command line, such as ``fusion.conf_thr=0.7`` or ``trainer.accelerator=cpu``.
-    ``trusted``: packages of your own that the run may name.  CheckpointError when there is no trained run.
+    ``trusted``: packages of your own that the run may name; ``config_dir``: your own configuration files, if the run
+    was made with such.  CheckpointError when there is no trained run.
+
+    >>> predictor = load(run, "fusion.conf_thr=0.1")  # run: the folder that train printed at its end
+    >>> prediction = predictor(image)  # image: a file
+    >>> prediction.ids.shape, len(prediction.records) == len(prediction.instances)
+    (torch.Size([96, 96]), True)
     """
-    return Predictor.of(plan_of_run(Path(run), [f"run={run}", *overrides], trusted))
+    return Predictor.of(
+        plan_of_run(Path(run), [f"run={run}", *overrides], trusted, Path(config_dir) if config_dir else None)
+    )
 
 
 def pixels_of(image: Picture) -> UInt8[Tensor, "3 h w"]:

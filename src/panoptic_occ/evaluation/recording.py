@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from panoptic_occ.fusion.dilation import Dilation
 from panoptic_occ.fusion.erasing import component_confidence
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.base_output import BaseOutput
 
 FROM_NETWORK = frozenset({"soft", "roi_features"})
 
@@ -31,12 +31,14 @@ class Recording:
 
     def complete(self, output: BaseOutput, models: Mapping[str, OcclusionModel]) -> BaseOutput:
         """``output`` with the answers of ``models`` about all pairs and the confidences of the stuff."""
-        answers = {name: model.answers(output.instances, output.stats, wide=True) for name, model in models.items()}
+        outputs = {
+            name: model.head_outputs(output.instances, output.stats, wide=True) for name, model in models.items()
+        }
         semantic = output.semantic
         if semantic.logits is not None:
             confidence = {dilation.name: component_confidence(semantic, dilation) for dilation in self.dilations}
             semantic = replace(semantic, confidence={**semantic.confidence, **confidence})
-        return replace(output, semantic=semantic, answers={**output.answers, **answers})
+        return replace(output, semantic=semantic, head_outputs={**output.head_outputs, **outputs})
 
 
 def asks_network(model: OcclusionModel) -> bool:
@@ -46,4 +48,4 @@ def asks_network(model: OcclusionModel) -> bool:
 
 def has_answers(model: OcclusionModel) -> bool:
     """Whether a relation keeps apart what its network says and what follows from that."""
-    return type(model).answers is not OcclusionModel.answers
+    return type(model).head_outputs is not OcclusionModel.head_outputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,12 +23,11 @@ from panoptic_occ.runs.archive import Archive
 from panoptic_occ.runs.keys import predictions_key
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.runs.predictions import PredictionFiles, PredictionWriter, StoredPredictions
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.sample import Sample
 
 FUSIONS_A_BLOCK = 256  # about a second of work
 FUSIONS_A_WORKER = 1024  # fewer are done sooner than another worker has started
-NOT_REPEATED = ("saved=", "save_", "grid", "+grid", "sweep=", "processes=")
 
 
 def recording_of(plan: RunPlan) -> Recording | None:
@@ -68,20 +66,14 @@ def _check_relations(evaluation: Evaluation, advice: str) -> None:
         if reads and (entry.relation not in evaluation.networks or "semantic_logits" in reads):
             raise ConfigError(
                 f"occlusion={entry.relation} reads {', '.join(sorted(reads))}, which saved predictions do not hold, "
-                f"and it has no answers to keep instead (answers and relate of occlusion/base.py); {advice}, or leave "
-                f"{entry.relation} out of method, occlusion and compare"
+                f"and it has no outputs to keep instead (head_outputs and relate in occlusion/base.py); {advice}, or "
+                f"leave {entry.relation} out of method, occlusion and compare"
             )
-
-
-def save_command(words: Sequence[str]) -> str:
-    """The advice that ends the errors about stored predictions."""
-    kept = [shlex.quote(word) for word in words if not word.startswith(NOT_REPEATED)]
-    return f"to store them, run: python -m panoptic_occ.evaluate {' '.join([*kept, 'save_predictions=true'])}"
 
 
 def stored_channels(plan: RunPlan) -> int:
     """Width of the features of the base that made the stored predictions; CheckpointError when there are none."""
-    path, advice = PredictionFiles(plan.evaluation.predictions).base, save_command(plan.words)
+    path, advice = PredictionFiles(plan.evaluation.predictions).base, plan.evaluation.advice
     if not path.exists():  # perhaps the base has others, and what differs was not meant to
         for other in sorted(path.parent.parent.glob(f"predictions_*/{path.name}")):
             _check_settings(Archive(other, advice), plan.evaluation.detection_settings)
@@ -91,7 +83,7 @@ def stored_channels(plan: RunPlan) -> int:
 def open_predictions(plan: RunPlan, evaluation: Evaluation, data: PanopticDataModule) -> StoredPredictions:
     """The stored predictions that ``evaluation`` needs; ConfigError or CheckpointError says what does not fit."""
     _check_relations(evaluation, "set saved=false")
-    advice = save_command(plan.words)
+    advice = plan.evaluation.advice
     orders = {order.name: order.folder for order in plan.orders if order.name in evaluation.networks}
     stages = {name: folder.path.name for name, folder in orders.items()}
     stored = StoredPredictions(PredictionFiles(plan.evaluation.predictions), stages, advice)

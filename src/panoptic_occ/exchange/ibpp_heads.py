@@ -17,12 +17,3 @@ class MaskHead(nn.Module):
         self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, classes)
         nn.init.normal_(self.mask_predictor[-1].weight, std=0.001)
         nn.init.zeros_(self.mask_predictor[-1].bias)
-
-
-def initialise(module: nn.Module) -> None:
-    """Kaiming's normal by fan-out for every convolution, as in the heads that they extend; biases 0."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -14,17 +14,20 @@ from panoptic_occ.thing.base import Rois
 
 
 class Regions(NamedTuple):
-    """Regions that get masks and regions that the canvas shows, as one sequence per image."""
+    """Regions that get masks and regions that the canvas shows, as one sequence per image.
+
+    ``masked``, ``on_canvas``: which of the joined regions of all images are which.
+    """
 
     joined: list[Rois]
-    wanted: Bool[Tensor, " n"]
+    masked: Bool[Tensor, " n"]
     on_canvas: Bool[Tensor, " n"]
     rois: list[Rois]
     shown: list[Rois]
 
     @staticmethod
     def of(rois: Sequence[Rois], shown: Sequence[Rois]) -> Regions:
-        """Both behind each other, or the same ones once; the annotations of joined regions are not needed."""
+        """Both, one after the other, or the same ones once; joined regions have no annotations."""
         if shown is rois:
             every = torch.ones(sum(map(len, rois)), dtype=torch.bool)
             return Regions(list(rois), every, every, list(rois), list(rois))
@@ -32,12 +35,12 @@ class Regions(NamedTuple):
             Rois(torch.cat([r.boxes, s.boxes]), torch.cat([r.labels, s.labels]), torch.cat([r.scores, s.scores]))
             for r, s in zip(rois, shown, strict=True)
         ]
-        wanted = torch.cat([torch.arange(len(j)) < len(r) for j, r in zip(joined, rois, strict=True)])
-        return Regions(joined, wanted, ~wanted, list(rois), list(shown))
+        masked = torch.cat([torch.arange(len(j)) < len(r) for j, r in zip(joined, rois, strict=True)])
+        return Regions(joined, masked, ~masked, list(rois), list(shown))
 
     def at(self, moved: Sequence[Rois]) -> Regions:
-        """The same regions where ``joined`` has moved to."""
-        if self.on_canvas is self.wanted:
+        """The same regions in the boxes of ``moved``, those of ``joined`` after a move."""
+        if self.on_canvas is self.masked:
             return self._replace(joined=list(moved), rois=list(moved), shown=list(moved))
         pairs = list(zip(self.rois, moved, strict=True))
         rois = [replace(r, boxes=m.boxes[: len(r)]) for r, m in pairs]

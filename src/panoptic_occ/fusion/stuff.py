@@ -11,10 +11,10 @@ from torch import Tensor
 
 from panoptic_occ.ops.components import components
 from panoptic_occ.ops.segment_runs import run_starts
-from panoptic_occ.structures.instances import VOID_LABEL, Segment
+from panoptic_occ.structures.panoptic_map import Segment
+from panoptic_occ.structures.semantic_map import VOID_LABEL
 
 StuffRule = Literal["class", "component"]
-STUFF_RULES = ("class", "component")
 
 
 def fill_stuff(

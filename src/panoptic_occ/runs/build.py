@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,36 @@ from panoptic_occ.config.compose import compose, order_configs, stage_of_order
 from panoptic_occ.config.grid import Grid, Values, inside
 from panoptic_occ.config.instantiate import Blueprint
 from panoptic_occ.config.of_run import config_of_run, read_config
-from panoptic_occ.config.schema import COMPUTING, GROUPS, SETTINGS, in_names, setting_of, values_of
+from panoptic_occ.config.schema import COMPUTING, SETTINGS, Setting, in_names, setting_of_word, values_of
 from panoptic_occ.config.trust import check_targets
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.runs.keys import base_key, differences, module_key, name_of_words, predictions_key
 from panoptic_occ.runs.plan import BasePlan, EvaluationPlan, OrderPlan, PolicyPlan, RunPlan
 
+_RESULT = frozenset({Scope.RESULT})
+_EVALUATION = frozenset({Scope.RESULT, Scope.DETECTIONS, Scope.INPUT})
 
-def run_plan(config: DictConfig, words: Sequence[str] = (), trained: DictConfig | None = None) -> RunPlan:
+
+def run_plan(
+    config: DictConfig,
+    words: Sequence[str] = (),
+    trained: DictConfig | None = None,
+    config_dir: Path | None = None,
+) -> RunPlan:
     """The plan of a finished ``config`` (``compose``); ``words``: those of the command line, which name the folders.
 
     ``trained``: the configuration of the run that ``config`` evaluates, if it is one of ``run=``: its weights and
-    folders are those, whatever data ``config`` names.  ConfigError for what cannot be right.
+    folders are those, whatever data ``config`` names.  ``config_dir``: of the user's own configuration files, if no
+    command line says it.  ConfigError for what cannot be right.
     """
     run = trained or config
     base = _base(run)
     names = compared(config)
-    configs = order_configs(config, names)
+    configs = order_configs(config, names, config_dir)
     points = {str(config.choices.occlusion): Grid.of(config).points("occlusion")}
-    orders = [_order(configs[name], base, words, points.get(name, [{}])) for name in names]
+    orders = [_order(configs[name], base, points.get(name, [{}])) for name in names]
     policy: FusionPolicy = Blueprint[FusionPolicy](config.fusion).build()
-    training = training_words(config, words)
     named = RunFolder(Path(config.run)) if trained is not None else run_folder(config, words)
     loggers = config.logger or {}
     for name, settings in loggers.items():
@@ -48,7 +56,7 @@ def run_plan(config: DictConfig, words: Sequence[str] = (), trained: DictConfig 
             )
     return RunPlan(
         folder=named,
-        trained_folder=named if trained is not None else run_folder(config, training),
+        training_folders=[run_folder(config, _without(config, words, part)) for part in (_RESULT, _EVALUATION)],
         runs_dir=Path(config.runs_dir),
         data_choice=str(config.choices.data),
         data_name=str(config.data.name),
@@ -76,12 +84,14 @@ def plan_of(words: Sequence[str], config_dir: Path | None = None) -> RunPlan:
     key = "run="
     run = next((word.removeprefix(key) for word in words if word.startswith(key)), "null")
     if run == "null":
-        return run_plan(compose(words, config_dir), words)
+        return run_plan(compose(words, config_dir), words, config_dir=config_dir)
     trusted = compose([word for word in words if word.startswith("trusted=")]).trusted
-    return plan_of_run(Path(run), words, trusted)
+    return plan_of_run(Path(run), words, trusted, config_dir)
 
 
-def plan_of_run(folder: Path, words: Sequence[str], trusted: Iterable[str] = ()) -> RunPlan:
+def plan_of_run(
+    folder: Path, words: Sequence[str], trusted: Iterable[str] = (), config_dir: Path | None = None
+) -> RunPlan:
     """The plan of a command about the run in ``folder``; ``words``: those of the command line, on top of its settings.
 
     ``trusted``: packages whose classes its file may name.  CheckpointError when there is no run; ConfigError when a
@@ -91,7 +101,7 @@ def plan_of_run(folder: Path, words: Sequence[str], trusted: Iterable[str] = ())
     saved = read_config(file)
     check_targets(saved, file, trusted)
     saved.runs_dir = _home(folder, saved)
-    config = config_of_run(saved, words)
+    config = config_of_run(saved, words, config_dir)
     config.run, config.runs_dir = str(folder), saved.runs_dir
     trained = saved.copy()
     before, after = _base(trained).settings, _base(config).settings
@@ -100,7 +110,7 @@ def plan_of_run(folder: Path, words: Sequence[str], trusted: Iterable[str] = ())
     kept |= {key: value for key, value in after.items() if key not in before and not key.startswith(free)}
     if changed := differences(before, kept):
         raise ConfigError(f"{folder}: its base was trained with other settings: {changed}")
-    return run_plan(config, words, trained)
+    return run_plan(config, words, trained, config_dir)
 
 
 def _home(folder: Path, saved: DictConfig) -> str:
@@ -135,7 +145,7 @@ def run_folder(config: DictConfig, words: Sequence[str] = ()) -> RunFolder:
     """The folder of the run that ``config`` describes; ``words``: those of the command line."""
     name = config.run_name
     if name is None:
-        told = name_of_words(words, lambda key: in_names(config, key))
+        told = name_of_words(word for word in words if in_names(config, word))
         parts = (config.method.name, config.backbone_name, f"s{config.seed}", told)
         name = "_".join(part for part in parts if part)
     elif not str(name).strip(". ") or re.search(r"[/\\]", str(name)) or str(name).startswith("base_"):
@@ -146,20 +156,9 @@ def run_folder(config: DictConfig, words: Sequence[str] = ()) -> RunFolder:
     return RunFolder(Path(config.runs_dir) / str(config.data.name) / str(name))
 
 
-def training_words(config: DictConfig, words: Iterable[str]) -> list[str]:
-    """The words of a command that say what is trained."""
-    return [word for word in words if _trains(config, word.lstrip("+~").partition("=")[0])]
-
-
-def _place(config: DictConfig) -> list[str]:
-    return [f"runs_dir={config.runs_dir}"] if config.runs_dir != "runs" else []
-
-
-def _trains(config: DictConfig, key: str) -> bool:
-    if key in GROUPS and "." not in key:
-        return GROUPS[key].scope in (Scope.BASE, Scope.MODULE, Scope.LABEL)
-    entry = setting_of(config, key)
-    return entry is not None and entry.scope in (Scope.BASE, Scope.MODULE, Scope.INPUT, Scope.LABEL)
+def _without(config: DictConfig, words: Iterable[str], scopes: Collection[Scope]) -> list[str]:
+    """The words that the table knows to be of none of these scopes."""
+    return [word for word in words if (entry := setting_of_word(config, word)) and entry.scope not in scopes]
 
 
 def _base(config: DictConfig) -> BasePlan:
@@ -186,14 +185,15 @@ def _base(config: DictConfig) -> BasePlan:
     )
 
 
-def _order(config: DictConfig, base: BasePlan, words: Sequence[str], points: Sequence[Values] = ({},)) -> OrderPlan:
+def _order(config: DictConfig, base: BasePlan, points: Sequence[Values]) -> OrderPlan:
     name, stage = str(config.choices.occlusion), stage_of_order(config)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     settings = {key: v for key, v in values_of(config, {Scope.MODULE}).items() if key.startswith("occlusion.")}
     schedule: Any = OmegaConf.to_container(stage, resolve=True)
     key = module_key(base.key, settings, schedule)
-    chosen = [word for word in words if not word.lstrip("+~").startswith("occlusion=")]
-    command = [*training_words(config, [*chosen, f"occlusion={name}"]), *_place(config)]
+    chosen = [word for word in config.command if not word.lstrip("+~").startswith("occlusion=")]
+    command = _without(config, [*chosen, f"occlusion={name}"], {*_EVALUATION, Scope.MACHINE, Scope.COMMAND})
+    place = [f"runs_dir={config.runs_dir}"] if config.runs_dir != "runs" else []
     return OrderPlan(
         name=name,
         blueprint=Blueprint(config.occlusion),
@@ -202,7 +202,7 @@ def _order(config: DictConfig, base: BasePlan, words: Sequence[str], points: Seq
         folder=base.folder if base.joint else RunFolder(base.folder.path / f"{name}_{key}"),
         config=OmegaConf.to_yaml(config, resolve=True),
         hyperparameters=plain,
-        command=f"python -m panoptic_occ.train {shlex.join(command)}",
+        command=f"python -m panoptic_occ.train {shlex.join([*command, *place])}",
         points=points,
     )
 
@@ -229,10 +229,11 @@ def _evaluation(config: DictConfig, words: Sequence[str], base: BasePlan, traine
     detections = {**values_of(config, {Scope.DETECTIONS}), **_source(config)}
     detections["data.max_eval_images"] = config.data.get("max_eval_images")
     settings = {"base": base.key, **{key: value for key, value in detections.items() if "root" not in key}}
-    told = name_of_words(words, lambda key: _told_of_evaluation(config, key))
+    told = [word for word in words if in_names(config, word) and not word.lstrip("+").startswith("data.source.")]
+    stores = [word for word in words if word.startswith("run=") or _is_of_result(setting_of_word(config, word))]
     return EvaluationPlan(
         settings=comparable(config),
-        name=told or "default",
+        name=name_of_words(told) or "default",
         policies=policies,
         grid=grid,
         oracle=frozenset(config.oracle),
@@ -243,6 +244,7 @@ def _evaluation(config: DictConfig, words: Sequence[str], base: BasePlan, traine
         tta=Blueprint(config.tta),
         predictions=base.folder.path / f"predictions_{predictions_key(settings)}",
         detection_settings=settings,
+        advice=f"to store them, run: python -m panoptic_occ.evaluate {shlex.join([*stores, 'save_predictions=true'])}",
         saved=config.saved,
         save_maps=config.save_maps,
         save_predictions=config.save_predictions,
@@ -250,6 +252,10 @@ def _evaluation(config: DictConfig, words: Sequence[str], base: BasePlan, traine
         erase_radius=int(config.fusion.get("erase_radius", config.data.erase_radius)),
         own_data=own_data,
     )
+
+
+def _is_of_result(entry: Setting | None) -> bool:
+    return entry is not None and entry.from_run
 
 
 def comparable(config: DictConfig) -> dict[str, Any]:
@@ -262,11 +268,6 @@ def _source(config: DictConfig) -> dict[str, Any]:
     """What says which data is read, by dotted key."""
     values = values_of(config, {Scope.BASE, Scope.INPUT})
     return {key: value for key, value in values.items() if key.startswith("data.source.")}
-
-
-def _told_of_evaluation(config: DictConfig, key: str) -> bool:
-    """Whether the name of an evaluation tells a word: not that of data, whose digest is part of the name."""
-    return in_names(config, key) and not key.startswith("data.source.")
 
 
 def _data(config: DictConfig) -> DictConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 BASE_VERSION = 3
@@ -42,9 +42,9 @@ def differences(before: Values, after: Values) -> str:
     return "; ".join(f"{key}: {before.get(key)} -> {after.get(key)}" for key in differing[:5])
 
 
-def name_of_words(words: Iterable[str], told: Callable[[str], bool]) -> str:
-    """The words of a command line whose keys are ``told`` in names, as part of a file name; empty without any."""
-    pairs = (word.lstrip("+~").split("=", 1) for word in words if "=" in word)
-    parts = sorted(value if key == "experiment" else f"{key}-{value}" for key, value in pairs if told(key))
+def name_of_words(words: Iterable[str]) -> str:
+    """Words of a command line as part of a file name; empty without any."""
+    pairs = (word.lstrip("+~").split("=", 1) for word in words)
+    parts = sorted(value if key == "experiment" else f"{key}-{value}" for key, value in pairs)
     text = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", item).strip("-") for item in parts)
     return text if len(text) <= 100 else hashlib.sha256(text.encode()).hexdigest()[:12]

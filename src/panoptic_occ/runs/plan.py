@@ -89,9 +89,10 @@ class PolicyPlan:
 class EvaluationPlan:
     """What an evaluation measures, and what it writes.
 
-    ``settings``: everything that changes its numbers, by dotted key.  ``predictions``: folder of the stored detections
-    with ``detection_settings``, all that these depend on.  ``erase_radius``: by which stored stuff can be erased.
-    ``name``: of the words that differ from training.  ``own_data``: of the run, not of the command.
+    ``settings``: everything that changes its numbers, by dotted key.  ``name``: of the words that differ from training.
+    ``predictions``: folder of the stored detections with ``detection_settings``, all that these depend on.  ``advice``:
+    how to store them, the end of errors.  ``erase_radius``: by which stored stuff can be erased.  ``own_data``: what is
+    evaluated is the data of the run.
     """
 
     settings: Values
@@ -106,6 +107,7 @@ class EvaluationPlan:
     tta: Blueprint[TestTimeAugmentation]
     predictions: Path
     detection_settings: Values
+    advice: str
     saved: bool
     save_maps: bool
     save_predictions: bool
@@ -118,7 +120,8 @@ class EvaluationPlan:
 class RunPlan:
     """One command from its configuration to its folders.
 
-    ``folder``: of the run; ``trained_folder``: the one that the same words without those of the evaluation name.
+    ``folder``: of the run; ``training_folders``: those that the words name without the ones of the evaluation, from the
+    most words to the fewest.
     ``data_choice``: of ``conf/data``.  ``method``: the order that the run is about.  ``orders``: all compared ones, the
     ceiling last.  ``data``: what is evaluated; ``training_data``: what the base learned from, the same unless
     ``run=`` is evaluated on other data.  ``training``: the settings of all weights, by dotted
@@ -126,7 +129,7 @@ class RunPlan:
     """
 
     folder: RunFolder
-    trained_folder: RunFolder
+    training_folders: Sequence[RunFolder]
     runs_dir: Path
     data_choice: str
     data_name: str

@@ -25,11 +25,14 @@ from torch import Tensor
 from panoptic_occ.common.errors import CheckpointError
 from panoptic_occ.ops.segment_runs import run_starts
 from panoptic_occ.runs.archive import Archive, ArchiveWriter
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap, Segment, SemanticMap
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import SemanticMap
+from panoptic_occ.structures.target import Target
 
 Tensors = dict[str, Tensor]
 CONFIDENCE = "confidence_"
@@ -86,7 +89,7 @@ class PredictionWriter(ExitStack):
         self._truth.add(sample.image_id, pack_target(sample.annotations))
         self._truth.header["files"][str(sample.image_id)] = sample.file_name
         for order, archive in self._heads.items():
-            archive.add(sample.image_id, output.answers[order])
+            archive.add(sample.image_id, output.head_outputs[order])
 
     def _tie(self) -> None:
         """Head outputs belong to exactly these detections, not to those of a later run that replaces the file."""

@@ -9,16 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import check_choice
+from panoptic_occ.structures.batch import Batch
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
-from panoptic_occ.structures.sample import Batch
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.stuff.label_map import full_logits, most_likely, upsample
 
 Things = Literal["collapsed", "dense", "none"]
-LossNorm = Literal["valid", "batch_valid", "all"]
-THINGS = ("collapsed", "dense", "none")
-LOSS_NORMS = ("valid", "batch_valid", "all")
+LossNorm = Literal["valid", "all"]
 
 
 class StuffBranch(nn.Module):
@@ -31,7 +29,7 @@ class StuffBranch(nn.Module):
     def semantic_maps(
         self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
     ) -> list[SemanticMap]:
-        """What the branch sees in every image, in its original frame; with logits if ``requires`` asks for them."""
+        """The stuff of every image, in its original frame; with logits if ``requires`` names ``semantic_logits``."""
         raise NotImplementedError
 
 
@@ -39,9 +37,10 @@ class StuffHead(StuffBranch):
     """A network that scores every class at stride 4; subclasses write ``trunk``.
 
     ``things``: ``collapsed`` (one class for all things, then the stuff classes), ``dense`` (every thing class too) or
-    ``none`` (stuff only; pixels of things train nothing).  ``loss_norm``: mean over the ``valid`` pixels of
-    a process's batch (detectron2; RAP's ``batch_valid`` is the same), or over ``all`` pixels, void included (OCFusion's
-    code).  ``align_corners``: of the step from stride 4 to pixels.  ``width``: channels of what ``trunk`` gives.
+    ``none`` (stuff only; pixels of things train nothing).
+    ``loss_norm``: mean over the ``valid`` pixels of a process's batch (detectron2, RAP), or over ``all`` pixels, void
+    included (OCFusion's code).
+    ``align_corners``: of the step from stride 4 to pixels.  ``width``: channels of what ``trunk`` gives.
     """
 
     def __init__(
@@ -53,9 +52,8 @@ class StuffHead(StuffBranch):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        for key, value, allowed in (("things", things, THINGS), ("loss_norm", loss_norm, LOSS_NORMS)):
-            if value not in allowed:
-                raise ConfigError(f"stuff.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
+        check_choice("stuff.things", things, Things)
+        check_choice("stuff.loss_norm", loss_norm, LossNorm)
         self.loss_norm = loss_norm
         self.align_corners = align_corners
         self.width = width
@@ -102,12 +100,12 @@ class StuffHead(StuffBranch):
     ) -> list[SemanticMap]:
         """Maps at the original sizes from logits at stride 4; the padding is cut off before anything is resized."""
         maps = []
-        for own, sample, inside in zip(logits, batch.samples, batch.sizes, strict=True):
+        for coarse, sample, inside in zip(logits, batch.samples, batch.sizes, strict=True):
             if "semantic_logits" in requires:
-                full = full_logits(own, inside, sample.original_size, self.align_corners)
+                full = full_logits(coarse, inside, sample.original_size, self.align_corners)
                 maps.append(semantic_map(full, self.first_label, self.num_things))
             else:
-                channels = most_likely(own, inside, sample.original_size, self.align_corners)
+                channels = most_likely(coarse, inside, sample.original_size, self.align_corners)
                 labels = stuff_labels(channels, self.first_label, self.num_things)
                 maps.append(SemanticMap(labels, first_label=self.first_label))
         return maps
@@ -119,8 +117,7 @@ def semantic_map(logits: Float[Tensor, "c h w"], first_label: int, num_things: i
 
 
 def stuff_labels(channels: Int[Tensor, "h w"], first_label: int, num_things: int) -> Int[Tensor, "h w"]:
-    """Contiguous labels (int16: the map is read often, and a quarter of the bytes is) of winning channels,
-    ``VOID_LABEL`` where a thing wins."""
+    """Contiguous labels (int16, a quarter of the bytes) of winning channels, ``VOID_LABEL`` where a thing wins."""
     labels = channels.to(torch.int16) + first_label
     return labels.masked_fill(labels < num_things, VOID_LABEL)
 

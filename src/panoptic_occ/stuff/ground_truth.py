@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from panoptic_occ.structures.batch import Batch
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
-from panoptic_occ.structures.sample import Batch, Target
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.target import Target
 from panoptic_occ.stuff.base import StuffBranch
 
 

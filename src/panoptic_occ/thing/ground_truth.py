@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.batch import Batch
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.sample import Batch
-from panoptic_occ.thing.base import RoiChange, ThingBranch, Wanted
+from panoptic_occ.thing.base import Positives, RoiChange, ThingBranch, Wanted
 
 
 class GroundTruthThings(ThingBranch):
@@ -29,17 +29,17 @@ class GroundTruthThings(ThingBranch):
         self, features: dict[str, Tensor], batch: Batch, conf_thr: float, requires: frozenset[str]
     ) -> list[InstanceSet]:
         """The annotated instances of every image; soft masks and RoI features do not exist here."""
-        found = []
+        detections = []
         for sample, target in zip(batch.samples, batch.targets, strict=True):
             shuffle = torch.Generator().manual_seed(sample.image_id)
             order = torch.randperm(len(target.labels), generator=shuffle).to(target.labels.device)
             scores = torch.ones(len(order), device=target.labels.device)
-            found.append(InstanceSet(target.masks[order], target.boxes[order], scores, target.labels[order]))
-        return found
+            detections.append(InstanceSet(target.masks[order], target.boxes[order], scores, target.labels[order]))
+        return detections
 
     def positives(
         self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str], wanted: Wanted = None
-    ) -> list[tuple[InstanceSet, Tensor]]:
+    ) -> Positives:
         """ConfigError: there are no proposals."""
         raise ConfigError(
             "thing=ground_truth has no proposals, from which this occlusion method learns; train it on a network "

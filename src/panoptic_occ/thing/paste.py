@@ -14,6 +14,9 @@ from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, Window
 from panoptic_occ.thing.base import Rois
 
+LARGEST = 30.0
+"""Largest logit: probabilities of exactly 0 and 1 have none."""
+
 
 def _weights(
     pixels: Int[Tensor, " p"], low: Float[Tensor, "#p"], high: Float[Tensor, "#p"], cells: int
@@ -97,6 +100,13 @@ def _at_least(soft: Float[Tensor, " p"], threshold: float, out: Bool[Tensor, " p
         np.greater_equal(soft.numpy(), threshold, out=out.numpy())
     else:
         torch.ge(soft, threshold, out=out)
+
+
+def soft_logits(instances: InstanceSet) -> Float[Tensor, "n s s"]:
+    """Logits (float32) of the soft masks, within ``LARGEST``; ValueError without soft masks."""
+    if instances.soft is None:
+        raise ValueError("this order needs instances.soft; see OcclusionModel.requires")
+    return instances.soft.float().logit().clamp(-LARGEST, LARGEST)
 
 
 def place_soft(values: Float[Tensor, "s s"], box: Float[Tensor, " 4"], window: Window) -> Float[Tensor, "y x"]:

@@ -123,21 +123,21 @@ def usable_mode(asked: str | None) -> str:
 
 def answers(url: str, within: float = ANSWER_WITHIN) -> bool:
     """Whether a server says anything but that it is broken, within ``within`` seconds; proxies are heeded."""
-    found: list[bool] = []
+    answered: list[bool] = []
 
     def ask() -> None:
         try:
             with urllib.request.urlopen(f"{url.rstrip('/')}/healthz", timeout=within):
-                found.append(True)
+                answered.append(True)
         except urllib.error.HTTPError as error:
-            found.append(error.code < 500)
+            answered.append(error.code < 500)
         except (OSError, ValueError):
-            found.append(False)
+            answered.append(False)
 
     thread = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
     thread.start()
     thread.join(within)
-    return bool(found) and found[0]
+    return bool(answered) and answered[0]
 
 
 def _loggers(plan: RunPlan, folder: Path, job: str, start: str) -> list[Logger]:
@@ -206,8 +206,8 @@ def _order_table(
     data: list[list[object]] = []
     for entry in evaluation.entries:
         numbers = (rows[entry.name][name] for name in names)
-        known = (None if math.isnan(number) else number for number in numbers)
-        data.append([entry.name, entry.relation, *(entry.values.get(key) for key in keys), *known])
+        values = (None if math.isnan(number) else number for number in numbers)
+        data.append([entry.name, entry.relation, *(entry.values.get(key) for key in keys), *values])
     return ["entry", "order", *keys, *names], data
 
 

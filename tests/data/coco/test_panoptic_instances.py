@@ -17,7 +17,7 @@ from panoptic_occ.data.relations.build import ensure_relations
 from panoptic_occ.data.relations.preparation import prepare
 from panoptic_occ.data.scenes.source import ScenesSource
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.target import Target
 
 
 def disjoint(target: Target) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.panoptic_io import MAX_ID, PanopticResultWriter, read_panoptic_png, write_panoptic_png
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 CATEGORIES = Categories.from_json(
     [{"id": 7, "name": "cat", "isthing": 1}, {"id": 90, "name": "sky", "isthing": 0, "color": [1, 2, 3]}]

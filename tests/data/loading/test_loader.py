@@ -10,10 +10,11 @@ from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.loading.loader import TransformedSamples, pack, sample_loader, unpack
 from panoptic_occ.data.loading.sampling import EvalSampler
 from panoptic_occ.data.loading.transforms import EvalTransform
-from panoptic_occ.structures.instances import PanopticMap, Segment
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 
 
 def make_sample(index: int, instances: int) -> Sample:

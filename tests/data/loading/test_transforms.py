@@ -12,10 +12,11 @@ from torchvision.transforms import v2
 from helpers.samples import make_sample, same
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.loading.transforms import EvalTransform, Grid, TrainTransform, resized_size
-from panoptic_occ.structures.instances import PanopticMap, Segment
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 
 
 def flip_seeds(transform: TrainTransform, sample: Sample) -> tuple[int, int]:

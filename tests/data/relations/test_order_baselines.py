@@ -65,6 +65,4 @@ def image(image_id, front):
     own = torch.zeros((2, 2), dtype=torch.int64)
     own[front, 1 - front] = 12
     inter = torch.tensor([[64, 12], [12, 32]])
-    return ImageRelation(
-        image_id, torch.arange(2), GroundTruthRelation(inter.diagonal(), inter.diagonal(), inter, own)
-    )
+    return ImageRelation(image_id, torch.arange(2), GroundTruthRelation(inter.diagonal(), inter.diagonal(), inter, own))

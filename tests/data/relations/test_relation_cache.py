@@ -16,10 +16,11 @@ import torch
 
 from panoptic_occ.common import tensor_file
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.data.coco.source import CocoSource
 from panoptic_occ.data.relations.build import build_relations, ensure_relations
 from panoptic_occ.data.relations.cache import ImageRelation, RelationCache
 from panoptic_occ.data.relations.statistics import relation_statistics
-from panoptic_occ.ops.relations import ground_truth_relation
+from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.structures.relation import GroundTruthRelation
 
@@ -134,6 +135,18 @@ def test_a_cache_of_other_instances_is_noticed(tiny_coco: Any) -> None:
     with pytest.raises(DataError, match="image 5: the cached relations are of 3 instances, the image has 2"):
         data.load(0)
     assert len(data.target(2).relation) == 1  # an image that the cache does not hold is computed
+
+
+def test_the_match_rule_reaches_training_data_and_cache(tiny_coco: Any, tmp_path: Path) -> None:
+    """Validation images keep the usual rule."""
+    source = CocoSource(tiny_coco.write(), "val2017", "val2017", tmp_path, match="box")
+    train, val = source.split("train"), source.split("val")
+    assert (train.match, val.match) == ("box", "share")
+    assert source.relations_path(train) != source.relations_path(val)
+    cache = build_relations(train, source.relations_path(train))
+    for index, image_id in enumerate(train.image_ids.tolist()):
+        cached = cache.get(image_id)
+        assert cached is not None and torch.equal(train.target(index).relation.own, cached.own)
 
 
 KILLED = """

@@ -18,7 +18,7 @@ from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
 from panoptic_occ.data.coco.writer import Part, write_splits
 from panoptic_occ.data.source import Source, Split, find_root
-from panoptic_occ.ops.relations import SegmentMatch
+from panoptic_occ.ops.segment_matching import SegmentMatch
 
 VERSION = 1
 """Raise it when a change of the code changes the converted files; it is part of the folder's name."""

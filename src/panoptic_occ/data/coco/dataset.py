@@ -29,10 +29,12 @@ from panoptic_occ.data.coco.panoptic_instances import (
 )
 from panoptic_occ.data.coco.reader import Instances, Problem, read_image, read_instances, read_panoptic
 from panoptic_occ.data.relations.cache import RelationCache
-from panoptic_occ.ops.relations import SegmentMatch, ground_truth_relation, matched_segments
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
+from panoptic_occ.ops.segment_matching import SegmentMatch, matched_segments
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class CocoPanoptic(Dataset[Sample]):
     With ``skip_empty``, images without a non-crowd instance are left out (counted as ``images without instances``).
     ``inst_gt``: the instances are those of the instances JSON (``coco``, full masks that overlap) or are cut from the
     ``panoptic`` map, which has no relations to cache.  ``match``: how an instance finds its segment of the panoptic
-    map, by the ``share`` of it that it covers or by the nearest ``box`` (see ``ops.relations``).
+    map, by the ``share`` of it that it covers or by the nearest ``box`` (see ``ops.segment_matching``).
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from panoptic_occ.structures.categories import Categories
 if TYPE_CHECKING:
     from jaxtyping import Int, Int32
 
-    from panoptic_occ.structures.instances import PanopticMap, Segment
+    from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 MAX_ID = 256**3 - 1
 """The largest segment id that three bytes hold."""

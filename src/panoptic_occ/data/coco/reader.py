@@ -24,8 +24,8 @@ from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_io import MAX_ID, read_panoptic_png
 from panoptic_occ.ops.segment_runs import unique_counts
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap, Segment
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 MIN_POLYGON = 6
 """Numbers of the smallest polygon that encloses anything (three corners)."""

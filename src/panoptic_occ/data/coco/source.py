@@ -10,7 +10,7 @@ from panoptic_occ.common.kinds import Scope
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
 from panoptic_occ.data.source import Source, Split, find_root
-from panoptic_occ.ops.relations import SegmentMatch
+from panoptic_occ.ops.segment_matching import SegmentMatch
 
 ROOT_VARIABLE = "PANOPTIC_OCC_COCO"
 

@@ -19,10 +19,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.ops.segment_runs import unique_counts
-from panoptic_occ.structures.instances import PanopticMap
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 
 Size = tuple[int, int]
 

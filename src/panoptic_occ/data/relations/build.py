@@ -13,7 +13,7 @@ from panoptic_occ.data.coco.dataset import CocoPanoptic, annotated_relation
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.reader import read_instances, read_panoptic
 from panoptic_occ.data.relations.cache import ImageRelation, RelationCache
-from panoptic_occ.ops.relations import SegmentMatch
+from panoptic_occ.ops.segment_matching import SegmentMatch
 from panoptic_occ.structures.categories import Categories
 
 log = logging.getLogger(__name__)

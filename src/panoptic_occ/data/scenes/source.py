@@ -18,7 +18,7 @@ from panoptic_occ.data.relations.build import ensure_relations
 from panoptic_occ.data.scenes.generator import SceneSettings, generate
 from panoptic_occ.data.scenes.layout import Mix
 from panoptic_occ.data.source import Source, Split
-from panoptic_occ.ops.relations import SegmentMatch
+from panoptic_occ.ops.segment_matching import SegmentMatch
 
 
 class ScenesSource(Source):

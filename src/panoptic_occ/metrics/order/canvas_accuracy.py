@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from panoptic_occ.metrics.order.relation_accuracy import Matches
-from panoptic_occ.structures.instances import InstanceRecord
+from panoptic_occ.structures.panoptic_map import InstanceRecord
 from panoptic_occ.structures.relation import GroundTruthRelation, Relation
 
 OFFERED = frozenset({"kept", "occluded", "erased"})

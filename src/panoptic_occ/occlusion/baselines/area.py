@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.structures.context import NO_CONTEXT, Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context
 
 
 class AreaOrder(OcclusionModel):

@@ -1,4 +1,4 @@
-"""Random order: what deciding without knowing anything gives (half of the pairs right)."""
+"""Random order: half of the pairs right, as by tossing a coin."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.structures.context import NO_CONTEXT, Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context
 
 
 class RandomOrder(OcclusionModel):
     """Every instance gets a random depth, a hash of ``seed`` and of its mask.
 
-    The mask enters through its pixel count and the sums of its rows and columns, exact integers that do not depend on
-    how it was cropped.  So the order is the same in every process, on every device, in any order of images or
-    instances.  Masks equal in all three numbers keep the order of the scores.
+    The hash reads the mask's pixel count and the sums of its row and of its column numbers: exact integers, whatever
+    the crop.  So the order is the same in every process, on every device, in any order of images or instances.
+    Masks equal in all three numbers keep the order of the scores.
     """
 
     scope: ClassVar[Scope] = Scope.RESULT

@@ -1,4 +1,4 @@
-"""Heads on RoI feature and soft mask of one instance or two (OCFusion, section 3.3; RAP and REFINE use them, too)."""
+"""Heads on RoI feature and soft mask of one instance or two (OCFusion, section 3.3; RAP and REFINE)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from panoptic_occ.ops.initialise import zero_biases
 from panoptic_occ.structures.instances import InstanceSet
 
 ROI_SIZE = 14
@@ -53,7 +54,7 @@ class PairHead(nn.Module):
         pairs: Int[Tensor, "2 p"],
         split: bool,
     ) -> Float[Tensor, "p flat"]:
-        """What ``fc1`` reads; ``split``: the instances have been through their halves of ``conv1`` already."""
+        """What ``fc1`` reads; ``split``: ``firsts`` and ``seconds`` are ``first_halves`` already."""
         # index_select, because its gradient is added row by row, and that of indexing number by number
         first, second = firsts.index_select(0, pairs[0]), seconds.index_select(0, pairs[1])
         y = first.add_(second) if split else self.conv1(torch.cat([first, second], dim=1))
@@ -64,24 +65,23 @@ class PairHead(nn.Module):
     def first_halves(
         self, firsts: Float[Tensor, "n c 14 14"], seconds: Float[Tensor, "m c 14 14"]
     ) -> tuple[Tensor, Tensor]:
-        """What each instance adds to ``conv1`` as first and as second of a pair: a convolution of joined channels is a
-        sum of two, so it runs once per instance instead of once per pair.
+        """What each instance adds to ``conv1`` as first and as second of a pair.
+
+        A convolution of joined channels is a sum of two, so it runs once per instance instead of once per pair.
         """
         above, below = self.conv1.weight.chunk(2, dim=1)
         return F.conv2d(firsts, above, self.conv1.bias, padding=1), F.conv2d(seconds, below, padding=1)
 
 
 def initialise(head: nn.Module, last: nn.Linear) -> None:
-    """Weights of a head of convolutions and linear layers as in the released code; biases 0, ``last`` almost 0."""
+    """Weights of convolutions and linear layers as in the released code; biases 0, ``last`` almost 0."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear) and module is not last:  # drawn once: a seed keeps its weights
             nn.init.kaiming_uniform_(module.weight, a=1)
     nn.init.normal_(last.weight, std=0.01)
-    for name, parameter in head.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(parameter)
+    zero_biases(head)
 
 
 def roi_inputs(instances: InstanceSet, inputs: Collection[str] = ("mask", "feature")) -> Float[Tensor, "n c 14 14"]:

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.banet import AppearanceOrder
+from panoptic_occ.structures.context import Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Context
 
 SIZE = (5, 6)
 SHARES = (0.0, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
