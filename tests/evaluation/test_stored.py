@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from helpers.stored_runs import Runs, all_maps, make_runs
 from panoptic_occ.commands import evaluating as pipeline
@@ -18,6 +17,7 @@ from panoptic_occ.config.compose import compose
 from panoptic_occ.runs.archive import Archive, ArchiveWriter
 from panoptic_occ.runs.folders import base_folder, occlusion_folder
 from panoptic_occ.runs.predictions import PredictionWriter
+from panoptic_occ.runs.weights import WEIGHTS
 from panoptic_occ.structures.sample import Sample
 
 
@@ -45,10 +45,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained_again(weights: Path) -> None:
     """Writes other weights into a file."""
-    tensors = {
-        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in load_file(weights).items()
-    }
-    save_file(tensors, weights, metadata={"format": "1"})
+    _, tensors = WEIGHTS.read(weights)
+    tensors = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    WEIGHTS.write(weights, tensors, {})
 
 
 def copied(stored: Runs, tmp_path: Path) -> Runs:
@@ -173,7 +172,7 @@ def test_stores_that_do_not_fit_are_refused(stored: Runs, tmp_path: Path, no_net
     refused(DataError, r"base\.zip: .* cannot be read .*the file is damaged: to store them, run")
     base.write_bytes(whole)
     change_header(answers, lambda header: header.update(detections="others"))
-    refused(CheckpointError, r"ocfusion_\w+\.zip: holds answers about other detections")
+    refused(CheckpointError, r"ocfusion_\w+\.zip: holds head outputs for other detections")
     change_header(answers, lambda header: header.update(detections=Archive(base, "").header["digest"]))
     weights = occlusion_folder(compose(runs.words)).weights("occlusion")
     trained_again(weights)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,21 +39,16 @@ CONFIDENCE = "confidence_"
 NO_IMAGE = torch.zeros((3, 0, 0), dtype=torch.uint8)
 
 
-@dataclass(frozen=True)
 class PredictionFiles:
-    """The files of the predictions that one base makes of one split with one set of test-time settings."""
+    """The files of the predictions that one base makes of one split with one set of test-time settings.
 
-    folder: Path
+    ``base``: detections and stuff, ``truth``: annotations.
+    """
 
-    @property
-    def base(self) -> Path:
-        """Detections and stuff."""
-        return self.folder / "base.zip"
-
-    @property
-    def truth(self) -> Path:
-        """Annotations."""
-        return self.folder / "truth.zip"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.base = folder / "base.zip"
+        self.truth = folder / "truth.zip"
 
     def head_outputs(self, stage: str) -> Path:
         """What the heads of the occlusion module of ``stage`` (its order and key) put out."""
@@ -111,8 +106,8 @@ class StoredPredictions:
         for archive in self.head_outputs.values():
             if archive.header["detections"] != self.base.header["digest"]:
                 raise CheckpointError(
-                    f"{archive.path}: holds answers about other detections than {files.base.name} beside it, which was "
-                    f"stored again since; {advice}"
+                    f"{archive.path}: holds head outputs for other detections than {files.base.name} beside it, which "
+                    f"was stored again since; {advice}"
                 )
 
     def output(self, image_id: int) -> BaseOutput:
@@ -160,7 +155,6 @@ def pack_target(target: Target) -> Tensors:
         (s.id, s.label, s.isthing, s.area, s.iscrowd, -1 if s.instance is None else s.instance)
         for s in target.panoptic.segments
     ]
-    relation = target.relation
     return {
         **pack_masks(target.masks),
         "boxes": target.boxes,
@@ -168,10 +162,7 @@ def pack_target(target: Target) -> Tensors:
         "instance_ids": target.instance_ids,
         **pack_map("ids", target.panoptic.ids),
         "segments": torch.tensor(segments, dtype=torch.int64).view(-1, 6),
-        "area": relation.area,
-        "pan_area": relation.pan_area,
-        "inter": relation.inter,
-        "own": relation.own,
+        **vars(target.relation),
     }
 
 
@@ -181,7 +172,7 @@ def unpack_target(tensors: Tensors) -> Target:
         Segment(id_, label, bool(isthing), area, bool(iscrowd), instance=None if instance < 0 else instance)
         for id_, label, isthing, area, iscrowd, instance in tensors["segments"].tolist()
     )
-    relation = GroundTruthRelation(*(tensors[name] for name in ("area", "pan_area", "inter", "own")))
+    relation = GroundTruthRelation(**{field.name: tensors[field.name] for field in fields(GroundTruthRelation)})
     return Target(
         tensors["boxes"],
         tensors["labels"],

@@ -109,47 +109,46 @@ class CocoPanoptic(Dataset[Sample]):
     def load(self, index: int) -> Sample:
         """The image and its target.  Raises DataError at the first fatal problem of the image."""
         record = self.record(index)
-        image, problems = read_image(record, self.layout)
-        self._report(problems)
-        assert image is not None  # a missing image is a fatal problem
+        image = self._checked(read_image(record, self.layout))
         return Sample(image, record.image_id, record.file_name, record.size, self.target(index))
 
     def target(self, index: int) -> Target:
         """The annotations of an image alone.  Raises DataError at the first fatal problem of the image."""
         record = self.record(index)
-        panoptic, problems = read_panoptic(record, self.layout, self.categories)
-        self._report(problems)
-        assert panoptic is not None
+        panoptic = self._checked(read_panoptic(record, self.layout, self.categories))
         if self.inst_gt == "panoptic":
             instances = panoptic_instances(panoptic)
-            return _target(instances, panoptic, disjoint_relation(instances))
-        instances, problems = read_instances(record, self.layout, self.categories)
-        self._report(problems)
-        relation = None if self.relations is None else self.relations.get(record.image_id)
-        if relation is None:
-            relation = annotated_relation(instances, panoptic, self.match)
-        elif len(relation) != len(instances.ids):
-            raise DataError(
-                f"image {record.image_id}: the cached relations are of {len(relation)} instances, the image has "
-                f"{len(instances.ids)}; build the cache again (`python -m panoptic_occ.prepare force=true`)"
-            )
-        return _target(instances, panoptic, relation)
+            relation = disjoint_relation(instances)
+        else:
+            instances = self._checked(read_instances(record, self.layout, self.categories))
+            cached = self._cached_relation(record.image_id, len(instances.ids))
+            relation = annotated_relation(instances, panoptic, self.match) if cached is None else cached
+        masks = instances.masks
+        return Target(masks.boxes, instances.labels, masks, panoptic, relation, instances.ids)
 
-    def _report(self, problems: Iterable[Problem]) -> None:
-        """Raises the first fatal problem; counts the others and logs the first of each kind."""
+    def _cached_relation(self, image_id: int, count: int) -> GroundTruthRelation | None:
+        relation = None if self.relations is None else self.relations.get(image_id)
+        if relation is not None and len(relation) != count:
+            raise DataError(
+                f"image {image_id}: the cached relations are of {len(relation)} instances, the image has {count}; "
+                "build the cache again (`python -m panoptic_occ.prepare force=true`)"
+            )
+        return relation
+
+    def _checked(self, result: tuple[Out | None, Iterable[Problem]]) -> Out:
+        """What was read; the first fatal problem is raised, the others are counted, the first of each kind logged."""
+        value, problems = result
         for problem in problems:
             if problem.fatal:
                 raise DataError(str(problem))
             if not self.warnings[problem.kind]:
                 log.warning("%s (further cases of '%s' are counted, not shown)", problem, problem.kind)
             self.warnings[problem.kind] += 1
+        assert value is not None  # whatever cannot be read is a fatal problem
+        return value
 
 
 def annotated_relation(instances: Instances, panoptic: PanopticMap, match: SegmentMatch) -> GroundTruthRelation:
     """The relation that the panoptic map gives to annotated instances."""
     segment_ids = matched_segments(instances.masks, instances.labels, panoptic, match)
     return ground_truth_relation(instances.masks, segment_ids, panoptic.ids)
-
-
-def _target(instances: Instances, panoptic: PanopticMap, relation: GroundTruthRelation) -> Target:
-    return Target(instances.masks.boxes, instances.labels, instances.masks, panoptic, relation, instances.ids)

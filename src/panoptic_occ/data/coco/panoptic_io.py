@@ -6,7 +6,7 @@ Nothing here imports torch, so that evaluation workers start fast.
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ class PanopticResultWriter:
 
         Raises DataError when the name already belongs to another image, and as ``write_panoptic_png`` does.
         """
-        name = _png_name(file_name)
+        name = Path(file_name).with_suffix(".png").as_posix()
         path = self.folder / name
         if path.exists() and (other := _read_annotation(path)) is not None and other["image_id"] != image_id:
             raise DataError(
@@ -137,10 +137,6 @@ def predictions_in(folder: Path) -> dict[Path, dict[str, Any]]:
     """The ``annotations`` entries of all predictions in a folder, by PNG; foreign PNGs are left out."""
     entries = ((path, _read_annotation(path)) for path in sorted(Path(folder).rglob("*.png")))
     return {path: entry for path, entry in entries if entry is not None}
-
-
-def _png_name(file_name: str) -> str:
-    return PurePosixPath(Path(file_name).as_posix()).with_suffix(".png").as_posix()
 
 
 def _read_annotation(path: Path) -> dict[str, Any] | None:

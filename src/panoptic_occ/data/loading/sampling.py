@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt64
 from torch.utils.data import Sampler
 
-from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.errors import ConfigError
 
 Item = tuple[int, int]
 """Index into the data set and seed of the augmentation."""
@@ -32,7 +32,7 @@ class StepBatchSampler(Sampler[list[Item]]):
     ``position`` gives the global step whenever an iterator is made.  Epochs are not counted: a trainer that ends one
     early, as Lightning does with the first one after a resume, still goes on with the next batch.
 
-    An empty data set raises DataError, a batch that the processes cannot share equally raises ConfigError.
+    A batch that the processes cannot share equally raises ConfigError.
     """
 
     def __init__(
@@ -45,8 +45,6 @@ class StepBatchSampler(Sampler[list[Item]]):
         world_size: int = 1,
         position: Callable[[], int] = int,
     ) -> None:
-        if len(sizes) == 0:
-            raise DataError("the training set has no images; check its folder and the options that leave images out")
         if batch_size % world_size:
             raise ConfigError(
                 f"batch_size: {batch_size} images cannot be shared equally by {world_size} processes; it is the total "

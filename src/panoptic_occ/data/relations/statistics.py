@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 
 from panoptic_occ.data.relations.cache import RelationCache
 
@@ -68,24 +68,25 @@ def statistics_table(
     rows: Sequence[RelationStatistics], title: str, published: Mapping[float, int] | None = None
 ) -> Table:
     """A table for the terminal; ``published`` pair counts stand beside the counted ones, labelled as such."""
+    columns = {
+        "ratio": [f">= {row.sig_ratio:.2f}" for row in rows],
+        "pairs": [f"{row.pairs:,}" for row in rows],
+        "images": [f"{row.images:,}" for row in rows],
+        "owner": [f"{row.decided:,}" for row in rows],
+        "smaller on top": [_share(row.smaller_on_top, row.decided) for row in rows],
+        "larger on top": [_share(row.larger_on_top, row.decided) for row in rows],
+        "delta": [_share(row.agreeing, row.compared) for row in rows],
+    }
     caption = (
         "ratio: intersection / smaller mask; owner: pairs whose common pixels belong mostly to one of the two; "
         "smaller, larger on top: share of these where that mask is the owner; delta: share of these where the rule by "
         "lost area agrees, if it decides"
     )
-    names = ["ratio", "pairs", "images", "owner", "smaller on top", "larger on top", "delta"]
     if published:
-        names.append("published")
+        columns["published"] = [f"{published[r.sig_ratio]:,}" if r.sig_ratio in published else "-" for r in rows]
         caption += "; published: pairs of the whole COCO train2017, OCFusion"
-    table = Table(title=title, caption=caption)
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in rows:
-        cells = [f">= {row.sig_ratio:.2f}", f"{row.pairs:,}", f"{row.images:,}", f"{row.decided:,}"]
-        cells += [_share(count, row.decided) for count in (row.smaller_on_top, row.larger_on_top)]
-        cells.append(_share(row.agreeing, row.compared))
-        if published:
-            cells.append(f"{published[row.sig_ratio]:,}" if row.sig_ratio in published else "-")
+    table = Table(*(Column(name, justify="right") for name in columns), title=title, caption=caption)
+    for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
     return table
 
