@@ -35,7 +35,7 @@ def make_sample(size: tuple[int, int] = (37, 53), n: int = 5, seed: int = 0) -> 
     owned = ids == 100 + np.arange(n)[:, None, None]
     inter, own = (torch.from_numpy(np.einsum("ihw,jhw->ij", m.astype(int), masks.astype(int))) for m in (masks, owned))
     pan_area = torch.from_numpy(owned.sum(axis=(1, 2)))
-    segments = [Segment(100 + k, k % 3, True, int(pan_area[k]), instance=k) for k in range(n) if pan_area[k] > 0]
+    segments = [Segment(100 + k, k % 3, True, int(pan_area[k])) for k in range(n) if pan_area[k] > 0]
     segments.append(Segment(7, 3, False, int((ids == 7).sum())))
     crops = MaskCrops.from_dense(torch.from_numpy(masks))
     target = Target(

@@ -23,7 +23,6 @@ from panoptic_occ.common.kinds import Count, Positive, Share
 from panoptic_occ.ops.segment_runs import unique_counts
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.panoptic_map import PanopticMap
-from panoptic_occ.structures.relation import GroundTruthRelation
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.structures.target import Target
 
@@ -35,11 +34,11 @@ Part = Annotated[float, Interval(gt=0, le=1)]
 class TrainTransform:
     """Random resize, horizontal flip and crop of a sample, in that order.
 
-    Either ``short_edge``: lengths (px) of the shorter edge, one is drawn (scale jitter), and ``max_edge`` bounds the
-    longer one; or ``scale`` (low, high): both edges grow by one factor, drawn evenly between the two.  ``crop``
-    (height, width): two integers are pixels, cut down to the image where that is smaller; two floats in (0, 1] are
-    shares of the resized image.  Without ``resize`` the image keeps its size: what learns from annotations alone meets
-    predicted masks in the frame of the original.  Unusable values raise ConfigError.
+    Either one of the lengths ``short_edge`` (px) is drawn for the shorter edge, with ``max_edge`` as limit of the
+    longer one; or one factor for both edges is drawn evenly between the two of ``scale``.  ``crop`` (height, width):
+    two integers are pixels, at most those of the image; two floats in (0, 1] are shares of the resized image.  Without
+    ``resize`` the image keeps its size: what learns from annotations alone meets predicted masks in the frame of the
+    original.  ConfigError for settings that contradict each other.
     """
 
     short_edge: Annotated[Sequence[Count], MinLen(1)] | None = None
@@ -68,7 +67,7 @@ class TrainTransform:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The transformed sample; the same sample and ``seed`` always give the same result."""
         generator = torch.Generator().manual_seed(seed)
-        size = _image_size(sample)
+        size = sample.image.shape[-2], sample.image.shape[-1]
         new_size = self._draw_size(size, generator)  # drawn in any case: the other random numbers do not depend on it
         resized = new_size if self.resize else size
         flip = bool(torch.rand((), generator=generator) < self.flip)
@@ -109,7 +108,8 @@ class EvalTransform:
 
     def __call__(self, sample: Sample, seed: int = 0) -> Sample:
         """The sample with its image resized; ``seed`` is accepted like in training and changes nothing."""
-        resized = _resize(sample.image, resized_size(_image_size(sample), self.short_edge, self.max_edge))
+        size = sample.image.shape[-2], sample.image.shape[-1]
+        resized = _resize(sample.image, resized_size(size, self.short_edge, self.max_edge))
         original = None if resized.shape == sample.image.shape else sample.image.contiguous()
         return replace(sample, image=resized.contiguous(), original=original)
 
@@ -187,37 +187,24 @@ def transform_target(target: Target, grid: Grid, cropped: bool) -> Target:
     masks = masks[keep]
     relation = target.relation[keep.nonzero().flatten()]
     if cropped:
-        relation = _without_parted_pairs(relation, masks)
+        meet = PairStats.of(masks).inter > 0
+        relation = replace(relation, inter=relation.inter * meet, own=relation.own * meet)
     return Target(
         boxes=masks.boxes.to(target.boxes.dtype),
         labels=target.labels[keep],
         masks=masks,
-        panoptic=_transform_panoptic(target.panoptic, grid, keep),
+        panoptic=_transform_panoptic(target.panoptic, grid),
         relation=relation,
         instance_ids=target.instance_ids[keep],
     )
 
 
-def _transform_panoptic(panoptic: PanopticMap, grid: Grid, keep: Tensor) -> PanopticMap:
+def _transform_panoptic(panoptic: PanopticMap, grid: Grid) -> PanopticMap:
     ids = grid.ids(panoptic.ids)
     present, counts = unique_counts(ids.numpy())
     area = dict(zip(present.tolist(), counts.tolist(), strict=True))
-    new_index = {old: new for new, old in enumerate(keep.nonzero().flatten().tolist())}
-    segments = tuple(
-        replace(
-            segment,
-            area=area[segment.id],
-            instance=None if segment.instance is None else new_index.get(segment.instance),
-        )
-        for segment in panoptic.segments
-        if segment.id in area
-    )
-    return replace(panoptic, ids=ids, segments=segments)
-
-
-def _without_parted_pairs(relation: GroundTruthRelation, masks: MaskCrops) -> GroundTruthRelation:
-    meet = PairStats.of(masks).inter > 0
-    return replace(relation, inter=relation.inter * meet, own=relation.own * meet)
+    segments = (replace(segment, area=area[segment.id]) for segment in panoptic.segments if segment.id in area)
+    return replace(panoptic, ids=ids, segments=tuple(segments))
 
 
 def _nearest(old: int, new: int) -> Int[np.ndarray, " new"]:
@@ -237,11 +224,6 @@ def _resize(image: Tensor, size: Size) -> Tensor:
     if tuple(image.shape[-2:]) == size:
         return image
     return tv.resize(image, list(size), antialias=True)
-
-
-def _image_size(sample: Sample) -> Size:
-    height, width = sample.image.shape[-2:]
-    return height, width
 
 
 def _draw_window(
