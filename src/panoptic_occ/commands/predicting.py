@@ -19,9 +19,9 @@ from panoptic_occ.data.coco.images import read_rgb
 from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, predictions_in
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.erasing import StuffLabels
+from panoptic_occ.occlusion.base import Context
 from panoptic_occ.runs.build import build_model
 from panoptic_occ.runs.loading import load_base, load_occlusion, run_categories
-from panoptic_occ.structures.context import Context
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.visuals.overlay import overlay
 
