@@ -14,6 +14,7 @@ from panoptic_occ.commands.sweeps import note
 from panoptic_occ.common.background import InBackground
 from panoptic_occ.common.distributed import broadcast_from_main, join, started_together
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.locking import work_lock
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.listeners import MapWriter, Pictures
 from panoptic_occ.evaluation.report import show, write_results
@@ -27,7 +28,6 @@ from panoptic_occ.evaluation.stored import (
 from panoptic_occ.evaluation.variants import build_evaluation, load_variants, variants_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.loading import load_base, run_categories
-from panoptic_occ.common.locking import work_lock
 from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import EvaluationFolder, check_same_run, made_from
 from panoptic_occ.thing.oracle import RoiOracle

@@ -25,12 +25,11 @@ from panoptic_occ.metrics.order.relation_accuracy import RelationAccuracy
 from panoptic_occ.metrics.pq.core import PQCounts
 from panoptic_occ.metrics.pq.metric import PanopticQuality, PQResult, panoptic_counts
 from panoptic_occ.metrics.step_time import StepTime, timed
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.base import Context, OcclusionModel
 from panoptic_occ.occlusion.baselines.oracle import with_annotated_order
 from panoptic_occ.ops.matching import Match, best_boxes, match_instances
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.context import Context
 from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.sample import Sample
