@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.data.cityscapes.labels import VOID
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.base import Context
