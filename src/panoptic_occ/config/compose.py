@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from panoptic_occ.config.checking import check_settings
 from panoptic_occ.config.explain import explain
 from panoptic_occ.config.files import composed, group_choices, users_conf
-from panoptic_occ.config.schema import check_settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
