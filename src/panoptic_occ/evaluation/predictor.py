@@ -49,7 +49,7 @@ class Prediction(PanopticMap):
 class Predictor:
     """``predictor(image)`` gives the panoptic map of an image, see ``load``.
 
-    >>> predictor = load(run)
+    >>> predictor = load(run, "fusion.conf_thr=0.5")
     >>> predictor.policy.conf_thr, [category.name for category in predictor.categories.items if category.isthing][:2]
     (0.5, ['disc', 'tile'])
     """
