@@ -35,7 +35,8 @@ def run_plan(config: DictConfig, words: Sequence[str] = (), trained: DictConfig 
     names = compared(config)
     configs = order_configs(config, names)
     points = {str(config.choices.occlusion): Grid.of(config).points("occlusion")}
-    orders = [_order(configs[name], base, words, points.get(name, [{}])) for name in names]
+    told = words if trained is None else _words_of_both(trained.command, words)
+    orders = [_order(configs[name], base, told, points.get(name, [{}])) for name in names]
     policy: FusionPolicy = Blueprint[FusionPolicy](config.fusion).build()
     training = training_words(config, words)
     named = RunFolder(Path(config.run)) if trained is not None else run_folder(config, words)
@@ -149,6 +150,12 @@ def run_folder(config: DictConfig, words: Sequence[str] = ()) -> RunFolder:
 def training_words(config: DictConfig, words: Iterable[str]) -> list[str]:
     """The words of a command that say what is trained."""
     return [word for word in words if _trains(config, word.lstrip("+~").partition("=")[0])]
+
+
+def _words_of_both(before: Iterable[str], later: Iterable[str]) -> list[str]:
+    """The words that trained a run, and those of a later command about it, which win, but for its data."""
+    later = [word for word in later if not re.match(r"[+~]*data[.=]", word)]
+    return list({word.lstrip("+~").partition("=")[0]: word for word in [*before, *later]}.values())
 
 
 def _place(config: DictConfig) -> list[str]:
