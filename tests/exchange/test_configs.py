@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from panoptic_occ.config.compose import conf_dir
+from panoptic_occ.config.files import conf_dir
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.runs.plan import build_model
 from panoptic_occ.testing import toy_categories, toy_sample

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from panoptic_occ.common.errors import CheckpointError
-from panoptic_occ.runs.weights import FORMAT, load_weights, save_weights
+from panoptic_occ.runs.archive import FORMAT
+from panoptic_occ.runs.weights import load_weights, save_weights
 
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:
