@@ -162,7 +162,7 @@ def evaluate_model(
     trainer = make_trainer(cfg, [Preemption()], logger=False)
     with ExitStack() as stack:
         if save_maps:
-            evaluation.listeners += (stack.enter_context(MapWriter.of(evaluation, method, target, data.categories)),)
+            evaluation.listeners += (stack.enter_context(MapWriter(evaluation, method, target, data.categories)),)
         if cfg.save_predictions:
             stack.enter_context(work_lock(predictions_folder(cfg), "the storing of predictions", busy="wait"))
             evaluation.listeners += (stack.enter_context(prediction_writer(cfg, orders, evaluation, data, channels)),)
@@ -197,7 +197,7 @@ def evaluate_saved(
     predictions = open_predictions(cfg, orders, evaluation, data, advice)
     with ExitStack() as stack:
         if cfg.save_maps:
-            evaluation.listeners += (stack.enter_context(MapWriter.of(evaluation, method, target, data.categories)),)
+            evaluation.listeners += (stack.enter_context(MapWriter(evaluation, method, target, data.categories)),)
         evaluate_stored(evaluation, predictions, data, cfg.processes)
     metrics = write_results(target, evaluation, method, data.num_eval_images)
     track_results(cfg, target, evaluation, method)

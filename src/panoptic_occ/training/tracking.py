@@ -87,7 +87,7 @@ def summary_scalars(evaluation: Evaluation, rows: Mapping[str, Mapping[str, floa
     ``gain_th``: its PQ over score order.  The points of a grid are rows of a table and have no names of their own.
     """
     named = {entry.name: rows[entry.name] for entry in evaluation.entries if not entry.values}
-    own = [rows[entry.name] for entry in evaluation.entries if entry.relation == method]
+    own = [rows[entry.name] for entry in evaluation.entries if entry.order == method]
     best = dict(max(own, key=lambda row: row["PQ"]))
     if "score" in named:
         best |= {f"gain{group}": best[f"PQ{group}"] - named["score"][f"PQ{group}"] for group in ("", "_th")}
@@ -213,7 +213,7 @@ def _order_table(
     for entry in evaluation.entries:
         numbers = (rows[entry.name][name] for name in names)
         known = (None if math.isnan(number) else number for number in numbers)
-        data.append([entry.name, entry.relation, *(entry.values.get(key) for key in keys), *known])
+        data.append([entry.name, entry.order, *(entry.values.get(key) for key in keys), *known])
     return ["entry", "order", *keys, *names], data
 
 
