@@ -10,7 +10,6 @@ import pytest
 
 from helpers.tiny_runs import QUIET, TinyRun, cache, read
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.common.tables import to_text
 from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation.report import read_rows, summary
 from panoptic_occ.runs.build import plan_of
@@ -96,8 +95,8 @@ def test_the_trained_table_composes() -> None:
 def test_few_columns_without_policies() -> None:
     row = {"PQ": 0.5, "SQ": 0.5, "RQ": 0.5, "PQ_th": 0.25, "PQ_st": 0.75, "relation_accuracy": 0.875, "pairs": 8}
     old, new = {"score": row}, {"score": row | {"by_score": 1.0, "relation_ms": 0.125, "fusion_ms": math.nan}}
-    assert cells(to_text(summary(old, "t")))[0][-2:] == ["order right", "pairs"]  # of a run before there was more
-    heads, _, line = cells(to_text(summary(new, "t")))
+    assert cells(summary(old, "t"))[0][-2:] == ["order right", "pairs"]  # of a run before there was more
+    heads, _, line = cells(summary(new, "t"))
     assert dict(zip(heads, line, strict=True)) == {
         "": "score", "PQ": "50.0", "SQ": "50.0", "RQ": "50.0", "PQ things": "25.0", "PQ stuff": "75.0",
         "order right": "87.5", "pairs": "8", "by score": "100.0", "relation ms": "0.12", "fusion ms": "-",

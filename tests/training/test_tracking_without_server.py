@@ -14,7 +14,7 @@ import wandb
 
 from helpers.wandb_files import logging_plan, offline_runs
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.training.tracking import answers, tracked, usable_mode
+from panoptic_occ.training.tracking import server_answers, tracked, usable_mode
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_without_a_server_it_is_offline_within_seconds(
 def test_a_server_that_never_answers_is_not_waited_for(stranger: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}", within=0.5)
+        assert not server_answers(f"http://127.0.0.1:{silent.getsockname()[1]}", within=0.5)
         assert time.monotonic() - start < 2
 
 
@@ -111,7 +111,7 @@ def test_a_server_that_does_not_take_the_run_is_no_reason_to_stop(
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        assert answers(url)
+        assert server_answers(url)
         log_in(stranger, url)
         track_online(tmp_path)
         server.shutdown()

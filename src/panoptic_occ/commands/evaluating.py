@@ -146,7 +146,7 @@ def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
     trainer = make_trainer(plan, [Preemption()], logger=False)
     with ExitStack() as stack:
         if plan.evaluation.save_maps:
-            writer = MapWriter.of(evaluation, plan.method, target, data.categories)
+            writer = MapWriter(evaluation, plan.method, target, data.categories)
             evaluation.listeners += (stack.enter_context(writer),)
         if plan.evaluation.save_predictions:
             stack.enter_context(work_lock(plan.evaluation.predictions, "the storing of predictions", busy="wait"))
@@ -176,7 +176,7 @@ def evaluate_predictions(plan: RunPlan, data: PanopticDataModule, target: Path) 
     predictions = open_predictions(plan, evaluation, data)
     with ExitStack() as stack:
         if plan.evaluation.save_maps:
-            writer = MapWriter.of(evaluation, plan.method, target, data.categories)
+            writer = MapWriter(evaluation, plan.method, target, data.categories)
             evaluation.listeners += (stack.enter_context(writer),)
         evaluate_stored(evaluation, predictions, data, plan.processes)
     metrics = write_results(target, evaluation, plan.method, data.num_eval_images)

@@ -102,7 +102,7 @@ class Predictor:
         moved = self.transform(sample, 0).to(self.device)
         (output,) = self.model.base_outputs([moved], self.policy.conf_thr, requires)
         entry = Entry("", "", self.model.occlusion, self.policy)
-        relation = relate(entry, output, sample.to(self.device))
+        relation = relate(entry, output, sample.to(self.device), frozenset())
         stuff = StuffLabels(output.semantic).under(self.policy)
         panoptic = fuse(output.instances, output.stats, relation, stuff, self.policy)
         return Prediction(panoptic.ids, panoptic.segments, panoptic.records, output.instances, relation)
