@@ -18,7 +18,8 @@ import yaml
 
 import panoptic_occ
 from data.conftest import TinyCoco
-from panoptic_occ.config.compose import compose, conf_dir, group_choices
+from panoptic_occ.config.compose import compose, group_choices
+from panoptic_occ.config.files import conf_dir
 from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.testing import OcclusionContract, toy_categories
 

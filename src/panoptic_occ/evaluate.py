@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     {
         "run=runs/scenes/ocfusion_small_s0 fusion.min_visible=0.4": "a finished run with another threshold",
         "run=runs/scenes/ocfusion_small_s0 save_maps=true": "write the maps for the official scorer too",
-        "run=runs/scenes/ocfusion_small_s0 save_predictions=true": "store detections and answers for saved=true",
+        "run=runs/scenes/ocfusion_small_s0 save_predictions=true": "store what the network says, for saved=true",
         "run=runs/scenes/ocfusion_small_s0 saved=true 'grid={fusion.min_visible: [0.4, 0.5, 0.6], "
         "occlusion.sig_ratio: [0.05, 0.1, 0.2]}'": "nine settings in one pass, without the network",
         "-m run=runs/scenes/ocfusion_small_s0 sweep=thresholds_optuna compare=[]": "search the thresholds of the "

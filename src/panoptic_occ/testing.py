@@ -17,13 +17,13 @@ from torch import Tensor
 
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.policy import FusionPolicy
-from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.occlusion.base import Context, OcclusionModel, TrainingExample
+from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.context import Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
-from panoptic_occ.structures.relation import GroundTruthRelation, Relation
+from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.structures.target import Target
@@ -45,17 +45,9 @@ def toy_target(masks: Bool[Tensor, "k h w"], labels: Int[Tensor, " k"]) -> Targe
     ids = torch.zeros(masks.shape[1:], dtype=torch.int64)
     for k, mask in enumerate(masks):
         ids[mask] = k + 1
-    owned = ids == torch.arange(1, count + 1)[:, None, None]
-    common = masks[:, None] & masks[None, :]
-    segments = tuple(
-        Segment(k + 1, int(labels[k]), True, int(owned[k].sum())) for k in range(count) if bool(owned[k].any())
-    )
-    relation = GroundTruthRelation(
-        area=masks.sum(dim=(1, 2)),
-        pan_area=owned.sum(dim=(1, 2)),
-        inter=common.sum(dim=(2, 3)),
-        own=(common & owned[:, None]).sum(dim=(2, 3)),
-    )
+    areas = torch.bincount(ids.flatten(), minlength=count + 1)[1:].tolist()
+    segments = tuple(Segment(k + 1, int(labels[k]), True, area) for k, area in enumerate(areas) if area)
+    relation = ground_truth_relation(crops, torch.arange(1, count + 1), ids)
     return Target(crops.boxes, labels, crops, PanopticMap(ids, segments), relation, torch.arange(count))
 
 

@@ -88,8 +88,7 @@ def test_images_of_a_json_keep_their_ids_and_names(tiny: Trained, tmp_path: Path
     scored = tmp_path / "pq.json"
     truth = tiny.scenes / "annotations" / "panoptic_val.json"
     files = ["--gt_json_file", truth, "--pred_json_file", tmp_path / "out" / "panoptic.json", "--json", scored]
-    folders = ["--gt_folder", tiny.scenes / "panoptic_val", "--pred_folder", tmp_path / "out" / "panoptic"]
-    assert pq.main(list(map(str, [*files, *folders, "--processes", 1]))) == 0 and scored.exists()
+    assert pq.main(list(map(str, [*files, "--processes", 1]))) == 0 and scored.exists()
 
 
 def test_a_json_of_images_elsewhere_or_wrong_is_named(tiny: Trained, tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def test_a_json_of_images_elsewhere_or_wrong_is_named(tiny: Trained, tmp_path: P
 
     name = tiny.image.name
     assert "has no list 'images'" in answer([])
-    assert "needs a file_name and a whole number as id" in answer([{"id": "7", "file_name": name}])
+    assert "a file_name and a whole number as id are needed" in answer([{"id": "7", "file_name": name}])
     assert "leads out of its folder" in answer([{"id": 7, "file_name": f"../{name}"}])
     assert f"the image '{name}' is not in" in answer([{"id": 7, "file_name": name}])
     assert f"is not in {tmp_path}; input= names" in answer([{"id": 7, "file_name": name}], f"input={tmp_path}")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from panoptic_occ.backbone.resnet import resnet_fpn
-from panoptic_occ.config.compose import compose
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
+from panoptic_occ.runs.build import plan_of
 from panoptic_occ.runs.plan import build_model
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.testing import toy_categories, toy_sample
@@ -20,7 +20,7 @@ REQUIRES = frozenset({"soft", "roi_features", "semantic_logits"})
 
 
 def network(*words: str) -> PanopticFPN:
-    return build_model(compose(["experiment=tiny", "occlusion=score", *words]), toy_categories()).eval()
+    return build_model(plan_of(["experiment=tiny", "occlusion=score", *words]), toy_categories()).eval()
 
 
 def layouts(model: PanopticFPN) -> list[bool]:

@@ -6,7 +6,6 @@ import torch
 
 from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.occlusion.heads.pairs import training_pairs
 from panoptic_occ.occlusion.heads.roi_head import roi_inputs
 from panoptic_occ.occlusion.ocfusion import OCFusion
 from panoptic_occ.occlusion.refine import SoftOcclusion, soft_margin
@@ -215,7 +214,7 @@ class TestTraining:
         examples = [toy_example(5), toy_example(1), toy_example(4, seed=1)]
         logits, targets = [], []
         for example in examples:
-            pairs, wanted = training_pairs(example, 0.2, 128, generator())
+            pairs, wanted = model.training_pairs(example, generator())
             logits.append(model.logits([example.instances], pairs))
             targets.append(wanted)
         p, y = torch.cat(logits).sigmoid(), torch.cat(targets)
@@ -247,7 +246,7 @@ class TestTraining:
         overfit(model, examples)
         right = []
         for example in examples:
-            pairs, targets = training_pairs(example, 0.2, 1000, generator())
+            pairs, targets = model.training_pairs(example, generator())
             above = model(example.instances, example.stats).above()[pairs[:, 0], pairs[:, 1]]
             right.append(above.float() == targets)
         assert torch.cat(right).float().mean() > 0.95 and len(torch.cat(right)) > 40

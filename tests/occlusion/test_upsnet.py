@@ -13,8 +13,8 @@ from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.cityscapes.labels import VOID
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.occlusion.base import Context
 from panoptic_occ.occlusion.upsnet import STUFF, PixelArgmax
-from panoptic_occ.structures.context import Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation

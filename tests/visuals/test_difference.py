@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.maps import make_map
 from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, SAME, difference
 from panoptic_occ.visuals.linking import link
 
@@ -16,9 +17,9 @@ def objects(panoptic, keys):
     return [[of.get(i) for i in row] for row in panoptic.ids.tolist()]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_difference_equals_a_loop_over_pixels(make_map, seed):
+def test_difference_equals_a_loop_over_pixels(seed):
     rng = np.random.default_rng(seed)
     target, a, b = (
         make_map(np.kron(rng.integers(0, 6, (3, 4)), np.ones((2, 2))), LABELS, crowds=crowds)
@@ -46,7 +47,7 @@ def test_difference_equals_a_loop_over_pixels(make_map, seed):
     assert change.pixels == sum(counts)
 
 
-def test_order_of_two_cats_by_hand(make_map):
+def test_order_of_two_cats_by_hand():
     target = make_map([[1, 1, 1, 2, 2, 2, 3, 0]], {1: 0, 2: 0, 3: 2})
     score = make_map([[8, 8, 9, 9, 9, 9, 7, 7]], {9: 0, 8: 0, 7: 2})  # the right cat also takes a pixel of the left one
     method = make_map([[5, 5, 5, 6, 6, 4, 4, 0]], {5: 0, 6: 0, 4: 2})  # mends it, and gives one of its own to grass
@@ -55,20 +56,20 @@ def test_order_of_two_cats_by_hand(make_map):
     assert (change.fixed, change.broken, change.neither) == (1, 1, 1)
 
 
-def test_other_ids_and_another_segment_order_are_no_difference(make_map):
+def test_other_ids_and_another_segment_order_are_no_difference():
     target = make_map([[1, 1, 2, 2, 3]], {1: 0, 2: 0, 3: 2})
     a, b = make_map([[1, 2, 2, 2, 3]], {1: 0, 2: 0, 3: 2}), make_map([[40, 30, 30, 30, 2]], {30: 0, 2: 2, 40: 0})
     assert difference(a, b, target).pixels == 0
 
 
-def test_swapping_the_results_swaps_fixed_and_broken(make_map):
+def test_swapping_the_results_swaps_fixed_and_broken():
     target = make_map([[1, 1, 2, 2]], {1: 0, 2: 1})
     a, b = make_map([[1, 1, 1, 2]], {1: 0, 2: 1}), make_map([[2, 1, 2, 2]], {1: 0, 2: 1})
     there, back = difference(a, b, target), difference(b, a, target)
     assert (there.fixed, there.broken) == (back.broken, back.fixed) == (1, 1)
 
 
-def test_empty_maps(make_map):
+def test_empty_maps():
     void = make_map(np.zeros((3, 4)), {})
     full = make_map(np.ones((3, 4)), {1: 0})
     assert difference(void, void, full).pixels == 0

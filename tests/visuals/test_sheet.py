@@ -7,28 +7,35 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.maps import make_map
 from panoptic_occ.visuals.difference import difference
 from panoptic_occ.visuals.overlay import DIFFERENCE_COLORS
-from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, _nearest, most_different, save_sheet, sheet
+from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, _nearest, save_sheet, sheet
 
 
-@pytest.fixture
-def make_row(make_map):
-    def make(height=32, width=32, wrong=100, caption=""):
-        """A cat on grass; the score order gives ``wrong`` of its pixels to grass, the method all but one to the cat."""
-        truth = np.ones((height, width), dtype=int)
-        truth[0] = 2
-        score, method = truth.copy(), truth.copy()
-        score.reshape(-1)[width : width + wrong] = 2
-        method[-1, -1] = 2
-        target, a, b = (make_map(ids, {1: 0, 2: 2}) for ids in (truth, score, method))
-        image = torch.zeros(3, height, width, dtype=torch.uint8)
-        return SheetRow(image, target, {"score": a, "ocfusion": b}, caption, {"score": "PQ 1"})
-
-    return make
+def make_row(height=32, width=32, wrong=100, caption=""):
+    """A cat on grass; the score order gives ``wrong`` of its pixels to grass, the method all but one to the cat."""
+    truth = np.ones((height, width), dtype=int)
+    truth[0] = 2
+    score, method = truth.copy(), truth.copy()
+    score.reshape(-1)[width : width + wrong] = 2
+    method[-1, -1] = 2
+    target, a, b = (make_map(ids, {1: 0, 2: 2}) for ids in (truth, score, method))
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    return SheetRow(image, target, {"score": a, "ocfusion": b}, caption, {"score": "PQ 1"})
 
 
-def test_five_columns_of_enlarged_panels(make_row, categories):
+COUNTS = [3, 50, 7, 50, 0, 20, 50, 7]
+
+
+def most(rows, k):
+    best = MostDifferent(k)
+    for row in rows:
+        best.add(row)
+    return best
+
+
+def test_five_columns_of_enlarged_panels(categories):
     row = make_row()
     page = np.asarray(sheet([row], categories, panel=100))  # 32 px grow by 3
     lefts = [28 + k * (96 + 12) for k in range(5)]
@@ -42,15 +49,13 @@ def test_five_columns_of_enlarged_panels(make_row, categories):
     assert painted.sum() == 9 * change.fixed  # every pixel of the map became 3 x 3
 
 
-def test_large_images_shrink_and_rows_of_several_sizes_share_the_columns(make_row, categories):
-    rows = [make_row(480, 640), make_row(60, 50)]
-    page = sheet(rows, categories, panel=64)
-    assert page.width == 2 * 28 + 5 * 64 + 4 * 12
-
-
-def test_no_difference_column_when_there_is_nothing_to_compare(make_row, categories):
-    page = sheet([make_row(64, 64)], categories, method="score", panel=64)
-    assert page.width == 2 * 28 + 4 * 64 + 3 * 12
+@pytest.mark.parametrize(
+    ("sizes", "method", "columns"),
+    [([(480, 640), (60, 50)], "ocfusion", 5), ([(64, 64)], "score", 4)],  # one column less without a difference
+)
+def test_large_images_shrink_and_all_rows_share_the_columns(categories, sizes, method, columns):
+    page = sheet([make_row(*size) for size in sizes], categories, method=method, panel=64)
+    assert page.width == 2 * 28 + columns * 64 + (columns - 1) * 12
 
 
 def test_nearest_enlarges_by_whole_blocks_and_keeps_values():
@@ -59,43 +64,32 @@ def test_nearest_enlarges_by_whole_blocks_and_keeps_values():
     assert _nearest(values, (1, 2)).tolist() == [[5, 7]]
 
 
-def test_the_sheet_is_the_same_every_time(make_row, categories):
+def test_the_sheet_is_the_same_every_time(categories):
     first, second = (sheet([make_row(caption="scene 3")], categories).tobytes() for _ in range(2))
     assert first == second
 
 
-def test_rows_without_the_two_methods_are_refused(make_row, categories):
+def test_rows_without_the_two_methods_are_refused(categories):
     with pytest.raises(ValueError, match="at least one row"):
         sheet([], categories)
     with pytest.raises(ValueError, match=r"row 'x' has the panels \['score', 'ocfusion'\].*'rap'"):
         sheet([make_row(caption="x")], categories, method="rap")
 
 
-def test_most_different_is_the_top_of_the_sorted_list_and_ties_keep_the_first(make_row):
-    counts = [3, 50, 7, 50, 0, 20, 50, 7]
-    rows = [make_row(wrong=wrong, caption=str(k)) for k, wrong in enumerate(counts)]
-    for k in (1, 2, 4, 6, 20):
-        expected = sorted(range(len(counts)), key=lambda i: -counts[i])[:k]
-        assert [int(row.caption) for row in most_different(rows, k)] == expected
-    assert most_different(rows, 0) == []
-
-
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_most_different_of_several_processes_is_that_of_one(make_row, processes):
-    """Each sees every n-th row."""
-    counts = [3, 50, 7, 50, 0, 20, 50, 7]
-    rows = [make_row(wrong=wrong, caption=str(k)) for k, wrong in enumerate(counts)]
-    for k in (1, 2, 4, 20):
-        parts = [MostDifferent(k) for _ in range(processes)]
-        for place, row in enumerate(rows):
-            parts[place % processes].add(row)
-        merged = MostDifferent.merged(parts)
-        assert [row.caption for row in merged.rows()] == [row.caption for row in most_different(rows, k)]
+def test_most_different_is_the_top_of_the_sorted_list_and_ties_keep_the_first(processes):
+    """Every process sees every n-th row."""
+    rows = [make_row(wrong=wrong, caption=str(k)) for k, wrong in enumerate(COUNTS)]
+    for k in (0, 1, 2, 4, 6, 20):
+        merged = MostDifferent.merged([most(rows[part::processes], k) for part in range(processes)])
+        expected = sorted(range(len(rows)), key=lambda i: -COUNTS[i])[:k]
+        assert [int(row.caption) for row in merged.rows()] == expected
         merged.add(make_row(wrong=60, caption="later"))
-        assert merged.rows()[0].caption == "later" and len(merged.rows()) == min(k, len(rows) + 1)
+        assert [row.caption for row in merged.rows()][:1] == ["later"][:k]
+        assert len(merged.rows()) == min(k, len(rows) + 1)
 
 
-def test_most_different_holds_only_k_rows(make_row):
+def test_most_different_holds_only_k_rows():
     alive: list[weakref.ref[SheetRow]] = []
     peak = 0
 
@@ -108,18 +102,15 @@ def test_most_different_holds_only_k_rows(make_row):
             del row
             peak = max(peak, sum(ref() is not None for ref in alive))
 
-    assert len(most_different(stream(), 3)) == 3
-    assert peak <= 4  # three kept and the caller's own
+    assert len(most(stream(), 3).rows()) == 3
+    assert peak <= 4  # three and the caller's own
 
 
-def test_the_file_appears_whole_or_not_at_all(make_row, categories, tmp_path, monkeypatch):
-    path = tmp_path / "pictures" / "sheet.png"
-    save_sheet(path, [make_row()], categories)
-    assert [p.name for p in path.parent.iterdir()] == ["sheet.png"]
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert picture.tobytes() == sheet([make_row()], categories).tobytes()
-
+def test_the_file_appears_whole_or_not_at_all(categories, tmp_path, monkeypatch):
+    path, picture = tmp_path / "pictures" / "sheet.png", sheet([make_row()], categories)
+    save_sheet(path, picture)
+    with Image.open(path) as read:
+        assert read.format == "PNG" and read.tobytes() == picture.tobytes()
     before = path.read_bytes()
 
     def broken(self, file, **kwargs):
@@ -128,6 +119,6 @@ def test_the_file_appears_whole_or_not_at_all(make_row, categories, tmp_path, mo
 
     monkeypatch.setattr(Image.Image, "save", broken)
     with pytest.raises(OSError, match="the disk is full"):
-        save_sheet(path, [make_row(wrong=5)], categories)
+        save_sheet(path, sheet([make_row(wrong=5)], categories))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["sheet.png"]

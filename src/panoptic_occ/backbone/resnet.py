@@ -61,10 +61,10 @@ def resnet_fpn(
     Returns a module: image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool.
     """
     check_choice("backbone.norm", norm, Norm)
-    if not 0 <= frozen_stages <= len(STAGES):
-        raise ConfigError(f"backbone.frozen_stages={frozen_stages} must lie in 0..{len(STAGES)}")
-    if not 0 <= deformable_stages < len(STAGES):
-        raise ConfigError(f"backbone.deformable_stages={deformable_stages} must lie in 0..{len(STAGES) - 1}")
+    last = len(STAGES)
+    for key, stages, most in (("frozen", frozen_stages, last), ("deformable", deformable_stages, last - 1)):
+        if not 0 <= stages <= most:
+            raise ConfigError(f"backbone.{key}_stages={stages} must lie in 0..{most}")
     if weights is not None:
         allowed = [] if name in OURS else [w.name for w in get_model_weights(name)]
         if weights not in allowed:
@@ -98,8 +98,7 @@ def resnet_fpn(
 
 
 def _deform(body: ResNet, stages: int) -> None:
-    """Makes the 3x3 convolutions of the last ``stages`` deformable, in place; ConfigError for networks without
-    bottlenecks."""
+    """Makes the 3x3 convolutions of the last ``stages`` deformable, in place; ConfigError without bottlenecks."""
     for stage in STAGES[len(STAGES) - stages :]:
         for block in getattr(body, stage):
             if not isinstance(block, Bottleneck):

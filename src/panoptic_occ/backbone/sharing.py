@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.structures.batch import Features
 
 Share = Literal["fpn", "backbone", "none"]
 STUFF = "stuff/"
@@ -49,7 +50,7 @@ class OwnFeatures(nn.Module):
         self.stuff = deepcopy(thing)
         self.out_channels = getattr(thing, "out_channels", None)
 
-    def forward(self, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, x: Tensor | Features) -> Features:
         """The levels of both branches in one dictionary."""
-        features: dict[str, Tensor] = self.thing(x)
+        features: Features = self.thing(x)
         return features | {f"{STUFF}{name}": level for name, level in self.stuff(x).items()}

@@ -14,6 +14,7 @@ from panoptic_occ.commands.sweeps import note
 from panoptic_occ.common.background import InBackground
 from panoptic_occ.common.distributed import broadcast_from_main, join, started_together
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.locking import work_lock
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.listeners import MapWriter, Pictures
 from panoptic_occ.evaluation.report import show, write_results
@@ -27,7 +28,6 @@ from panoptic_occ.evaluation.stored import (
 from panoptic_occ.evaluation.variants import build_evaluation, load_variants, variants_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.loading import load_base, run_categories
-from panoptic_occ.common.locking import work_lock
 from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import EvaluationFolder, check_same_run, made_from
 from panoptic_occ.thing.oracle import RoiOracle
@@ -146,7 +146,7 @@ def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
     trainer = make_trainer(plan, [Preemption()], logger=False)
     with ExitStack() as stack:
         if plan.evaluation.save_maps:
-            writer = MapWriter.of(evaluation, plan.method, target, data.categories)
+            writer = MapWriter(evaluation, plan.method, target, data.categories)
             evaluation.listeners += (stack.enter_context(writer),)
         if plan.evaluation.save_predictions:
             stack.enter_context(work_lock(plan.evaluation.predictions, "the storing of predictions", busy="wait"))
@@ -176,7 +176,7 @@ def evaluate_predictions(plan: RunPlan, data: PanopticDataModule, target: Path) 
     predictions = open_predictions(plan, evaluation, data)
     with ExitStack() as stack:
         if plan.evaluation.save_maps:
-            writer = MapWriter.of(evaluation, plan.method, target, data.categories)
+            writer = MapWriter(evaluation, plan.method, target, data.categories)
             evaluation.listeners += (stack.enter_context(writer),)
         evaluate_stored(evaluation, predictions, data, plan.processes)
     metrics = write_results(target, evaluation, plan.method, data.num_eval_images)

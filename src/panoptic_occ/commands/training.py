@@ -10,12 +10,12 @@ from panoptic_occ.commands.evaluating import check_evaluation, evaluate_network,
 from panoptic_occ.commands.sweeps import note
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.locking import work_lock
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.report import show
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.folders import finished
 from panoptic_occ.runs.loading import load_base
-from panoptic_occ.common.locking import work_lock
 from panoptic_occ.runs.plan import OrderPlan, RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import check_same_run, results_match
 from panoptic_occ.runs.weights import check_annotations

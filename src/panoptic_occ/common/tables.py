@@ -1,63 +1,67 @@
-"""Tables of results for the terminal and for text files, in Markdown, so that they can be pasted anywhere."""
+"""Tables of results as Markdown, for the terminal and for text files, so that they can be pasted anywhere."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console, RenderableType
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
 
-if TYPE_CHECKING:  # it would load torch, and the worker processes of the official files do without
-    pass
-
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 SEPARATOR = " | "
+"""Between the parts of a label: an order, and the group of rows that it belongs to."""
+_CELLS = DataRow("|", "|", "|")
+_MARKDOWN = TableFormat(None, Line("|", "-", "|", "|"), None, None, _CELLS, _CELLS, 1, None)
+"""Numbers are aligned by spaces alone; tabulate's own formats put colons into the rule and make all heads wider."""
 
 
-"""Between the parts of a label: a method, and the group of rows that it belongs to."""
+def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", left: int = 1) -> str:
+    """A table between blank lines, below its title: text in the first ``left`` columns, numbers in the others.
+
+    It is as wide as its content, also on a narrow terminal.
+    """
+    alignment = ["left"] * left + ["right"] * (len(heads) - left)
+    lines = [heads, SEPARATING_LINE, *rows]
+    table = tabulate(lines, tablefmt=_MARKDOWN, colalign=alignment, disable_numparse=True, preserve_whitespace=True)
+    heading = f"{title}\n" if title else ""
+    return f"{heading}\n{table}\n\n"
 
 
-def comparison_table(rows: Mapping[str, Mapping[str, float | str]], title: str = "") -> Table:
-    """One row per method, one column per number, in the order in which they first appear.
+def comparison_table(rows: Mapping[str, Mapping[str, float | str]], title: str = "") -> str:
+    """One row per label, one column per number, in the order in which they first appear.
 
     Floats are fractions and are shown in percent, integers are counts; NaN shows '-', a number a row lacks is blank,
-    text is shown as it is.  Of labels like 'method | group' the group has a column of its own, filled where it changes.
+    text is shown as it is.  Of labels like 'order | group' the group has a column of its own, filled where it changes.
     """
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    grouped = any(SEPARATOR in label for label in rows)
-    table = Table(title=title or None, box=box.MARKDOWN)
-    for _ in range(1 + grouped):
-        table.add_column("", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    previous = ""
+    left = 1 + any(SEPARATOR in label for label in rows)
+    lines, previous = [], ""
     for label, row in rows.items():
-        method, _, group = label.partition(SEPARATOR)
+        order, _, group = label.partition(SEPARATOR)
         group = group.replace(SEPARATOR, ", ")  # a bar would end the cell
-        head = [Text("" if group == previous else group)] if grouped else []
+        labels = ["" if group == previous else group, order][-left:]
+        cells = (row.get(name, "") for name in names)
+        lines.append([*labels, *(percent(cell) if isinstance(cell, float) else str(cell) for cell in cells)])
         previous = group
-        table.add_row(*head, Text(method), *(_cell(row[name]) if name in row else "" for name in names))
-    return table
+    return text_table([""] * left + names, lines, title, left)
+
+
+def percent(value: float) -> str:
+    """A fraction in percent, '-' for NaN."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def to_text(renderable: RenderableType) -> str:
-    """Plain text, as wide as the renderable wants: a narrow terminal or a redirected output cuts nothing."""
+    """Plain text of something of rich, as wide as it wants: a narrow terminal or a redirected output cuts nothing."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
     console = Console(file=StringIO(), width=10_000, color_system=None, force_terminal=False, _environ={})
     width = Measurement.get(console, console.options, renderable).maximum
     with console.capture() as capture:
         console.print(renderable, width=max(width, 1), crop=False, overflow="ignore")
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
-
-
-def _cell(value: float | str) -> str:
-    return _percent(value) if isinstance(value, float) else str(value)
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"

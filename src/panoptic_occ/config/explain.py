@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.config.files import CONFIG_NAME, group_choices
+from panoptic_occ.config.files import CONFIG_NAME, composed, group_choices
 from panoptic_occ.config.schema import is_parameter
 
 if TYPE_CHECKING:
@@ -98,8 +98,6 @@ def _elsewhere(name: str, keys: Sequence[str]) -> str:
 def _chosen(overrides: Sequence[str], groups: Mapping[str, object], config_dir: Path | None) -> DictConfig:
     """The configuration with the groups that the user chose, as far as they exist."""
     from hydra.errors import HydraException
-
-    from panoptic_occ.config.compose import composed
 
     chosen = [word.partition(",")[0] for word in overrides if word.partition("=")[0] in groups]
     try:

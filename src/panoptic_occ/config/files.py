@@ -1,10 +1,17 @@
-"""The files of the configuration: where they lie, and what can be chosen."""
+"""The files of the configuration: where they lie, what can be chosen, and what Hydra makes of them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONFIG_NAME = "config"
 
@@ -40,3 +47,31 @@ def users_conf() -> Path | None:
         return None
     sources = HydraConfig.get().runtime.config_sources
     return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
+
+
+def composed(overrides: Sequence[str], config_dir: Path | None) -> tuple[DictConfig, Mapping[str, Any]]:
+    """What Hydra composes for these words, references not resolved, and what it chose for every group."""
+    import hydra
+    from omegaconf import open_dict
+
+    search = [] if config_dir is None else [f"hydra.searchpath=[{json.dumps(f'file://{config_dir.resolve()}')}]"]
+    with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose(CONFIG_NAME, [*search, *overrides], return_hydra_config=True)
+    choices: Mapping[str, Any] = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
+        config.choices = {group: name for group, name in choices.items() if "@" not in group}
+    return config, config.choices.copy()
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Lets a command that Hydra runs compose another configuration: Hydra keeps only one state at a time."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    state = GlobalHydra.instance()
+    outer, state.hydra = state.hydra, None
+    try:
+        yield
+    finally:
+        state.hydra = outer

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.common.kinds import Scope
+from panoptic_occ.config.schema import table_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -98,8 +99,6 @@ def _check_key(key: str, config: DictConfig, varied: list[str]) -> None:
 def _varied(config: DictConfig) -> list[str]:
     """Settings that a pass can vary: those of the result, and ``sig_ratio``, which training reads too, but sweeps of it
     over one set of weights are what the papers' question about the fusion is (``kinds.IN_GRID``)."""
-    from panoptic_occ.config.schema import table_of
-
     return sorted(
         key
         for key, setting in table_of(config).items()

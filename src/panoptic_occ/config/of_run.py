@@ -6,11 +6,15 @@ as they are choices that exist here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.config.checking import MISSING
 from panoptic_occ.config.compose import explained, finish
 from panoptic_occ.config.files import group_choices, users_conf
 from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of
@@ -80,6 +84,7 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
     changed = {*keys, *chosen, *(_differences(explained(kept, config_dir)[0], fresh) if wide else ())}
     values: Any = _plain(fresh)
     values |= {group: {} for group in elsewhere if GROUPS[group].scope in INHERITED}
+    changed |= _followed(fresh, saved)
     for key, entries in entries_of(saved):
         from_run = all(entry.from_run for entry in entries) or key.partition(".")[0] in elsewhere
         if entries and from_run and not changed & set(_paths_to(key)):
@@ -88,7 +93,9 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
                 _put(values, inside, _at(_plain(fresh), inside))
     taken = {**saved.choices, **{group: choices[group] for group in choices if group in {*chosen, *keys}}}
     config = finish(OmegaConf.create(values), taken, words, config_dir)
-    config.command = [*saved.command, *config.command]  # data, too: it is shown, and never composed
+    # for the advice how to train another order of this run; the words of the file are data, shown and never composed
+    later = [word for word in config.command if not re.match(r"[+~]*data[.=]", word)]
+    config.command = list({word.lstrip("+~").partition("=")[0]: word for word in [*saved.command, *later]}.values())
     return config
 
 
@@ -98,6 +105,25 @@ def _chosen_by(words: Sequence[str], config_dir: Path | None) -> set[str]:
         return set()
     before, after = (explained(some, config_dir)[1] for some in ((), words))
     return {group for group in after if after[group] != before.get(group)} - {*WIDE}
+
+
+def _followed(fresh: DictConfig, saved: DictConfig) -> set[str]:
+    """Leaves of ``fresh`` that refer to others, as ``data.source.root`` to ``data.root``, and whose value in the run is
+    that of the other: they go with it, except for what the weights depend on."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    values, trial, followed = _plain(fresh), saved.copy(), set()
+    for key, entries in entries_of(fresh):
+        reference, value = _at(values, key), OmegaConf.select(saved, key, default=MISSING)
+        if "${" not in str(reference) or value is MISSING or entries[0].scope in (Scope.BASE, Scope.MODULE):
+            continue
+        OmegaConf.update(trial, key, reference)
+        with suppress(OmegaConfBaseException):  # a reference to what the run does not have
+            if OmegaConf.select(trial, key) == value:
+                followed.add(key)
+        OmegaConf.update(trial, key, value)
+    return followed
 
 
 def _differences(before: DictConfig, after: DictConfig) -> set[str]:

@@ -1,9 +1,9 @@
-"""Writes and shows what a run found: numbers as JSON, CSV and text, and a sheet of pictures."""
+"""What looks at every image of an evaluation: the writer of its maps, and the collector of pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
@@ -23,31 +23,27 @@ from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet, shee
 
 
 class MapWriter(PanopticResultWriter):
-    """A listener that writes the maps of one entry in the official format, below ``target``.
+    """A listener that writes the maps of the run's method in the official format, below ``target``.
 
-    Every process of a run writes those of its images, and the first one, when all have ended, the list of all maps.
+    Every process of a run writes the maps of its images; when all have ended, the first one writes the list of all.
+    ConfigError when an image has several maps of the method.
     """
 
-    def __init__(self, target: Path, categories: Categories, entry: str) -> None:
+    def __init__(self, evaluation: Evaluation, method: str, target: Path, categories: Categories) -> None:
         super().__init__(target / "panoptic", target / "panoptic.json", categories)
-        self.entry = entry
-
-    @classmethod
-    def of(cls, evaluation: Evaluation, method: str, target: Path, categories: Categories) -> MapWriter:
-        """A writer for the run's method; ConfigError when there is not exactly one map of it an image."""
-        if method not in evaluation.quality:
+        self.method = method
+        if method not in evaluation.by_entry:
             raise ConfigError(
                 "save_maps=true writes one map an image, but grid or policies make several; leave grid and policies "
                 "out and choose the values with fusion.* and occlusion.*"
             )
-        return cls(target, categories, method)
 
     def __enter__(self) -> MapWriter:
         return self
 
     def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
         """Writes the map of one image."""
-        self.write(sample.image_id, sample.file_name, maps[self.entry])
+        self.write(sample.image_id, sample.file_name, maps[self.method])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -57,46 +53,49 @@ class MapWriter(PanopticResultWriter):
             broadcast_from_main(self.close)
 
 
+@dataclass(eq=False)
 class Pictures:
     """Collects the ``count`` images on which score order and the method differ most, for the sheet, and the first
     ``fixed`` images, which are the same in every run; bounded memory."""
 
-    def __init__(self, categories: Categories, method: str, count: int, fixed: int = 0) -> None:
-        self.categories = categories
-        self.method = method
-        self.baseline = "score" if method != "score" else "ground_truth"
-        self.fixed = fixed
+    categories: Categories
+    method: str
+    count: int
+    fixed: int = 0
+
+    def __post_init__(self) -> None:
+        self.baseline = "score" if self.method != "score" else "ground_truth"
         self._first: list[SheetRow] = []
-        self._most = MostDifferent(count, self.baseline, method)
+        self._most = MostDifferent(self.count, self.baseline, self.method)
 
     def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
         """Looks at one image."""
         if sample.target is None or self.baseline not in maps:
             return
         image, target = sample.original_image.cpu(), _on_cpu(sample.target.panoptic)
-        shown = {name: _on_cpu(maps[name]) for name in (self.baseline, self.method)}
+        panels = {name: _on_cpu(maps[name]) for name in (self.baseline, self.method)}
         notes = {"ground truth": f"{len(sample.target.labels)} things"}
-        row = SheetRow(image, target, shown, f"image {sample.image_id}", notes)
+        row = SheetRow(image, target, panels, f"image {sample.image_id}", notes)
         self._most.add(row)
         if len(self._first) < self.fixed:
             self._first.append(row)
 
     def save(self, path: Path) -> bool:
-        """Writes the sheet of what all processes saw together; False when no image could be shown."""
+        """Writes the sheet of the images of all processes; False when no image could be shown."""
         rows = [self._with_quality(row) for row in MostDifferent.merged(all_gather(self._most)).rows()]
         if rows and is_main_process():
-            save_sheet(path, rows, self.categories, baseline=self.baseline, method=self.method)
+            save_sheet(path, sheet(rows, self.categories, self.baseline, self.method))
         return bool(rows)
 
     def fixed_sheets(self) -> dict[str, Image.Image]:
-        """The fixed images, each on a sheet of its own, by caption; all processes together have them."""
-        seen = zip_longest(*all_gather(self._first))  # the processes have taken the images in turns
-        rows = [self._with_quality(row) for some in seen for row in some if row is not None][: self.fixed]
+        """The fixed images of all processes, each on a sheet of its own, by caption."""
+        turns = zip_longest(*all_gather(self._first))  # the processes have taken the images in turns
+        rows = [self._with_quality(row) for turn in turns for row in turn if row is not None][: self.fixed]
         return {row.caption: sheet([row], self.categories, self.baseline, self.method) for row in rows}
 
     def _with_quality(self, row: SheetRow) -> SheetRow:
         """``row`` with the quality of its maps in its notes."""
-        quality = {name: panoptic_quality([found], [row.target], self.categories) for name, found in row.panels.items()}
+        quality = {name: panoptic_quality([panel], [row.target], self.categories) for name, panel in row.panels.items()}
         return replace(row, notes={**row.notes, **{n: f"PQ {100 * q.all.pq:.1f}" for n, q in quality.items()}})
 
 

@@ -49,7 +49,7 @@ class Prediction(PanopticMap):
 class Predictor:
     """``predictor(image)`` gives the panoptic map of an image, see ``load``.
 
-    >>> predictor = load(run)
+    >>> predictor = load(run, "fusion.conf_thr=0.5")
     >>> predictor.policy.conf_thr, [category.name for category in predictor.categories.items if category.isthing][:2]
     (0.5, ['disc', 'tile'])
     """
@@ -102,7 +102,7 @@ class Predictor:
         moved = self.transform(sample, 0).to(self.device)
         (output,) = self.model.base_outputs([moved], self.policy.conf_thr, requires)
         entry = Entry("", "", self.model.occlusion, self.policy)
-        relation = relate(entry, output, sample.to(self.device))
+        relation = relate(entry, output, sample.to(self.device), frozenset())
         stuff = StuffLabels(output.semantic).under(self.policy)
         panoptic = fuse(output.instances, output.stats, relation, stuff, self.policy)
         return Prediction(panoptic.ids, panoptic.segments, panoptic.records, output.instances, relation)

@@ -1,4 +1,4 @@
-"""What a network is asked once, so that thresholds, switches and policies can be applied later, as often as wanted."""
+"""What a network says once, so that thresholds, switches and policies can be applied to it later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Recording:
     """What an evaluation asks for beyond its own need.
 
     ``conf_thr``: lowest score of the detections.  ``dilations``: those for which the confidence of the stuff components
-    is kept (REFINE's unknown erasing), as far as the stuff branch has probabilities.
+    is recorded (REFINE's unknown erasing), if the stuff branch has probabilities.
     """
 
     conf_thr: float = 1.0
@@ -30,7 +30,7 @@ class Recording:
         return frozenset({"semantic_logits"} if self.dilations else ())
 
     def complete(self, output: BaseOutput, models: Mapping[str, OcclusionModel]) -> BaseOutput:
-        """``output`` with the answers of ``models`` about all pairs and the confidences of the stuff."""
+        """``output`` with the head outputs of ``models`` about all pairs and the confidences of the stuff."""
         outputs = {
             name: model.head_outputs(output.instances, output.stats, wide=True) for name, model in models.items()
         }
@@ -41,11 +41,6 @@ class Recording:
         return replace(output, semantic=semantic, head_outputs={**output.head_outputs, **outputs})
 
 
-def asks_network(model: OcclusionModel) -> bool:
-    """Whether a relation reads what only the network gives, so that it needs answers to do without."""
-    return bool(model.requires & FROM_NETWORK)
-
-
-def has_answers(model: OcclusionModel) -> bool:
-    """Whether a relation keeps apart what its network says and what follows from that."""
-    return type(model).head_outputs is not OcclusionModel.head_outputs
+def has_head_outputs(model: OcclusionModel) -> bool:
+    """Whether an order reads what only the network gives, and what the network says of it can be recorded."""
+    return bool(model.requires & FROM_NETWORK) and type(model).head_outputs is not OcclusionModel.head_outputs

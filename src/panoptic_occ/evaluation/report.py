@@ -1,4 +1,4 @@
-"""Writes and shows what a run found: numbers as JSON, CSV and text, and a sheet of pictures."""
+"""Writes and shows the numbers of a run: as JSON, CSV, tables and, of a grid, a picture."""
 
 from __future__ import annotations
 
@@ -9,35 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
 from panoptic_occ.common.files import write_json, write_text
-from panoptic_occ.common.tables import SEPARATOR, comparison_table, to_text
+from panoptic_occ.common.tables import SEPARATOR, comparison_table
 from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.metrics.breakdown import BreakdownResult
-from panoptic_occ.metrics.pq.metric import PQResult
 from panoptic_occ.metrics.tables import breakdown_tables, pq_table
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.visuals.grid_plot import GridPoint, save_grid
 
 Rows = Mapping[str, Mapping[str, float]]
 
-
-GROUPS = {"": "", "_th": " th", "_st": " st"}
-
-
 TIMES = {"network_ms": "network ms", "relation_ms": "relation ms", "fusion_ms": "fusion ms"}
-
-
-AS_THEY_ARE = {*TIMES, "FPS"}
-
-
-# What the table at the end of a run shows, under which heading; metrics.json and metrics.csv hold everything.
 COLUMNS = {
-    "PQ": "PQ",
-    "SQ": "SQ",
-    "RQ": "RQ",
+    **{name: name for name in ("PQ", "SQ", "RQ")},
     "PQ_th": "PQ things",
     "PQ_st": "PQ stuff",
     "relation_accuracy": "order right",
@@ -48,34 +33,29 @@ COLUMNS = {
     **TIMES,
     "FPS": "images/s",
 }
-
-
-# The same where policies are compared too (experiment=cross).
+"""What the table at the end of a run shows, and its heads; metrics.json and metrics.csv hold everything."""
 CROSS_COLUMNS = {
-    **{f"{score}{end}": f"{score}{head}" for end, head in GROUPS.items() for score in ("PQ", "SQ", "RQ")},
+    **{
+        f"{score}{end}": f"{score}{end.replace('_', ' ')}" for end in ("", "_th", "_st") for score in ("PQ", "SQ", "RQ")
+    },
     "relation_accuracy": "order right",
     "coverage": "coverage",
     "cycle_rate": "cycles",
     "by_score": "by score",
     **TIMES,
 }
+"""The same where policies are compared too (experiment=cross)."""
 
 
-def summary(rows: Rows, title: str) -> Table:
-    """One row a relation; percent.
+def summary(rows: Rows, title: str) -> str:
+    """A table with one row an order; percent.
 
     ``order right``: relation accuracy over the detected ``pairs``, which are the ``coverage`` of the annotated ones;
     ``cycles`` among triples of decided pairs; ``by score``: overlapping pairs that the scores alone decided.
     """
     columns = CROSS_COLUMNS if any(SEPARATOR in name for name in rows) else COLUMNS
-    shown: dict[str, dict[str, float | str]] = {}
-    for name, row in rows.items():
-        shown[name] = {
-            head: row[key] if key not in AS_THEY_ARE else "-" if math.isnan(row[key]) else f"{row[key]:.2f}"
-            for key, head in columns.items()
-            if key in row
-        }
-    return comparison_table(shown, title)
+    heads = {name: {columns[key]: _shown(key, row[key]) for key in columns if key in row} for name, row in rows.items()}
+    return comparison_table(heads, title)
 
 
 def show(plan: RunPlan, folder: Path, metrics: dict[str, object]) -> None:
@@ -84,7 +64,7 @@ def show(plan: RunPlan, folder: Path, metrics: dict[str, object]) -> None:
         return
     console = Console()
     title = f"{plan.data_choice}: {metrics['images']} held-out images, seed {plan.seed}, percent"
-    console.print(to_text(summary(read_rows(metrics), title)), markup=False, highlight=False, soft_wrap=True)
+    console.print(summary(read_rows(metrics), title), markup=False, highlight=False, soft_wrap=True)
     console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)
 
 
@@ -97,48 +77,32 @@ def write_results(folder: Path, evaluation: Evaluation, method: str, images: int
     """
     # the metrics sum up over the processes when they are computed, so that all must do it
     rows, quality, breakdowns = evaluation.rows(), evaluation.results(), evaluation.breakdowns()
-    return broadcast_from_main(lambda: _write(folder, evaluation, method, images, rows, quality, breakdowns))
-
-
-def _write(
-    folder: Path,
-    evaluation: Evaluation,
-    method: str,
-    images: int,
-    rows: Rows,
-    quality: Mapping[str, PQResult],
-    breakdowns: Mapping[str, BreakdownResult],
-) -> dict[str, object]:
     settings = {entry.name: dict(entry.values) for entry in evaluation.entries if entry.values}
-    keys = list(dict.fromkeys(key for values in settings.values() for key in values))
-    names = list(next(iter(rows.values())))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["relation", *keys, *names])
-    for relation, row in rows.items():
-        values = settings.get(relation, {})
-        writer.writerow([relation, *(values.get(key) for key in keys), *(row[name] for name in names)])
-    write_text(folder / "metrics.csv", text.getvalue())
-    write_text(folder / "metrics.md", to_text(summary(rows, f"{method}: {images} images, percent")))
-    if breakdowns:
-        write_json(folder / "breakdown.json", {name: part.as_dict() for name, part in breakdowns.items()}, indent=2)
-        write_text(folder / "breakdown.txt", "\n".join(map(to_text, breakdown_tables(breakdowns))))
-    write_json(folder / "pq.json", {name: result.as_dict() for name, result in quality.items()}, indent=2)
-    tables = [f"{name}\n{to_text(pq_table(result))}" for name, result in quality.items()]
-    write_text(folder / "pq.txt", "\n".join(tables))
-    plain = {
-        r: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for r, row in rows.items()
-    }
-    metrics: dict[str, object] = {"method": method, "images": images, "relations": plain}
-    if settings:
-        metrics["settings"] = settings
-        points = []
-        for entry in evaluation.entries:
-            order = SEPARATOR.join(part for part in (entry.relation, entry.policy_name) if part)
-            points.append(GridPoint(order, entry.values, rows[entry.name]["PQ"]))
-        save_grid(folder / "grid.png", points, method)
-    write_json(folder / "metrics.json", metrics, indent=2)
-    return metrics
+
+    def write() -> dict[str, object]:
+        write_text(folder / "metrics.csv", _comma_separated(rows, settings))
+        write_text(folder / "metrics.md", summary(rows, f"{method}: {images} images, percent"))
+        if breakdowns:
+            write_json(folder / "breakdown.json", {name: part.as_dict() for name, part in breakdowns.items()}, indent=2)
+            write_text(folder / "breakdown.txt", "\n".join(breakdown_tables(breakdowns)))
+        write_json(folder / "pq.json", {name: result.as_dict() for name, result in quality.items()}, indent=2)
+        write_text(folder / "pq.txt", "\n".join(f"{name}\n{pq_table(result)}" for name, result in quality.items()))
+        plain = {
+            name: {key: None if math.isnan(value) else value for key, value in row.items()}
+            for name, row in rows.items()
+        }
+        metrics: dict[str, object] = {"method": method, "images": images, "relations": plain}
+        if settings:
+            metrics["settings"] = settings
+            points = []
+            for entry in evaluation.entries:
+                order = SEPARATOR.join(part for part in (entry.order, entry.policy_name) if part)
+                points.append(GridPoint(order, entry.values, rows[entry.name]["PQ"]))
+            save_grid(folder / "grid.png", points, method)
+        write_json(folder / "metrics.json", metrics, indent=2)
+        return metrics
+
+    return broadcast_from_main(write)
 
 
 def read_rows(metrics: Mapping[str, object]) -> dict[str, dict[str, float]]:
@@ -146,3 +110,22 @@ def read_rows(metrics: Mapping[str, object]) -> dict[str, dict[str, float]]:
     relations = metrics["relations"]
     assert isinstance(relations, dict)
     return {r: {k: math.nan if v is None else v for k, v in row.items()} for r, row in relations.items()}
+
+
+def _comma_separated(rows: Rows, settings: Mapping[str, Mapping[str, object]]) -> str:
+    keys = list(dict.fromkeys(key for values in settings.values() for key in values))
+    names = list(next(iter(rows.values())))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["relation", *keys, *names])
+    for entry, row in rows.items():
+        values = settings.get(entry, {})
+        writer.writerow([entry, *(values.get(key) for key in keys), *(row[name] for name in names)])
+    return text.getvalue()
+
+
+def _shown(key: str, value: float) -> float | str:
+    """Fractions and counts as they are; milliseconds and images per second with two digits."""
+    if key not in TIMES and key != "FPS":
+        return value
+    return "-" if math.isnan(value) else f"{value:.2f}"

@@ -63,11 +63,11 @@ def _check_relations(evaluation: Evaluation, advice: str) -> None:
     """ConfigError names a relation that cannot do without the network."""
     for entry in evaluation.entries:
         reads = entry.model.requires & {*FROM_NETWORK, "semantic_logits"}
-        if reads and (entry.relation not in evaluation.networks or "semantic_logits" in reads):
+        if reads and (entry.order not in evaluation.networks or "semantic_logits" in reads):
             raise ConfigError(
-                f"occlusion={entry.relation} reads {', '.join(sorted(reads))}, which saved predictions do not hold, "
+                f"occlusion={entry.order} reads {', '.join(sorted(reads))}, which saved predictions do not hold, "
                 f"and it has no outputs to keep instead (head_outputs and relate in occlusion/base.py); {advice}, or "
-                f"leave {entry.relation} out of method, occlusion and compare"
+                f"leave {entry.order} out of method, occlusion and compare"
             )
 
 

@@ -22,13 +22,14 @@ from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError, check_choice
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs
+from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, needed
 from panoptic_occ.exchange.roi_inlay import roi_inlay
-from panoptic_occ.exchange.sampling import annotated_rois
+from panoptic_occ.exchange.sampling import annotated_rois, checked_range
 from panoptic_occ.ops.initialise import zero_biases
+from panoptic_occ.structures.batch import Features, Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
-from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Wanted
+from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 from panoptic_occ.thing.pooling import SEMANTIC
 
@@ -70,10 +71,8 @@ class FeatureAggregation(Exchange):
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
         if ocm and not sim:
             raise ConfigError("exchange.ocm=true adds to what SIM gives; set exchange.sim=true, or exchange.ocm=false")
-        if not 0 <= keep[0] <= keep[1] <= 1:
-            raise ConfigError(f"exchange.keep={list(keep)} must be a rising range within 0..1, as [0.6, 1.0]")
         check_choice("exchange.inlay", inlay, Inlay)
-        self.keep = (float(keep[0]), float(keep[1]))
+        self.keep = checked_range(keep)
         self.inlay_thr = inlay_thr
         self.inlay = inlay
         self.phi = projection(_semantic_head(stuff).width, in_channels) if s2i else None
@@ -104,7 +103,7 @@ class FeatureAggregation(Exchange):
         return BranchLosses(things, stuffs)
 
     @torch.no_grad()
-    def outputs(self, inputs: Inputs, conf_thr: float, requires: frozenset[str]) -> Outputs:
+    def outputs(self, inputs: Inputs, conf_thr: float, requires: Requires) -> Outputs:
         """Ranked detections from F_S2I, and the semantic maps that F_I2S gives where there is one."""
         if self.phi is None and self.i2s is None:
             return super().outputs(inputs, conf_thr, requires)
@@ -125,13 +124,13 @@ class FeatureAggregation(Exchange):
         return thing.placed(detections, soft, pooled[index], batch, requires), stuff.decode(logits, batch, requires)
 
     @torch.no_grad()
-    def positives(self, inputs: Inputs, requires: frozenset[str], wanted: Wanted = None) -> Positives:
+    def positives(self, inputs: Inputs, requires: Requires, trainable: Trainable = None) -> Positives:
         """Positive proposals from F_S2I, as at test."""
         if self.phi is None:
-            return super().positives(inputs, requires, wanted)
+            return super().positives(inputs, requires, trainable)
         semantic = _semantic_head(inputs.stuff).trunk(inputs.features.stuff)
         pyramid = self.with_semantics(inputs.features.thing, semantic)
-        return _mask_rcnn(inputs.thing).positives(pyramid, inputs.batch, requires, wanted)
+        return _mask_rcnn(inputs.thing).positives(pyramid, inputs.batch, requires, trainable)
 
     def _weights(
         self, thing: MaskRCNN, inner: Float[Tensor, "n c 14 14"], rois: Sequence[Rois]
@@ -141,11 +140,9 @@ class FeatureAggregation(Exchange):
             return None
         return F.avg_pool2d(thing.soft_masks(thing.mask_logits(inner), rois)[:, None], 2).squeeze(1)
 
-    def with_semantics(self, features: dict[str, Tensor], semantic: Float[Tensor, "b s h4 w4"]) -> dict[str, Tensor]:
-        """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box.
-
-        phi runs on the map: a 1x1 convolution and RoIAlign commute for boxes inside the image.
-        """
+    def with_semantics(self, features: Features, semantic: Float[Tensor, "b s h4 w4"]) -> Features:
+        """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box; phi runs on the
+        map, because a 1x1 convolution and RoIAlign commute for boxes inside the image."""
         return features if self.phi is None else features | {SEMANTIC: self.phi(semantic)}
 
 
@@ -181,8 +178,7 @@ class InstanceToSemantic(nn.Module):
         weights: Float[Tensor, "n m m"] | None = None,
     ) -> Float[Tensor, "b k h4 w4"]:
         """Logits at stride 4 from F_S and the F_ins of ``rois``; ``sizes``: images in pixels, without padding;
-        ``weights``: of every cell of F_ins, None: 1.
-        """
+        ``weights``: of every cell of F_ins, None: 1."""
         images, _, height, width = semantic.shape
         boxes = torch.cat([F.pad(r.boxes, (1, 0), value=i) for i, r in enumerate(rois)])
         inlay = roi_inlay(self.project_instances(inner), boxes, (images, height, width), STRIDE, aligned, weights)
@@ -212,10 +208,7 @@ class LayoutContext(nn.Module):
         nn.init.kaiming_normal_(self.merge.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(
-        self,
-        mixed: Float[Tensor, "b c h4 w4"],
-        layout: Float[Tensor, "b e h4 w4"],
-        sizes: Sequence[tuple[int, int]],
+        self, mixed: Float[Tensor, "b c h4 w4"], layout: Float[Tensor, "b e h4 w4"], sizes: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "b c h4 w4"]:
         """F_I2S; the padding of the batch is no part of the layout."""
         code = F.relu(self.encode(self.pyramid(layout, sizes)))
@@ -257,18 +250,9 @@ def _aligned(thing: MaskRCNN) -> bool:
 
 
 def _mask_rcnn(thing: ThingBranch) -> MaskRCNN:
-    if not isinstance(thing, MaskRCNN):
-        raise ConfigError(
-            f"exchange=banet needs the features of a mask head, and {type(thing).__name__} has none; choose "
-            "thing=mask_rcnn (or mask_rcnn_small), or exchange=none"
-        )
-    return thing
+    fix = "thing=mask_rcnn (or mask_rcnn_small)"
+    return needed(thing, MaskRCNN, "banet", "the features of a mask head", fix)
 
 
 def _semantic_head(stuff: StuffBranch) -> StuffHead:
-    if not isinstance(stuff, StuffHead):
-        raise ConfigError(
-            f"exchange=banet needs the features of a semantic head, and {type(stuff).__name__} has none; choose "
-            "stuff=banet or another head, or exchange=none"
-        )
-    return stuff
+    return needed(stuff, StuffHead, "banet", "the features of a semantic head", "stuff=banet or another head")

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from panoptic_occ.backbone.sharing import STUFF
-from panoptic_occ.structures.batch import Batch
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.stuff.base import StuffBranch
-from panoptic_occ.thing.base import Positives, ThingBranch, Wanted
+from panoptic_occ.thing.base import Positives, ThingBranch, Trainable
 
 Outputs = tuple[list[InstanceSet], list[SemanticMap]]
 """Detections and semantic map of every image."""
+Branch = TypeVar("Branch", bound=nn.Module)
 
 
 class Pyramids(NamedTuple):
     """Feature pyramids (P2..P5 under the keys 0..3, P6 under pool) as each branch reads them, often the same."""
 
-    thing: dict[str, Tensor]
-    stuff: dict[str, Tensor]
+    thing: Features
+    stuff: Features
 
     @staticmethod
-    def of(features: dict[str, Tensor]) -> Pyramids:
+    def of(features: Features) -> Pyramids:
         """From the features of a backbone: the stuff branch reads the maps named ``stuff/...``, else the same ones."""
         stuff = {name.removeprefix(STUFF): level for name, level in features.items() if name.startswith(STUFF)}
         thing = {name: level for name, level in features.items() if not name.startswith(STUFF)}
@@ -66,12 +68,20 @@ class Exchange(nn.Module):
         thing, stuff, features, batch = inputs
         return BranchLosses(thing.losses(features.thing, batch), stuff.losses(features.stuff, batch))
 
-    def outputs(self, inputs: Inputs, conf_thr: float, requires: frozenset[str]) -> Outputs:
+    def outputs(self, inputs: Inputs, conf_thr: float, requires: Requires) -> Outputs:
         """Ranked detections and semantic map of every image, in its original frame."""
         thing, stuff, features, batch = inputs
         detections = thing.detect(features.thing, batch, conf_thr, requires)
         return detections, stuff.semantic_maps(features.stuff, batch, requires)
 
-    def positives(self, inputs: Inputs, requires: frozenset[str], wanted: Wanted = None) -> Positives:
+    def positives(self, inputs: Inputs, requires: Requires, trainable: Trainable = None) -> Positives:
         """Positive proposals with their annotations, which train the occlusion module in stage 2."""
-        return inputs.thing.positives(inputs.features.thing, inputs.batch, requires, wanted)
+        return inputs.thing.positives(inputs.features.thing, inputs.batch, requires, trainable)
+
+
+def needed(branch: nn.Module, kind: type[Branch], exchange: str, part: str, fix: str) -> Branch:
+    """``branch`` as the ``kind`` whose ``part`` the exchange reads; ConfigError for any other."""
+    if not isinstance(branch, kind):
+        name = type(branch).__name__
+        raise ConfigError(f"exchange={exchange} needs {part}, and {name} has none; choose {fix}, or exchange=none")
+    return branch

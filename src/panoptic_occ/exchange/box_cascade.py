@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import clip_boxes_to_image
 
+from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.target import Target
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.mask_rcnn import MaskRCNN, initialise_box_head
@@ -33,9 +34,7 @@ class BoxCascade(nn.Module):
         super().__init__()
         self.heads = nn.ModuleList(BoxRegression(in_channels, classes) for _ in range(heads))
 
-    def offsets(
-        self, thing: MaskRCNN, features: dict[str, Tensor], t: int, rois: Sequence[Rois]
-    ) -> Float[Tensor, "n 4"]:
+    def offsets(self, thing: MaskRCNN, features: Features, t: int, rois: Sequence[Rois]) -> Float[Tensor, "n 4"]:
         """How the boxes of all images should move before iteration ``t`` (from 1), in the units of the box coder."""
         pooled = thing.roi_heads.box_roi_pool(features, [r.boxes for r in rois])
         if len(self.heads) > 0:

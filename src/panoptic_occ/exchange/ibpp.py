@@ -19,26 +19,27 @@ and one of this module's own (``priors``) adds what p_sem says.  All iterations 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
 from panoptic_occ.common.errors import ConfigError, check_choice
 from panoptic_occ.exchange.banet import projection
-from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs
+from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, needed
 from panoptic_occ.exchange.box_cascade import BoxCascade
-from panoptic_occ.exchange.ibpp_heads import MaskHead
-from panoptic_occ.exchange.regions import Regions
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
-from panoptic_occ.exchange.sampling import annotated_rois
+from panoptic_occ.exchange.sampling import annotated_rois, checked_range
 from panoptic_occ.ops.initialise import relu_convolutions
+from panoptic_occ.structures.batch import Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
-from panoptic_occ.stuff.predictor import DeepPredictor
-from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Wanted
-from panoptic_occ.thing.mask_head import MaskNorm, mask_loss
+from panoptic_occ.stuff.pfpn import DeepPredictor
+from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
+from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 from panoptic_occ.thing.pooling import Grid, align_rois
 
@@ -101,14 +102,12 @@ class IterativeProjection(Exchange):
         check_choice("exchange.boxes", boxes, Boxes)
         if iterations < 0:
             raise ConfigError(f"exchange.iterations={iterations}: must be 0 (no exchange) or more")
-        if not 0 <= keep[0] <= keep[1] <= 1:
-            raise ConfigError(f"exchange.keep={list(keep)} must be a rising range within 0..1, as [0.6, 1.0]")
         self.iterations = iterations
         self.projected = projected
         self.detach = detach
         self.class_agnostic_masks = class_agnostic_masks
         self.train_boxes = train_boxes
-        self.keep = (float(keep[0]), float(keep[1]))
+        self.keep = checked_range(keep)
         self.num_things = categories.num_things
         if iterations == 0:
             return
@@ -136,8 +135,8 @@ class IterativeProjection(Exchange):
             return super().losses(inputs)
         detector, head, targets = box_branch(inputs.thing), dense_head(inputs.stuff), inputs.batch.targets
         losses, positive = detector.box_losses(inputs.features.thing, inputs.batch)
-        shown = positive if self.train_boxes == "proposals" else annotated_rois(targets, self.keep)
-        refined = self.refine(inputs, positive, shown)
+        canvas_rois = positive if self.train_boxes == "proposals" else annotated_rois(targets, self.keep)
+        refined = self.refine(inputs, positive, canvas_rois)
         for t, (rois, logits) in enumerate(zip(refined.rois, refined.masks, strict=True), start=1):
             losses[f"mask_{t}"] = mask_loss(logits, rois, targets)
         for t, (before, offsets) in enumerate(zip(refined.rois, refined.offsets, strict=False), start=2):
@@ -148,7 +147,7 @@ class IterativeProjection(Exchange):
         )
 
     @torch.no_grad()
-    def outputs(self, inputs: Inputs, conf_thr: float, requires: frozenset[str]) -> Outputs:
+    def outputs(self, inputs: Inputs, conf_thr: float, requires: Requires) -> Outputs:
         """Detections with the masks m_T, and the stuff of P_T; every detection is on the canvas, whatever conf_thr."""
         if self.iterations == 0:
             return super().outputs(inputs, conf_thr, requires)
@@ -163,23 +162,23 @@ class IterativeProjection(Exchange):
         return instances, dense_head(inputs.stuff).decode(refined.semantics[-1], batch, requires)
 
     @torch.no_grad()
-    def positives(self, inputs: Inputs, requires: frozenset[str], wanted: Wanted = None) -> Positives:
+    def positives(self, inputs: Inputs, requires: Requires, trainable: Trainable = None) -> Positives:
         """Positive proposals with the masks m_T; the canvas shows the detections, as it will at test time."""
         if self.iterations == 0:
-            return super().positives(inputs, requires, wanted)
+            return super().positives(inputs, requires, trainable)
         detector, pyramid, batch = box_branch(inputs.thing), inputs.features.thing, inputs.batch
-        positive = detector.positive_rois(pyramid, batch, wanted)
+        positive = detector.positive_rois(pyramid, batch, trainable)
         refined = self.refine(inputs, positive, detector.find(pyramid, batch, conf_thr=0.0))
         rois = refined.rois[-1]
         return detector.matched(rois, detector.soft_masks(refined.masks[-1], rois), refined.pooled, batch, requires)
 
-    def refine(self, inputs: Inputs, rois: Sequence[Rois], shown: Sequence[Rois]) -> Refined:
-        """T iterations.  ``rois`` (one entry an image) get masks; ``shown`` are the regions on the canvas."""
+    def refine(self, inputs: Inputs, rois: Sequence[Rois], canvas_rois: Sequence[Rois]) -> Refined:
+        """T iterations.  ``rois`` (one entry an image) get masks; ``canvas_rois`` are the regions on the canvas."""
         thing, stuff, pyramid = box_branch(inputs.thing), dense_head(inputs.stuff), inputs.features.thing
-        regions = Regions.of(rois, shown)
+        regions = Regions.of(rois, canvas_rois)
         trunk = stuff.trunk(inputs.features.stuff)
         logits = stuff.predictor(trunk)
-        scores = torch.cat([s.scores for s in shown])
+        scores = torch.cat([s.scores for s in canvas_rois])
         moves = self.cascade if thing.oracle is None or not thing.oracle.fixes_boxes else None
         refined = Refined([], [], [logits], torch.empty(0), [])
         for t in range(self.iterations):
@@ -192,8 +191,8 @@ class IterativeProjection(Exchange):
                 enhanced = f_ins + self.align(self._read(thing, trunk, regions.joined))
             p_sem = self._read(thing, self._projection(logits), regions.joined)
             masks = self._masks(thing, t, enhanced, p_sem)
-            soft = thing.soft_masks(masks[regions.on_canvas], regions.shown)
-            canvas = roi_flatten(soft, regions.shown, self.num_things, (trunk.shape[-2], trunk.shape[-1]), scores)
+            soft = thing.soft_masks(masks[regions.on_canvas], regions.canvas_rois)
+            canvas = roi_flatten(soft, regions.canvas_rois, self.num_things, (trunk.shape[-2], trunk.shape[-1]), scores)
             logits = self._of(self.semantic_heads, t)(torch.cat([canvas.detach() if self.detach else canvas, trunk], 1))
             refined.rois.append(regions.rois)
             refined.masks.append(masks[regions.masked])
@@ -231,22 +230,63 @@ class IterativeProjection(Exchange):
         return align_rois(feature, torch.cat(boxes), grid)
 
 
+class Regions(NamedTuple):
+    """Regions that get masks and regions that the canvas shows, as one sequence per image.
+
+    ``masked``, ``on_canvas``: which of the joined regions of all images are which.
+    """
+
+    joined: list[Rois]
+    masked: Bool[Tensor, " n"]
+    on_canvas: Bool[Tensor, " n"]
+    rois: list[Rois]
+    canvas_rois: list[Rois]
+
+    @staticmethod
+    def of(rois: Sequence[Rois], canvas_rois: Sequence[Rois]) -> Regions:
+        """Both, one after the other, or the same ones once; joined regions have no annotations."""
+        if canvas_rois is rois:
+            every = torch.ones(sum(map(len, rois)), dtype=torch.bool)
+            return Regions(list(rois), every, every, list(rois), list(rois))
+        joined = [
+            Rois(torch.cat([r.boxes, s.boxes]), torch.cat([r.labels, s.labels]), torch.cat([r.scores, s.scores]))
+            for r, s in zip(rois, canvas_rois, strict=True)
+        ]
+        masked = torch.cat([torch.arange(len(j)) < len(r) for j, r in zip(joined, rois, strict=True)])
+        return Regions(joined, masked, ~masked, list(rois), list(canvas_rois))
+
+    def at(self, moved: Sequence[Rois]) -> Regions:
+        """The same regions in the boxes of ``moved``, those of ``joined`` after a move."""
+        if self.on_canvas is self.masked:
+            return self._replace(joined=list(moved), rois=list(moved), canvas_rois=list(moved))
+        pairs = list(zip(self.rois, moved, strict=True))
+        rois = [replace(r, boxes=m.boxes[: len(r)]) for r, m in pairs]
+        canvas_rois = [replace(s, boxes=m.boxes[len(r) :]) for s, (r, m) in zip(self.canvas_rois, pairs, strict=True)]
+        return self._replace(joined=list(moved), rois=rois, canvas_rois=canvas_rois)
+
+
+class MaskHead(nn.Module):
+    """H_ins of an iteration after the first; its parts are named like those of torchvision's RoIHeads."""
+
+    def __init__(self, in_channels: int, convs: int, norm: MaskNorm, classes: int) -> None:
+        super().__init__()
+        self.mask_head = mask_head(in_channels, convs, norm)
+        self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, classes)
+        nn.init.normal_(self.mask_predictor[-1].weight, std=0.001)
+        nn.init.zeros_(self.mask_predictor[-1].bias)
+
+
 def dense_head(stuff: StuffBranch) -> StuffHead:
     """``stuff`` as a network that scores every thing class and every stuff class; ConfigError for any other."""
-    if not isinstance(stuff, StuffHead):
-        raise ConfigError(
-            f"exchange=ibpp refines a semantic network, {type(stuff).__name__} has none; use stuff=pfpn_dense"
-        )
-    if stuff.first_label != 0:
+    head = needed(stuff, StuffHead, "ibpp", "a semantic network", "stuff=pfpn_dense")
+    if head.first_label != 0:
         raise ConfigError(
             "exchange=ibpp projects the probability of every thing class, and this stuff branch does not have them; "
             "use stuff=pfpn_dense (stuff.things=dense)"
         )
-    return stuff
+    return head
 
 
 def box_branch(thing: ThingBranch) -> MaskRCNN:
-    """``thing`` as a network that finds boxes and reads features in them; ConfigError for any other."""
-    if not isinstance(thing, MaskRCNN):
-        raise ConfigError(f"exchange=ibpp refines masks in boxes, {type(thing).__name__} cannot; use thing=mask_rcnn")
-    return thing
+    """``thing`` as a network that detects boxes and reads features in them; ConfigError for any other."""
+    return needed(thing, MaskRCNN, "ibpp", "masks in boxes", "thing=mask_rcnn")

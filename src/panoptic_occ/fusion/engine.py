@@ -1,8 +1,8 @@
 """The one fusion loop: detections + relation + stuff -> panoptic map.
 
 Instances are offered one after the other, best score first.  Each takes the pixels of its mask that nobody owns and
-those owned by instances that it lies above; what it takes must pass the policy's thresholds.  With no relation this is
-the heuristic of Panoptic FPN (Kirillov et al. 2019), with a pairwise one Algorithm 1 of OCFusion (Lazarow et al. 2020),
+those of instances that it lies above; what it takes must pass the policy's thresholds.  Without a relation this is the
+heuristic of Panoptic FPN (Kirillov et al. 2019), with a pairwise one Algorithm 1 of OCFusion (Lazarow et al. 2020),
 with margins v_j - v_i and the two checks Algorithm 1 of RAP.
 """
 
@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from panoptic_occ.fusion.canvas import Canvas, Counts
-from panoptic_occ.fusion.inputs import StuffSource, check_sizes
 from panoptic_occ.fusion.policy import FusionPolicy
-from panoptic_occ.fusion.stuff import fill_stuff
+from panoptic_occ.fusion.stuff import StuffSource, fill_stuff
 from panoptic_occ.ops.claims import inherit
 from panoptic_occ.ops.suppression import suppress
 from panoptic_occ.structures.instances import InstanceSet, by_score
@@ -31,11 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def fuse(
-    instances: InstanceSet,
-    stats: PairStats,
-    relation: Relation,
-    semantic: StuffSource | None,
-    policy: FusionPolicy,
+    instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None, policy: FusionPolicy
 ) -> PanopticMap:
     """Fuses the detections and the stuff of one image into a panoptic map.
 
@@ -57,7 +52,7 @@ def fuse(
     >>> fuse(pair, PairStats.of(masks), relation, None, FusionPolicy(min_visible=0.5)).ids.tolist()
     [[1, 1, 2, 2]]
     """
-    check_sizes(instances, stats, relation, semantic)
+    _check_sizes(instances, stats, relation, semantic)
     order = by_score(instances.scores) if relation.order is None else relation.order
     fusion = _Fusion(instances, stats, relation, policy)
     for i in order.tolist():
@@ -70,6 +65,27 @@ def fuse(
         ids, stuff = fill_stuff(ids, labels, policy.stuff_area, len(segments) + 1, policy.stuff_rule)
         segments += stuff
     return PanopticMap(ids.to(instances.masks.pixels.device, torch.int32), segments, fusion.records())
+
+
+def _check_sizes(instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None) -> None:
+    """ValueError when the sizes of the inputs contradict each other."""
+    n = len(instances)
+    for name, tensor in (("stats.inter", stats.inter), ("margin", relation.margin), ("valid", relation.valid)):
+        if tensor.shape != (n, n):
+            raise ValueError(f"fuse: {name} has shape {tuple(tensor.shape)}, {n} instances need ({n}, {n})")
+    if relation.order is not None and sorted(relation.order.tolist()) != list(range(n)):
+        raise ValueError(f"fuse: relation.order must name each of the {n} instances once: {relation.order.tolist()}")
+    claims, masks = relation.claims, instances.masks
+    if claims is not None and (len(claims), tuple(claims.size)) != (n, tuple(masks.size)):
+        raise ValueError(
+            f"fuse: relation.claims has {len(claims)} masks of an image of {claims.size}, needs {n} of {masks.size}"
+        )
+    if relation.duplicate_of is not None and relation.duplicate_of.shape != (n,):
+        raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(relation.duplicate_of.shape)}, needs ({n},)")
+    if isinstance(semantic, Tensor) and tuple(semantic.shape) != tuple(instances.masks.size):
+        raise ValueError(
+            f"fuse: the semantic map is {tuple(semantic.shape)} px, the masks are of an image of {instances.masks.size}"
+        )
 
 
 class _Fusion:
@@ -159,10 +175,8 @@ class _Fusion:
         return [j for j, pixels in held.items() if pixels / area >= threshold and pixels / self.owned[j] >= threshold]
 
     def _suppressors(self, scores: Float[Tensor, " n"]) -> list[int]:
-        """The better scored instance that each one repeats, -1 for none.
-
-        In the relation's order the worse one may come first, and it may have been given pixels that the better needs.
-        """
+        """The better scored instance that each one repeats, -1 for none."""
+        # in the relation's order the worse one may come first, and it may have been given pixels that the better needs
         takes_part = np.array(self.confident, bool) & (np.array(self.area) > 0) & (np.array(self.duplicate_of) < 0)
         pairs = self.duplicates & takes_part & takes_part[:, None]
         suppressor = suppress(scores.cpu(), torch.from_numpy(np.where(pairs, self.inter, 0)))

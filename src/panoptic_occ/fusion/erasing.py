@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.dilation import Dilation
-from panoptic_occ.fusion.inputs import StuffSource
 from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.fusion.stuff import StuffSource
 from panoptic_occ.ops.components import Components, components
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 
@@ -32,10 +32,8 @@ class StuffLabels:
 
     def under(self, policy: FusionPolicy) -> StuffSource:
         """``semantic.labels``, void in every component whose confidence is below ``policy.erase_thr``; with
-        ``policy.erase_after`` a function from the map of the things to these labels.
-
-        ConfigError when the policy erases and the map has neither logits nor confidences.
-        """
+        ``policy.erase_after`` a function from the map of the things to these labels.  ConfigError when the policy
+        erases and the map has neither logits nor confidences."""
         if policy.erase_thr is None:
             return self.semantic.labels
         return partial(self._left_free, policy) if policy.erase_after else self._erased(policy)
@@ -66,11 +64,10 @@ class StuffLabels:
 def component_confidence(
     semantic: SemanticMap, dilation: Dilation, parts: Components | None = None
 ) -> Float[Tensor, " r"]:
-    """Confidence of every component of the stuff (numbered as in ``components``), float32 in [0, 1].
+    """Confidence of every component of the stuff (numbered as in ``components``), float32 in [0, 1]: the mean
+    probability of the component's class over the component and what lies around it (``dilation``, cut at the edge).
 
-    It is the mean probability of the component's own class over the component and what lies around it (``dilation``,
-    cut at the image's edge).  The most likely class would not do: around a small fragment the network is sure of
-    another class.
+    The most likely class would not do: around a small fragment the network is sure of another class.
     At stride 4 the mean goes over cells: a component has every cell that it touches, and the probabilities of a cell
     are those of its mean logits.
     ``parts``: the components of ``semantic.labels``, None to compute them.  ConfigError when the map has no logits.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -19,21 +18,27 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.common.files import read_json
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
 
-KINDS: Mapping[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 # the first numbers of COCOeval.summarize: over IoU .5:.95, at .5 and .75, and by the area of the annotation
 STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 NEEDED = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
+STATES = {  # rows of: image id, height, width; image id, label, bytes of the mask; score, box; bytes of all masks
+    "images": ((0, 3), torch.int64),
+    "numbers": ((0, 3), torch.int64),
+    "values": ((0, 5), torch.float32),
+    "counts": ((0,), torch.uint8),
+}
 
 
 class AveragePrecision(Metric):
     """AP of boxes and masks over all images that were shown, against the annotations of a COCO instances file.
 
-    It ranks all detections of an image, the best 100 of them as COCO does, so it needs those of low scores too.
-    ``categories``: what the labels of the detections mean.  In any number of processes: the states are the detections,
-    their masks run-length encoded.
+    It ranks the best 100 detections of an image, as COCO does, so it needs those of low scores too.  ``categories``:
+    what the labels of the detections mean.  In any number of processes: the states are the detections, their masks
+    run-length encoded.
     """
 
     is_differentiable = False
@@ -49,27 +54,25 @@ class AveragePrecision(Metric):
         super().__init__(**kwargs)
         self.annotations = annotations
         self.category_ids = [category.id for category in categories.items[: categories.num_things]]
-        for name in ("images", "numbers", "values", "counts"):
+        for name in STATES:
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, image_id: int, instances: InstanceSet) -> None:
         """Adds the detections of one image, in its original frame."""
         height, width = instances.masks.size
-        encoded = [_encoded(window, crop, (height, width)) for window, crop in instances.masks.to("cpu")]
-        rows = [
-            (image_id, label, len(counts)) for label, counts in zip(instances.labels.tolist(), encoded, strict=True)
-        ]
+        rles = [_rle(window, crop, (height, width)) for window, crop in instances.masks.to("cpu")]
+        rows = [(image_id, label, len(rle)) for label, rle in zip(instances.labels.tolist(), rles, strict=True)]
         self._add(
             torch.tensor([(image_id, height, width)]),
             torch.tensor(rows, dtype=torch.int64).view(-1, 3),
             torch.cat([instances.scores.float()[:, None], instances.boxes.float()], dim=1).cpu(),
-            torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8) if encoded else torch.zeros(0).byte(),
+            torch.frombuffer(bytearray(b"".join(rles)), dtype=torch.uint8) if rles else torch.zeros(0).byte(),
         )
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gathers the detections of all processes, also of one that has seen no image."""
         if not self.images:
-            self._add(*(torch.zeros(size, dtype=dtype) for size, dtype in zip(EMPTY, DTYPES, strict=True)))
+            self._add(*(torch.zeros(size, dtype=dtype) for size, dtype in STATES.values()))
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, float]:
@@ -77,79 +80,65 @@ class AveragePrecision(Metric):
 
         DataError when the annotations cannot be read or lack what COCO's evaluation needs.
         """
-        images, numbers, values, counts = (
-            dim_zero_cat(state).cpu() for state in (self.images, self.numbers, self.values, self.counts)
-        )
-        sizes = {number: (height, width) for number, height, width in images.tolist()}
+        images, numbers, values, counts = (dim_zero_cat(getattr(self, name)).cpu() for name in STATES)
+        sizes = {image_id: (height, width) for image_id, height, width in images.tolist()}
         boxes, masks = [], []
-        parts = [part.tobytes() for part in np.split(counts.numpy(), numbers[:, 2].cumsum(0).numpy())]
-        for (image_id, label, _), (score, left, top, right, bottom), part in zip(
-            numbers.tolist(), values.tolist(), parts, strict=False
-        ):
-            found = {"image_id": image_id, "category_id": self.category_ids[label], "score": score}
-            boxes.append({**found, "bbox": [left, top, right - left, bottom - top]})
-            masks.append({**found, "segmentation": {"size": sizes[image_id], "counts": part}})
+        rles = [part.tobytes() for part in np.split(counts.numpy(), numbers[:, 2].cumsum(0).numpy())]
+        rows = zip(numbers.tolist(), values.tolist(), rles, strict=False)  # nothing follows the last cut
+        for (image_id, label, _), (score, left, top, right, bottom), rle in rows:
+            detection = {"image_id": image_id, "category_id": self.category_ids[label], "score": score}
+            boxes.append({**detection, "bbox": [left, top, right - left, bottom - top]})
+            masks.append({**detection, "segmentation": {"size": sizes[image_id], "counts": rle}})
         truth = self._truth(sizes)
-        scores: dict[str, float] = {}
-        for kind, detections in (("box", boxes), ("mask", masks)):
-            scores |= {f"{name}_{kind}": value for name, value in self._scores(truth, KINDS[kind], detections).items()}
-        return scores
+        of_boxes, of_masks = self._scores(truth, "bbox", boxes), self._scores(truth, "segm", masks)
+        return {f"{name}_box": of_boxes[name] for name in STATS} | {f"{name}_mask": of_masks[name] for name in STATS}
 
     def _add(self, *parts: Tensor) -> None:
-        for state, part in zip((self.images, self.numbers, self.values, self.counts), parts, strict=True):
-            state.append(part.to(self.device))
+        for name, part in zip(STATES, parts, strict=True):
+            getattr(self, name).append(part.to(self.device))
 
     def _truth(self, images: Mapping[int, object]) -> COCO:
         """The annotations of ``images`` alone."""
-        try:
-            with open(self.annotations, encoding="utf-8") as file:
-                content = json.load(file)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.annotations}: cannot be read ({error})") from None
-        truth = COCO()
-        truth.dataset = {
-            "images": [image for image in content["images"] if image["id"] in images],
-            "annotations": [note for note in content["annotations"] if note["image_id"] in images],
-            "categories": content["categories"],
-        }
-        for note in truth.dataset["annotations"]:
-            if missing := [key for key in NEEDED if key not in note]:
+        content = read_json(self.annotations)
+        annotations = [annotation for annotation in content["annotations"] if annotation["image_id"] in images]
+        for annotation in annotations:
+            if missing := [key for key in NEEDED if key not in annotation]:
                 raise DataError(
-                    f"{self.annotations}: annotation {note.get('id')} of image {note['image_id']} lacks "
+                    f"{self.annotations}: annotation {annotation.get('id')} of image {annotation['image_id']} lacks "
                     f"{', '.join(missing)}, which COCO's average precision needs; set average_precision=false"
                 )
-        with redirect_stdout(io.StringIO()):
-            truth.createIndex()
-        return truth
+        return _coco({
+            "images": [image for image in content["images"] if image["id"] in images],
+            "annotations": annotations,
+            "categories": content["categories"],
+        })  # fmt: skip
 
     def _scores(
         self, truth: COCO, kind: Literal["bbox", "segm"], detections: Sequence[dict[str, Any]]
     ) -> dict[str, float]:
         with redirect_stdout(io.StringIO()):  # it prints its progress and its results
-            evaluation = COCOeval(truth, truth.loadRes(list(detections)) if detections else _none_of(truth), kind)
+            # loadRes cannot read an empty list
+            results = truth.loadRes(list(detections)) if detections else _coco({**truth.dataset, "annotations": []})
+            evaluation = COCOeval(truth, results, kind)
             evaluation.params.catIds = self.category_ids
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        found = evaluation.stats[: len(STATS)].tolist()
-        return {name: value if value >= 0 else float("nan") for name, value in zip(STATS, found, strict=True)}
+        stats = evaluation.stats[: len(STATS)].tolist()
+        return {name: value if value >= 0 else float("nan") for name, value in zip(STATS, stats, strict=True)}
 
 
-EMPTY = ((0, 3), (0, 3), (0, 5), (0,))
-DTYPES = (torch.int64, torch.int64, torch.float32, torch.uint8)
-
-
-def _encoded(window: tuple[slice, slice], crop: Tensor, size: tuple[int, int]) -> bytes:
+def _rle(window: tuple[slice, slice], crop: Tensor, size: tuple[int, int]) -> bytes:
     """The run-length encoding of a mask in an image of ``size``, in COCO's compressed form."""
     dense = np.zeros(size, dtype=np.uint8, order="F")
     dense[window] = crop.numpy()
-    counts: bytes = rle_tools.encode(dense)["counts"]
-    return counts
+    rle: bytes = rle_tools.encode(dense)["counts"]
+    return rle
 
 
-def _none_of(truth: COCO) -> COCO:
-    """No detections at all, which ``loadRes`` cannot read."""
-    nothing = COCO()
-    nothing.dataset = {**truth.dataset, "annotations": []}
-    nothing.createIndex()
-    return nothing
+def _coco(content: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = content
+    with redirect_stdout(io.StringIO()):  # it prints its progress
+        coco.createIndex()
+    return coco

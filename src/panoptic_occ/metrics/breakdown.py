@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor
-from torchmetrics import Metric
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.metrics.counting import CountingMetric
 from panoptic_occ.metrics.misses import ERRORS, KILLED, KILLERS, explain_miss, is_merged
 from panoptic_occ.metrics.pq.core import PQCounts
 from panoptic_occ.metrics.pq.metric import panoptic_matches
@@ -29,8 +28,8 @@ GROUPS = {
     "size": ("small", "medium", "large"),
     "neighbours": ("0", "1", "2", "3 or more"),
 }
-"""Properties of a thing and their bins: the largest share of its mask that another one covers (an upper limit belongs
-to its bin), the pixels of its mask, and how many others overlap with it significantly."""
+"""Properties of a thing and their bins: the largest share of its mask that another thing covers (an upper limit belongs
+to its bin), the pixels of its mask, and the number of its neighbours, which overlap with it significantly."""
 BINS = tuple((group, name) for group, names in GROUPS.items() for name in names)
 OVERLAPS = (0.0, 0.2, 0.5)
 MATCH_IOU = 0.5
@@ -64,20 +63,22 @@ class Binning:
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedThings:
-    """The things of one annotated image: its instances, and thing segments without one, measured by what is visible.
+    """The K things of one annotated image: its instances, and thing segments without one, of which only the visible
+    pixels are known.
 
-    ``thing_of``: index of the thing of every panoptic segment that is one; ``bins`` (K,3) see Binning; ``stands`` (N,):
-    the thing with which each detection has the largest mask IoU, from one half on, else -1.
+    ``thing_of``: index of the thing by the id of its panoptic segment; ``bins`` see Binning; ``matches``: the thing
+    that has the largest mask IoU with each detection, -1 below one half.
     """
 
     panoptic: PanopticMap
     thing_of: dict[int, int]
     bins: Int64[np.ndarray, "k 3"]
-    stands: Int64[np.ndarray, " n"]
+    matches: Int64[np.ndarray, " n"]
 
     @staticmethod
     def of(target: Target, detections: MaskCrops, binning: Binning) -> AnnotatedThings:
-        """What every map of one image is compared with; ``detections``: ranked, a map may be made of the first ones."""
+        """The things that all maps of one image are compared with; ``detections`` are ranked, and a map may be made of
+        the first ones only."""
         target = target.to("cpu")
         segments = match_by_share(target.masks, target.labels, target.panoptic).tolist()
         alone = [s.id for s in target.panoptic.segments if s.isthing and not s.iscrowd and s.id not in segments]
@@ -88,16 +89,16 @@ class AnnotatedThings:
             target.masks.size,
         )
         thing_of = {number: k for k, number in enumerate([*segments, *alone]) if number}
-        stands = np.full(len(detections), -1)
+        matches = np.full(len(detections), -1)
         if len(masks):
             iou = mask_iou(detections.to("cpu"), masks, MATCH_IOU).numpy()
-            stands = np.where(iou.max(axis=1) >= MATCH_IOU, iou.argmax(axis=1), -1)
-        return AnnotatedThings(target.panoptic, thing_of, binning(PairStats.of(masks)), stands)
+            matches = np.where(iou.max(axis=1) >= MATCH_IOU, iou.argmax(axis=1), -1)
+        return AnnotatedThings(target.panoptic, thing_of, binning(PairStats.of(masks)), matches)
 
 
 class BreakdownCounts(NamedTuple):
-    """Counts of things: ``tp``, ``fp``, ``fn`` and IoU sums (see ``pq_core``) by bin and category, ``errors`` among the
-    false negatives of a bin, killed ones by way and by killer (see ``misses``)."""
+    """Counts of things: ``tp``, ``fp``, ``fn`` and IoU sums (see ``pq.core``) by bin and category, ``errors`` among the
+    false negatives of a bin, the killed ones by way and by killer (see ``misses``)."""
 
     tp: Int64[np.ndarray, "b c"]
     fp: Int64[np.ndarray, "b c"]
@@ -129,30 +130,26 @@ def breakdown_counts(
     """
     matches = panoptic_matches(prediction, annotated.panoptic, len(categories))
     counts = BreakdownCounts.zeros(len(categories))
-    stands = annotated.stands[: len(instances)]
     target, predicted = matches.target, matches.prediction
+    things = np.array([annotated.thing_of.get(number, -1) for number in target.id.tolist()], dtype=np.int64)
     for (g, _), iou in zip(matches.pairs.tolist(), matches.iou.tolist(), strict=True):
-        thing = annotated.thing_of.get(int(target.ids[g]))
-        if thing is not None:
-            counts.tp[annotated.bins[thing], target.labels[g]] += 1
-            counts.iou[annotated.bins[thing], target.labels[g]] += iou
-    for g in matches.missed.nonzero()[0].tolist():
-        thing = annotated.thing_of.get(int(target.ids[g]))
-        if thing is None:
-            continue
-        label, standing = int(target.labels[g]), (stands == thing).nonzero()[0].tolist()
-        miss = explain_miss(prediction, instances, standing, label, is_merged(matches, g))
-        counts.fn[annotated.bins[thing], label] += 1
-        counts.errors[annotated.bins[thing], ERRORS.index(miss.error)] += 1
+        if things[g] >= 0:
+            counts.tp[annotated.bins[things[g]], target.label[g]] += 1
+            counts.iou[annotated.bins[things[g]], target.label[g]] += iou
+    for g in (matches.missed & (things >= 0)).nonzero()[0].tolist():
+        bins, label = annotated.bins[things[g]], int(target.label[g])
+        detections = (annotated.matches[: len(instances)] == things[g]).nonzero()[0].tolist()
+        miss = explain_miss(prediction, instances, detections, label, is_merged(matches, g))
+        counts.fn[bins, label] += 1
+        counts.errors[bins, ERRORS.index(miss.error)] += 1
         if miss.way is not None:
             counts.killed[KILLED.index(miss.way)] += 1
         if miss.killer is not None:
             counts.killers[KILLERS.index(miss.killer)] += 1
-    bins_of = _shown_bins(prediction, stats, binning)
+    bins_of = _segment_bins(prediction, stats, binning)
     for p in matches.false.nonzero()[0].tolist():
-        bins = bins_of.get(int(predicted.ids[p]))
-        if bins is not None:
-            counts.fp[bins, predicted.labels[p]] += 1
+        if (number := int(predicted.id[p])) in bins_of:
+            counts.fp[bins_of[number], predicted.label[p]] += 1
     return counts
 
 
@@ -188,40 +185,25 @@ class BreakdownResult(NamedTuple):
         return {**groups, "fn": self.fn, "errors": self.errors, "killed": self.killed, "killers": self.killers}
 
 
-class Breakdown(Metric):
-    """The breakdown over all images, in any number of processes (the states are integers)."""
+class Breakdown(CountingMetric):
+    """The breakdown over all images, in any number of processes; the states are those of BreakdownCounts."""
 
-    is_differentiable = False
     higher_is_better = None
-    full_state_update = False
-
-    tp: Int64[Tensor, "b c"]
-    fp: Int64[Tensor, "b c"]
-    fn: Int64[Tensor, "b c"]
-    iou: Int64[Tensor, "b c"]
-    errors: Int64[Tensor, "b e"]
-    killed: Int64[Tensor, " w"]
-    killers: Int64[Tensor, " 2"]
 
     def __init__(self, categories: Categories, binning: Binning | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(BreakdownCounts.zeros(len(categories))._asdict(), **kwargs)
         self.categories = categories
         self.binning = binning or Binning()
-        for name, zeros in BreakdownCounts.zeros(len(categories))._asdict().items():
-            self.add_state(name, torch.from_numpy(zeros), dist_reduce_fx="sum")
 
     def update(
         self, prediction: PanopticMap, instances: InstanceSet, stats: PairStats, annotated: AnnotatedThings
     ) -> None:
         """Adds one image; see ``breakdown_counts``."""
-        counts = breakdown_counts(prediction, instances, stats, annotated, self.categories, self.binning)
-        for name, added in counts._asdict().items():
-            state: Tensor = getattr(self, name)
-            state += torch.from_numpy(added).to(state.device)
+        self.add(breakdown_counts(prediction, instances, stats, annotated, self.categories, self.binning)._asdict())
 
     def compute(self) -> BreakdownResult:
         """The scores so far."""
-        counts = BreakdownCounts(*(getattr(self, name).cpu().numpy() for name in BreakdownCounts._fields))
+        counts = BreakdownCounts(**self.totals())
         bins = []
         for b, (group, name) in enumerate(BINS):
             table = PQCounts(counts.tp[b], counts.fp[b], counts.fn[b], counts.iou[b])
@@ -238,12 +220,12 @@ class Breakdown(Metric):
         )
 
 
-def _shown_bins(prediction: PanopticMap, stats: PairStats, binning: Binning) -> dict[int, Int64[np.ndarray, " 3"]]:
+def _segment_bins(prediction: PanopticMap, stats: PairStats, binning: Binning) -> dict[int, Int64[np.ndarray, " 3"]]:
     """Bins of every thing segment of a map, by its id."""
-    shown = [(s.id, s.instance) for s in prediction.segments if s.instance is not None]
-    index = torch.tensor([instance for _, instance in shown], dtype=torch.int64, device=stats.area.device)
+    instance_of = {s.id: s.instance for s in prediction.segments if s.instance is not None}
+    index = torch.tensor(list(instance_of.values()), dtype=torch.int64, device=stats.area.device)
     bins = binning(PairStats(stats.area[index], stats.inter[index][:, index]))
-    return {number: row for (number, _), row in zip(shown, bins, strict=True)}
+    return dict(zip(instance_of, bins, strict=True))
 
 
 def _named(names: tuple[str, ...], counts: Int64[np.ndarray, " n"]) -> dict[str, int]:

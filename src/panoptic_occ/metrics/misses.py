@@ -14,12 +14,12 @@ from panoptic_occ.structures.panoptic_map import InstanceStatus, PanopticMap
 Error = Literal["missed", "merged", "wrong_class", "inexact", "killed"]
 ERRORS: tuple[Error, ...] = get_args(Error)
 KILLED = (*(s for s in get_args(InstanceStatus) if s not in ("kept", "low_score", "empty")), "shrunk")
-"""Ways in which the fusion kills: the check that dropped a detection, or ``shrunk`` when others took its pixels."""
+"""Ways in which the fusion kills a detection: the check that dropped it, or ``shrunk`` when others took its pixels."""
 KILLERS = ("same_class", "other_class")
 
 
 class Miss(NamedTuple):
-    """Why a thing is missing; for a killed one also the way (KILLED) and who won, where somebody did (KILLERS)."""
+    """Why a thing is missing; for a killed one also the way (KILLED) and the class of the winner, if any (KILLERS)."""
 
     error: Error
     way: str | None = None
@@ -27,32 +27,31 @@ class Miss(NamedTuple):
 
 
 def explain_miss(
-    prediction: PanopticMap, instances: InstanceSet, standing: Sequence[int], label: int, merged: bool
+    prediction: PanopticMap, instances: InstanceSet, detections: Sequence[int], label: int, merged: bool
 ) -> Miss:
-    """The reason for one false negative of class ``label``; the first that holds.
+    """The reason for one false negative of class ``label``: the first that holds.
 
-    ``standing``: the detections (indices of ``instances``, which the fusion made into ``prediction``) that stand for
-    the thing, whatever their class.
-    ``killed``: one has its class, and the fusion dropped it or gave pixels of it to others; ``inexact``: it was pasted
-    whole and fits the visible part of the thing by half or less; of several the one with most pixels counts, of equals
-    the better scored.  ``wrong_class``: only detections of other classes stand for it.  ``merged``: none does, and
-    another thing took its place (see ``is_merged``).  ``missed``: none does.
+    ``detections``: indices of the ``instances`` that match the thing, whatever their class; the fusion made
+    ``prediction`` of all instances.  Those of a score too low for the fusion do not count.
+    ``killed``: a detection has the thing's class, and the fusion dropped it or gave pixels of it to others.
+    ``inexact``: it was pasted whole and fits the visible part of the thing by half or less; of several the one with
+    most pixels counts, of equals the one of higher score.  ``wrong_class``: all detections have other classes.
+    ``merged``: there is none, and another thing took the thing's place (see ``is_merged``).  ``missed``: there is none.
     """
     records = prediction.records
-    seen = [i for i in standing if records[i].status != "low_score"]
-    own = [i for i in seen if int(instances.labels[i]) == label]
-    if not own:
-        return Miss("wrong_class" if seen else "merged" if merged else "missed")
-    best = max(own, key=lambda i: (records[i].final, float(instances.scores[i]), -i))
+    detections = [i for i in detections if records[i].status != "low_score"]
+    same_class = [i for i in detections if int(instances.labels[i]) == label]
+    if not same_class:
+        return Miss("wrong_class" if detections else "merged" if merged else "missed")
+    best = max(same_class, key=lambda i: (records[i].final, float(instances.scores[i]), -i))
     record = records[best]
     if record.status == "kept" and record.final == record.area:
         return Miss("inexact")
-    way, winner = (record.status, record.blocker) if record.status != "kept" else ("shrunk", None)
-    if way == "shrunk":
-        winner = _taker(prediction, instances, best)
-    if winner is None:
-        return Miss("killed", way)
-    return Miss("killed", way, KILLERS[int(instances.labels[winner]) != label])
+    if record.status == "kept":
+        way, winner = "shrunk", _taker(prediction, instances, best)
+    else:
+        way, winner = record.status, record.blocker
+    return Miss("killed", way, None if winner is None else KILLERS[int(instances.labels[winner]) != label])
 
 
 def is_merged(matches: SegmentMatches, g: int) -> bool:
@@ -61,7 +60,7 @@ def is_merged(matches: SegmentMatches, g: int) -> bool:
     if not inter.any():
         return False
     p = int(inter.argmax())
-    return bool(matches.prediction.labels[p] == matches.target.labels[g] and p in matches.pairs[:, 1])
+    return bool(matches.prediction.label[p] == matches.target.label[g] and p in matches.pairs[:, 1])
 
 
 def _taker(prediction: PanopticMap, instances: InstanceSet, i: int) -> int | None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torchmetrics import Metric
+
+from panoptic_occ.metrics.counting import CountingMetric
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,22 +26,19 @@ def timed(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[
     return result, time.perf_counter_ns() - start
 
 
-class StepTime(Metric):
+class StepTime(CountingMetric):
     """Mean milliseconds of a step over all images but the first (or the first batch) of every process, which warms up;
     NaN without any."""
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
 
     nanoseconds: Int64[Tensor, ""]
     count: Int64[Tensor, ""]
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        zero = np.zeros((), dtype=np.int64)
+        super().__init__({"nanoseconds": zero, "count": zero}, **kwargs)
         self.warm = False
-        for name in ("nanoseconds", "count"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, nanoseconds: int, images: int = 1) -> None:
         """Adds one image, or the images of a batch that were computed at once."""

@@ -12,7 +12,7 @@ from panoptic_occ.exchange.base import Exchange, Inputs, Outputs, Pyramids
 from panoptic_occ.network.tta import REQUIRES, FixedRois, TestTimeAugmentation, averaged
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.structures.base_output import BaseOutput
-from panoptic_occ.structures.batch import Batch
+from panoptic_occ.structures.batch import Batch, Requires
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.stuff.base import StuffBranch
@@ -95,11 +95,7 @@ class PanopticFPN(nn.Module):
         }
 
     def occlusion_losses(self, samples: Sequence[Sample], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
-        """Stage 2: the losses of the occlusion module on positive proposals of the frozen base, or on annotations.
-
-        Images whose annotations teach the module nothing (``trainable_annotations``) do not pass the base: on COCO,
-        three of five have no two things of which one hides a significant part of the other.
-        """
+        """Stage 2: the losses of the occlusion module on positive proposals of the frozen base, or on annotations."""
         return self.occlusion.loss(self._examples(samples), generator)
 
     @torch.no_grad()
@@ -108,6 +104,7 @@ class PanopticFPN(nn.Module):
             return [TrainingExample.of_annotations(sample.annotations) for sample in samples]
         batch = self.batch(samples, training=False)  # nothing of the base learns
         trainable = [self.occlusion.trainable_annotations(target) for target in batch.targets]
+        # on COCO, three of five images have no two things of which one hides a significant part of the other
         teach = [k for k, annotations in enumerate(trainable) if annotations.any()]
         if not teach:
             return [TrainingExample.without_instances(batch.targets[0], self.occlusion.in_channels)]
@@ -121,7 +118,7 @@ class PanopticFPN(nn.Module):
 
     @torch.no_grad()
     def base_outputs(
-        self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str] = frozenset()
+        self, samples: Sequence[Sample], conf_thr: float, requires: Requires = frozenset()
     ) -> list[BaseOutput]:
         """Detections with ``score >= conf_thr`` and the stuff of every image, in its original frame."""
         if self.tta.views:
@@ -133,10 +130,10 @@ class PanopticFPN(nn.Module):
             for instances, semantic in zip(detections, maps, strict=True)
         ]
 
-    def _outputs(self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str]) -> Outputs:
+    def _outputs(self, samples: Sequence[Sample], conf_thr: float, requires: Requires) -> Outputs:
         return self.exchange.outputs(self._inputs(self.batch(samples, training=False)), conf_thr, requires)
 
-    def _augmented(self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str]) -> Outputs:
+    def _augmented(self, samples: Sequence[Sample], conf_thr: float, requires: Requires) -> Outputs:
         """The averages over all views, each with the boxes of the plain one, which the stuff branch sees, too."""
         plain = self._outputs(samples, min(conf_thr, self.exchange.shown_thr), requires)
         others, before = [], self.thing.oracle

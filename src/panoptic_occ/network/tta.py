@@ -17,10 +17,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.exchange.base import Outputs
-from panoptic_occ.structures.batch import Batch
+from panoptic_occ.structures.batch import Batch, Features
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.sample import Sample
-from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.stuff.base import semantic_map
 from panoptic_occ.thing.base import Classify, Rois
 from panoptic_occ.thing.paste import paste_masks
@@ -48,9 +47,9 @@ class View:
             boxes = torch.stack([seen[1] - boxes[:, 2], boxes[:, 1], seen[1] - boxes[:, 0], boxes[:, 3]], dim=1)
         return boxes
 
-    def undo(self, values: Tensor) -> Tensor:
+    def undo(self, values: Tensor | None) -> Tensor | None:
         """``values`` of the view, with columns as in the original."""
-        return values.flip(-1) if self.flip else values
+        return values.flip(-1) if self.flip and values is not None else values
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,7 @@ class FixedRois:
     instances: Sequence[InstanceSet]
     fixes_boxes: ClassVar[bool] = True
 
-    def __call__(
-        self, detected: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify
-    ) -> list[Rois]:
+    def __call__(self, detected: Sequence[Rois], features: Features, batch: Batch, classify: Classify) -> list[Rois]:
         """The regions of every image in the frame of the view, in their order."""
         return [
             Rois(self.view.place(plain.boxes, sample.original_size, size), plain.labels, plain.scores)
@@ -99,27 +96,20 @@ def averaged(plain: Outputs, others: Sequence[tuple[View, Outputs]], num_things:
     """The instances of the plain view with masks, and maps with labels and logits, averaged over all views."""
     instances, maps = [], []
     for k, (boxed, semantic) in enumerate(zip(*plain, strict=True)):
-        softs = [_soft(boxed), *(view.undo(_soft(detections[k])) for view, (detections, _) in others)]
-        soft = torch.stack(softs).mean(dim=0)
+        softs = [boxed.soft, *(view.undo(detections[k].soft) for view, (detections, _) in others)]
+        soft = _mean(softs, "soft masks")
         masks = paste_masks(soft, boxed.boxes, (int(boxed.masks.size[0]), int(boxed.masks.size[1])))
         instances.append(replace(boxed, soft=soft, masks=masks))
-        logits = [_logits(semantic), *(view.undo(_logits(seen[k])) for view, (_, seen) in others)]
-        maps.append(semantic_map(torch.stack(logits).mean(dim=0), semantic.first_label, num_things))
+        logits = [semantic.logits, *(view.undo(seen[k].logits) for view, (_, seen) in others)]
+        maps.append(semantic_map(_mean(logits, "semantic logits"), semantic.first_label, num_things))
     return instances, maps
 
 
-def _soft(instances: InstanceSet) -> Tensor:
-    return _needed(instances.soft, "soft masks")
-
-
-def _logits(semantic: SemanticMap) -> Tensor:
-    return _needed(semantic.logits, "semantic logits")
-
-
-def _needed(value: Tensor | None, what: str) -> Tensor:
-    if value is None:
+def _mean(values: Sequence[Tensor | None], what: str) -> Tensor:
+    present = [value for value in values if value is not None]
+    if len(present) < len(values):
         raise ConfigError(
             f"tta averages {what}, and this base has none; choose thing=mask_rcnn and a stuff branch with a network, "
             "or tta=none"
         )
-    return value
+    return torch.stack(present).mean(dim=0)

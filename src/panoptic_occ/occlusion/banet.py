@@ -23,11 +23,10 @@ from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.claims import atoms, give_away, owned_parts
 from panoptic_occ.ops.order import Pair, acyclic, ranked_pairs, topological_order
 from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
-from panoptic_occ.structures.context import NO_CONTEXT, Context
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, Meetings, PairStats, intersections, meetings
 from panoptic_occ.structures.relation import Relation
@@ -39,12 +38,12 @@ Mean = Literal["mask", "uncontested"]
 Colors = Literal["raw", "normalized"]
 
 EPS = 1e-9  # similarities closer than this are equal; what remains is rounding, which depends on brightness and device
-SETASIDE: dict[Resolve, tuple[SetAside, ...]] = {
-    "order": ("transitive", "score"),
-    "sequential": ("score", "keep"),
-    "atoms": ("keep",),
-}
+SETASIDE = {"order": ("transitive", "score"), "sequential": ("score", "keep"), "atoms": ("keep",)}
 """What may become of pairs that contradict others; the first is the default."""
+Image = Real[Tensor, "3 h w"]
+Ranking = Sequence[int]
+"""Instances that take part, best score first."""
+Pairs = Bool[Tensor, "n n"]
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (0.229, 0.224, 0.225)  # ImageNet's; no pixel of 0..255 becomes black
 
 
@@ -94,7 +93,7 @@ class AppearanceOrder(OcclusionModel):
             )
         check_suppression(nms, nms_thr)
         self.resolve = resolve
-        self.setaside = setaside or allowed[0]
+        self.setaside: str = setaside or allowed[0]
         self.tie_break: TieBreak = tie_break
         self.uncontested = mean == "uncontested"
         self.normalized = colors == "normalized"
@@ -105,7 +104,7 @@ class AppearanceOrder(OcclusionModel):
         """Margin: difference of the two similarities, with ``atoms`` the share of the common pixels by which the row is
         ahead; valid where the pair stands.  ``order`` makes no claims, the others disjoint ones.
         """
-        image: Real[Tensor, "3 h w"] = _image(instances, context)
+        image: Image = _image(instances, context)
         image = normalized(image) if self.normalized else image
         duplicate_of = duplicates(instances, stats, self.nms, self.nms_thr)
         by_rank = by_score(instances.scores)
@@ -117,11 +116,11 @@ class AppearanceOrder(OcclusionModel):
             relation = _by_atoms(image, instances.masks, stats, ranking, selected, colors)
         else:
             margin = margins(image, instances.masks, selected, colors)
-            relation = self._by_pairs(margin, instances, stats, ranking, selected)
+            relation = self._by_pairs(instances, stats, ranking, selected, margin)
         order = by_rank.new_tensor(ranking) if relation.order is None else relation.order
         return replace(relation, order=torch.cat([order, by_rank[suppressed]]), duplicate_of=duplicate_of)
 
-    def selected_pairs(self, instances: InstanceSet, stats: PairStats, ranking: Sequence[int]) -> Bool[Tensor, "n n"]:
+    def selected_pairs(self, instances: InstanceSet, stats: PairStats, ranking: Ranking) -> Pairs:
         """Pairs among ``ranking`` (best score first) that appearance decides, in both directions.
 
         Section 4.3 asks for *more* than the share ``sig_ratio``; a directional share is that of the lower score.
@@ -134,12 +133,7 @@ class AppearanceOrder(OcclusionModel):
         return selected | selected.T
 
     def _by_pairs(
-        self,
-        margin: Float[Tensor, "n n"],
-        instances: InstanceSet,
-        stats: PairStats,
-        ranking: Sequence[int],
-        selected: Bool[Tensor, "n n"],
+        self, instances: InstanceSet, stats: PairStats, ranking: Ranking, selected: Pairs, margin: Tensor
     ) -> Relation:
         """Pairs by falling score; those that contradict the ones before are set aside (section 4.3)."""
         pairs = ordered_pairs(margin, selected, instances.scores.tolist(), ranking, self.tie_break)
@@ -160,7 +154,7 @@ class AppearanceOrder(OcclusionModel):
         return replace(relation, claims=give_away(instances.masks, [*turns, *score_pairs], ranking))
 
 
-def normalized(image: Real[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+def normalized(image: Image) -> Float[Tensor, "3 h w"]:
     """The image (RGB from 0 to 255) as networks pretrained on ImageNet read it, times 255 (float64).
 
     Its black is a mean grey, so that dark and bright colours have opposite directions; the factor changes none.
@@ -170,16 +164,10 @@ def normalized(image: Real[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
 
 
 def mean_colors(
-    image: Real[Tensor, "3 h w"],
-    masks: MaskCrops,
-    ranking: Sequence[int],
-    where: Bool[Tensor, " n"],
-    uncontested: bool = False,
+    image: Image, masks: MaskCrops, ranking: Ranking, where: Bool[Tensor, " n"], uncontested: bool = False
 ) -> Float[Tensor, "n 3"]:
-    """nu: mean colours as unit vectors (float64) of the instances in ``where``, 0 for others and for black ones.
-
-    ``uncontested``: of the pixels that nobody else of ``ranking`` claims, of all where there is none.
-    """
+    """nu of the instances in ``where`` as unit vectors (float64), 0 for others and for black ones; ``uncontested``: of
+    the pixels that nobody else of ``ranking`` claims, of all where there is none."""
     items = list(masks)
     claimants = torch.zeros(masks.size, dtype=torch.int32, device=image.device)
     if uncontested:
@@ -196,9 +184,7 @@ def mean_colors(
     return F.normalize(sums.double(), dim=1)
 
 
-def margins(
-    image: Real[Tensor, "3 h w"], masks: MaskCrops, selected: Bool[Tensor, "n n"], colors: Float[Tensor, "n 3"]
-) -> Float[Tensor, "n n"]:
+def margins(image: Image, masks: MaskCrops, selected: Pairs, colors: Float[Tensor, "n 3"]) -> Float[Tensor, "n n"]:
     """f(i, M_i & M_j) - f(j, M_i & M_j) of the selected pairs in float64, 0 for ties and elsewhere."""
     margin = colors.new_zeros(selected.shape)
     pairs = meetings(masks, masks, selected.triu(diagonal=1).cpu())
@@ -209,7 +195,7 @@ def margins(
     return margin
 
 
-def common_colors(image: Real[Tensor, "3 h w"], masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
+def common_colors(image: Image, masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
     """Mean unit colour of the pixels that both masks of a pair cover, at least one; on the CPU.
 
     A row of common pixels is a few runs, and the sum over a run is a difference of two sums from the start of the row:
@@ -245,11 +231,7 @@ def unit_colors(pixels: Real[Tensor, "3 ..."]) -> Float[Tensor, "3 ..."]:
 
 
 def ordered_pairs(
-    margin: Float[Tensor, "n n"],
-    selected: Bool[Tensor, "n n"],
-    scores: Sequence[float],
-    ranking: Sequence[int],
-    tie_break: TieBreak = "score",
+    margin: Tensor, selected: Pairs, scores: Sequence[float], ranking: Ranking, tie_break: TieBreak = "score"
 ) -> list[Pair]:
     """(above, below) of every selected pair, by the higher score, then (``score``) the lower one, then the ranking."""
     ahead = (margin >= 0).tolist()
@@ -259,9 +241,7 @@ def ordered_pairs(
     return [(i, j) if ahead[i][j] else (j, i) for i, j in pairs]
 
 
-def assign_atoms(
-    image: Real[Tensor, "3 h w"], masks: MaskCrops, colors: Float[Tensor, "n 3"], ranking: Sequence[int]
-) -> MaskCrops:
+def assign_atoms(image: Image, masks: MaskCrops, colors: Float[Tensor, "n 3"], ranking: Ranking) -> MaskCrops:
     """Claims where every atom goes to the claimant of highest f(., atom), on a tie to the best ranked (Eq. 4)."""
     atom_of, claimants = atoms(masks)
     contested = (claimants.sum(dim=1) > 1)[atom_of]
@@ -275,12 +255,7 @@ def assign_atoms(
 
 
 def _by_atoms(
-    image: Real[Tensor, "3 h w"],
-    masks: MaskCrops,
-    stats: PairStats,
-    ranking: Sequence[int],
-    selected: Bool[Tensor, "n n"],
-    colors: Float[Tensor, "n 3"],
+    image: Image, masks: MaskCrops, stats: PairStats, ranking: Ranking, selected: Pairs, colors: Float[Tensor, "n 3"]
 ) -> Relation:
     """Weak overlaps by score, then every atom of what is left by appearance."""
     weak = ranked_pairs((stats.inter > 0) & ~selected, ranking)
@@ -292,7 +267,7 @@ def _by_atoms(
     return Relation(margin.float(), selected, score_decides=~selected | (margin == 0), claims=claims)
 
 
-def _matrix(pairs: Iterable[Pair], like: Bool[Tensor, "n n"]) -> Bool[Tensor, "n n"]:
+def _matrix(pairs: Iterable[Pair], like: Pairs) -> Pairs:
     """True for the pairs, in both directions."""
     matrix = torch.zeros_like(like)
     index = torch.tensor(list(pairs), dtype=torch.int64, device=like.device).view(-1, 2)
@@ -300,7 +275,7 @@ def _matrix(pairs: Iterable[Pair], like: Bool[Tensor, "n n"]) -> Bool[Tensor, "n
     return matrix
 
 
-def _image(instances: InstanceSet, context: Context) -> Real[Tensor, "3 h w"]:
+def _image(instances: InstanceSet, context: Context) -> Image:
     """The image in the frame of the masks; ValueError when it is missing or of another size."""
     image, size = context.image, instances.masks.size
     if image is None or tuple(image.shape) != (3, *size):

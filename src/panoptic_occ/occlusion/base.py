@@ -1,4 +1,4 @@
-"""The contract of an occlusion method: detections in, a relation (who lies in front of whom) out."""
+"""The contract of an order: detections in, a relation (who lies in front of whom) out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,26 @@ from torch import Tensor, nn
 
 from panoptic_occ.common.kinds import IN_GRID, Scope, Share
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.context import NO_CONTEXT, Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats, Significance
 from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.structures.target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What an order may look at beside the detections; only what its ``requires`` names is there.
+
+    ``image`` (3,H,W) uint8 RGB and ``semantic`` at the resolution of the masks; ``target``: the annotations.
+    """
+
+    image: Int[Tensor, "3 h w"] | None = None
+    target: Target | None = None
+    semantic: SemanticMap | None = None
+
+
+NO_CONTEXT = Context()
 
 
 @dataclass(frozen=True, eq=False)

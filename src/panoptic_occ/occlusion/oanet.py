@@ -23,9 +23,8 @@ from torch import Tensor, nn
 
 from panoptic_occ.common.errors import check_choice
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel, TrainingExample
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.context import NO_CONTEXT, Context
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
@@ -120,7 +119,7 @@ class SpatialRanking(OcclusionModel):
         top, left = windows[:, :2].amin(dim=0).tolist()
         bottom, right = (windows[:, :2] + windows[:, 2:]).amax(dim=0).tolist()
         box = (top, left, bottom, right)  # P reads nothing outside the masks
-        scores = ranking_map(masks, labels, box, self.conv.folded(), self.conv.bias, self.stride, self.pool)
+        scores = self.ranking_map(masks, labels, box, self.conv.folded())
         probs = scores.softmax(dim=0) if self.probability == "softmax" else scores.sigmoid()
         sums = [  # in float64, so that constant probabilities have exactly equal means, and scores decide
             (probs[label, ys.start - top : ys.stop - top, xs.start - left : xs.stop - left] * crop).double().sum()
@@ -128,10 +127,29 @@ class SpatialRanking(OcclusionModel):
         ]
         return (torch.stack(sums) / masks.area.clamp(min=1)).float()
 
+    def ranking_map(
+        self, masks: MaskCrops, labels: Int[Tensor, " n"], box: Box, kernel: Float[Tensor, "c c k k"]
+    ) -> Float[Tensor, "c h w"]:
+        """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.
+
+        At stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear).
+        """
+        present, channels = labels.unique(return_inverse=True)
+        top, left, bottom, right = whole_cells(box, masks.size, self.stride)
+        reach = kernel.shape[-1] // 2 * self.stride
+        wide = (top - reach, left - reach, bottom + reach, right + reach)
+        cells = instance_tensor(masks, channels, len(present), wide)[None].float()
+        if self.stride > 1:
+            cells = F.avg_pool2d(cells, self.stride) if self.pool == "average" else F.max_pool2d(cells, self.stride)
+        scores = F.conv2d(cells, kernel[:, present], self.conv.bias).float()
+        if self.stride > 1:
+            scores = F.interpolate(scores, scale_factor=self.stride, mode="bilinear", align_corners=False)
+        return scores[0, :, box[0] - top : box[2] - top, box[1] - left : box[3] - left]
+
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy (Equation 2), mean over the conflicting pixels of the batch; 0 with a graph without any."""
-        kernel, bias = self.conv.folded(), self.conv.bias
-        total, count = (kernel.sum() + bias.sum()) * 0, 0
+        kernel = self.conv.folded()
+        total, count = (kernel.sum() + self.conv.bias.sum()) * 0, 0
         for example in examples:
             target = example.target
             truth = ranking_target(target, self.conflict, self.categories.num_things)
@@ -140,7 +158,7 @@ class SpatialRanking(OcclusionModel):
             top, left, bottom, right = box = extent(truth != VOID_LABEL)
             truth = truth[top:bottom, left:right]
             conflicting = truth != VOID_LABEL
-            scores = ranking_map(target.masks, target.labels, box, kernel, bias, self.stride, self.pool)
+            scores = self.ranking_map(target.masks, target.labels, box, kernel)
             total = total + F.cross_entropy(scores[:, conflicting].T, truth[conflicting], reduction="sum")
             count += int(conflicting.sum())
         return {"loss_occlusion": total / max(count, 1)}
@@ -198,32 +216,6 @@ def instance_tensor(masks: MaskCrops, channels: Int[Tensor, " n"], count: int, b
             part = crop[y0 - ys.start : y1 - ys.start, x0 - xs.start : x1 - xs.start]
             tensor[channel, y0 - top : y1 - top, x0 - left : x1 - left] |= part
     return tensor
-
-
-def ranking_map(
-    masks: MaskCrops,
-    labels: Int[Tensor, " n"],
-    box: Box,
-    kernel: Float[Tensor, "c c k k"],
-    bias: Float[Tensor, " c"],
-    stride: Stride,
-    pool: Pool = "average",
-) -> Float[Tensor, "c h w"]:
-    """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.
-
-    At stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear).
-    """
-    present, channels = labels.unique(return_inverse=True)
-    top, left, bottom, right = whole_cells(box, masks.size, stride)
-    reach = kernel.shape[-1] // 2 * stride
-    tensor = instance_tensor(masks, channels, len(present), (top - reach, left - reach, bottom + reach, right + reach))
-    cells = tensor[None].float()
-    if stride > 1:
-        cells = F.avg_pool2d(cells, stride) if pool == "average" else F.max_pool2d(cells, stride)
-    scores = F.conv2d(cells, kernel[:, present], bias).float()
-    if stride > 1:
-        scores = F.interpolate(scores, scale_factor=stride, mode="bilinear", align_corners=False)
-    return scores[0, :, box[0] - top : box[2] - top, box[1] - left : box[3] - left]
 
 
 def whole_cells(box: Box, size: tuple[int, int], stride: Stride) -> Box:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -81,7 +82,8 @@ class RelationalEmbedding(OcclusionModel):
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """``loss_overlap``: mean squared error of O + O^T over the pairs, against whether they overlap; ``loss_order``:
         cross-entropy of A' over contested pixels."""
-        squared, crossed = [self._nothing()], [self._nothing()]
+        nothing = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0  # with a graph to each
+        squared, crossed = [nothing], [nothing]
         pairs = pixels = 0
         for example in examples:
             first = first_of_each(example.matches)
@@ -102,10 +104,6 @@ class RelationalEmbedding(OcclusionModel):
             "loss_order": torch.stack(crossed).sum() / max(pixels, 1),
         }
 
-    def _nothing(self) -> Tensor:
-        """0 with a graph to every parameter."""
-        return torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
-
 
 def box_offsets(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n n 4"]:
     """b: centre of j relative to i in units of i's size, and the logarithms of the ratios of their sizes."""
@@ -117,18 +115,15 @@ def box_offsets(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n n 4"]:
 
 
 def uncovered(logits: Float[Tensor, "n p"], graph: Float[Tensor, "n n"]) -> Float[Tensor, "n p"]:
-    """A': mask logits reduced where instances above have the pixel too.  A negative logit moves up towards 0, which is
-    the published formula."""
+    """A': mask logits, moved towards 0 (negative ones, too, as published) where instances above have the pixel."""
     probs = logits.sigmoid()
     return logits * (1 - probs * (graph @ probs))
 
 
 def first_of_each(matches: Int[Tensor, " n"]) -> Int[Tensor, " k"]:
     """Index of the first proposal of every annotation that has one."""
-    present, inverse = torch.unique(matches, return_inverse=True)
-    positions = torch.arange(len(matches), device=matches.device)
-    first = positions.new_full((len(present),), len(matches))
-    return first.scatter_reduce(0, inverse, positions, "amin")
+    _, first = np.unique(matches.cpu().numpy(), return_index=True)
+    return torch.from_numpy(first).to(matches.device)
 
 
 def contested_pixels(

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError, check_choice
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.claims import owned_parts
 from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
-from panoptic_occ.structures.context import NO_CONTEXT, Context
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, PairStats, intersections
 from panoptic_occ.structures.relation import Relation
@@ -32,6 +31,7 @@ from panoptic_occ.structures.semantic_map import VOID_LABEL
 from panoptic_occ.thing.paste import place_soft, soft_logits
 
 Reach = Literal["image", "box", "mask"]
+LabelMap = Int[Tensor, "h w"]
 STUFF, VOID = -1, -2
 
 
@@ -81,7 +81,7 @@ class PixelArgmax(OcclusionModel):
         things = self.categories.num_things
         stuff = (semantic[things:].argmax(dim=0) + things).masked_fill(owner == VOID, VOID_LABEL)
         if self.relabel is not None:
-            _relabel(owner, stuff, semantic.argmax(dim=0), len(instances), things, self.relabel)
+            self._relabel(owner, stuff, semantic.argmax(dim=0), self.relabel)
         valid = self.pairs(instances, stats) & kept & kept[:, None]
         inside = owned_parts(owner, instances.masks)
         won = intersections(inside, instances.masks, valid.cpu())
@@ -90,8 +90,7 @@ class PixelArgmax(OcclusionModel):
         return Relation(margin, valid, claims=claims, duplicate_of=duplicate_of, stuff=stuff)
 
     def suppressors(self, instances: InstanceSet, stats: PairStats) -> Int[Tensor, " n"]:
-        """Index of the better instance for which each one is removed before the pixels are given away, -1 if it is
-        kept."""
+        """Index of the better instance for which each one is removed, -1 if it is kept."""
         suppressor = duplicates(instances, stats, self.nms, self.nms_thr)
         if self.same_class_thr is None:
             return suppressor
@@ -114,10 +113,8 @@ class PixelArgmax(OcclusionModel):
     def owner(
         self, instances: InstanceSet, semantic: Float[Tensor, "c h w"], kept: Bool[Tensor, " n"] | None = None
     ) -> Int[Tensor, "h w"]:
-        """The instance that every pixel goes to, ``STUFF`` or ``VOID``; of equal ones the better scored.
-
-        ``kept``: the instances that are offered pixels, all by default.
-        """
+        """The instance that every pixel goes to (of equal ones the better scored), ``STUFF`` or ``VOID``; ``kept``: the
+        instances that are offered pixels, all by default."""
         things = self.categories.num_things
         best = semantic[things:].amax(dim=0)
         owner = torch.full(best.shape, STUFF, device=best.device)
@@ -125,11 +122,11 @@ class PixelArgmax(OcclusionModel):
         items, logits = list(instances.masks), soft_logits(instances)
         ranking = [i for i in by_score(instances.scores).tolist() if kept is None or kept[i]]
         if self.void:
-            shown = torch.zeros_like(best)  # X of instances is 0 outside their boxes
+            offered = torch.zeros_like(best)  # X of instances is 0 outside their boxes
             for i in ranking:
                 window, _ = items[i]
-                shown[window] = torch.maximum(shown[window], semantic[labels[i]][window])
-            unknown = semantic[:things].amax(dim=0) - shown
+                offered[window] = torch.maximum(offered[window], semantic[labels[i]][window])
+            unknown = semantic[:things].amax(dim=0) - offered
             owner = torch.where(unknown > best, VOID, owner)
             best = torch.maximum(best, unknown)
         for i in ranking:
@@ -145,6 +142,16 @@ class PixelArgmax(OcclusionModel):
             best[window] = torch.where(wins, total, best[window])
             owner[window] = torch.where(wins, i, owner[window])
         return owner
+
+    def _relabel(self, owner: LabelMap, stuff: LabelMap, classes: LabelMap, least: float) -> None:
+        """Turns an instance into the stuff that most of its pixels show, if the share ``least`` of them does."""
+        for i in owner[owner >= 0].unique().tolist():
+            pixels = owner == i
+            counts = torch.bincount(classes[pixels])
+            best = int(counts.argmax())
+            if best >= self.categories.num_things and int(counts[best]) / int(counts.sum()) >= least:
+                stuff[pixels] = best
+                owner[pixels] = STUFF
 
     def _logits(self, context: Context) -> Float[Tensor, "c h w"]:
         semantic = context.semantic
@@ -167,24 +174,3 @@ def owned_pixels(owner: Int[Tensor, "h w"], masks: MaskCrops) -> MaskCrops:
         crops.append(owner[top:bottom, left:right] == i)
         corners.append((top, left))
     return MaskCrops.from_crops(crops, corners, masks.size) if crops else masks
-
-
-def _relabel(
-    owner: Int[Tensor, "h w"],
-    stuff: Int[Tensor, "h w"],
-    classes: Int[Tensor, "h w"],
-    count: int,
-    things: int,
-    least: float,
-) -> None:
-    """Turns an instance into stuff, in place, where most of its pixels are of that class in ``classes``, and a share of
-    at least ``least``."""
-    for i in range(count):
-        pixels = owner == i
-        counts = torch.bincount(classes[pixels])
-        if len(counts) == 0:
-            continue
-        best = int(counts.argmax())
-        if best >= things and int(counts[best]) / int(counts.sum()) >= least:
-            stuff[pixels] = best
-            owner[pixels] = STUFF

@@ -15,10 +15,8 @@ from panoptic_occ.structures.masks import MaskCrops, Window
 
 
 def give_away(masks: MaskCrops, turns: Iterable[Pair], ranking: Sequence[int]) -> MaskCrops:
-    """What is left of every mask after, pair by pair, the one below has given up the pixels that both still had.
-
-    Nothing is left of instances outside ``ranking``.
-    """
+    """What is left of every mask after, pair by pair, the one below has given up the pixels that both still had;
+    nothing of instances outside ``ranking``."""
     left = replace(masks, pixels=masks.pixels.clone())
     items = list(left)  # views
     for i in set(range(len(items))) - set(ranking):
@@ -30,10 +28,8 @@ def give_away(masks: MaskCrops, turns: Iterable[Pair], ranking: Sequence[int]) -
 
 
 def inherit(claims: MaskCrops, masks: MaskCrops, duplicate_of: Sequence[int]) -> MaskCrops:
-    """``claims`` inside the masks, where an instance also gets what its duplicates claim of its mask.
-
-    ``duplicate_of``: the instance that each one repeats, -1 for none.
-    """
+    """``claims`` inside the masks, where an instance also gets what its duplicates claim of its mask;
+    ``duplicate_of``: the instance that each one repeats, -1 for none."""
     merged = replace(masks, pixels=torch.zeros_like(masks.pixels))
     targets, sources, full = list(merged), list(claims), list(masks)  # views
     for target, source in zip(targets, sources, strict=True):
@@ -48,8 +44,7 @@ def inherit(claims: MaskCrops, masks: MaskCrops, duplicate_of: Sequence[int]) ->
 
 
 def atoms(masks: MaskCrops) -> tuple[Int[Tensor, "h w"], Bool[Tensor, "a n"]]:
-    """The atom of every pixel (set of pixels with the same claimants) and the claimants of each; 0 lies outside all
-    masks."""
+    """The atom of every pixel, 0 outside all masks, and the claimants of each: an atom's pixels have the same ones."""
     atom_of = np.zeros(masks.size, dtype=np.int64)
     claimants, count = np.zeros((1, len(masks)), dtype=bool), 1
     for i, ((window, _), crop) in enumerate(zip(masks, masks.arrays(), strict=True)):  # each mask splits what it cuts

@@ -70,11 +70,8 @@ class Components:
 
 
 def components(labels: Int[Tensor, "h w"]) -> Components:
-    """8-connected components of equal labels; negative labels belong to none.
-
-    Numbered from 0 by ascending label, then by first pixel, row by row: a function of the map alone, so that numbers
-    can be stored.
-    """
+    """8-connected components of equal labels; negative labels belong to none.  Numbered from 0 by ascending label, then
+    by first pixel, row by row: a function of the map alone, so that numbers can be stored."""
     array = labels.cpu().numpy()
     height, width = array.shape
     begins = np.ones(array.shape, dtype=bool)

@@ -20,10 +20,8 @@ Match = Literal["mask", "box"]
 
 
 def mask_iou(first: MaskCrops, second: MaskCrops, iou_thr: float = 0.0) -> Float64[Tensor, "n k"]:
-    """Intersection over union of every mask of ``first`` with every mask of ``second``, on the CPU.
-
-    Pairs below ``iou_thr`` may be given as 0: areas and windows tell of most that they cannot reach it.
-    """
+    """Intersection over union of every two masks, on the CPU; 0 for pairs whose areas and windows tell that they are
+    below ``iou_thr``."""
     areas = first.area.cpu().numpy()[:, None], second.area.cpu().numpy()[None, :]
     most = np.minimum(np.minimum(*areas), _common_windows(first, second))
     possible = torch.from_numpy(_iou(most, *areas) >= iou_thr) if iou_thr > 0 else None
@@ -33,15 +31,14 @@ def mask_iou(first: MaskCrops, second: MaskCrops, iou_thr: float = 0.0) -> Float
 def match_instances(instances: InstanceSet, masks: MaskCrops, iou_thr: float = 0.5) -> Int[Tensor, " n"]:
     """(N,) int64: index of the annotated mask that each detection matches, -1 without one.
 
-    One to one and without regard to class: by falling score (stable) each detection takes the free annotation of
-    highest mask IoU, if that is ``iou_thr`` or more.
+    By falling score (stable), whatever its class, each takes the free annotation of highest mask IoU, if that is
+    ``iou_thr`` or more.
     """
     return one_to_one(mask_iou(instances.masks, masks, iou_thr), instances.scores, iou_thr)
 
 
 def match_boxes(instances: InstanceSet, boxes: Float[Tensor, "k 4"], iou_thr: float = 0.5) -> Int[Tensor, " n"]:
-    """``match_instances`` by the IoU of the boxes (xyxy, in the frame of the detections), as BANet's Table 4 may be
-    read."""
+    """``match_instances`` by the IoU of boxes (xyxy, same frame), as BANet's Table 4 may be read."""
     return one_to_one(_box_iou(instances, boxes).cpu(), instances.scores, iou_thr)
 
 

@@ -16,10 +16,7 @@ Pair = tuple[int, int]
 
 
 def acyclic(pairs: Iterable[Pair], count: int) -> list[Pair]:
-    """``pairs`` without those that would close a cycle with the ones before them (BANet 4.3, "interweaving cases").
-
-    ``count``: number of instances.
-    """
+    """``pairs`` of ``count`` instances without those that close a cycle with the ones before (BANet 4.3)."""
     reach = np.eye(count, dtype=bool)  # [i, j]: a path of kept pairs leads from i down to j
     kept = []
     for above, below in pairs:

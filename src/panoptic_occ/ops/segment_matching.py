@@ -33,10 +33,10 @@ def matched_segments(
 
 
 def match_by_box(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
-    """The rule of RAP's released script: every thing segment goes to the instance whose box (x, y, w, h) has the
-    smallest Euclidean distance to its own, whatever its category; the first of equal ones.
+    """The rule of RAP's released script: every non-crowd thing segment goes to the instance of the nearest box, by the
+    Euclidean distance of (x, y, w, h), whatever its category; the first of equal ones.
 
-    Two segments of one instance both go away, and a third one counts again, as there.  Crowd segments are left out.
+    Two segments of one instance both go away, and a third one counts again, as there.
     """
     matched = torch.zeros(len(masks), dtype=torch.int64)
     values, places, _ = unique_ids(panoptic.ids.numpy())

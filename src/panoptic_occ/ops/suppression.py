@@ -24,11 +24,8 @@ def check_suppression(nms: Suppression, nms_thr: float) -> None:
 
 
 def duplicates(instances: InstanceSet, stats: PairStats, kind: Suppression, iou_thr: float) -> Int[Tensor, " n"]:
-    """Index of the kept instance that each one repeats, -1 if it is kept itself.
-
-    An instance is suppressed when its box or mask IoU with a kept one of better score exceeds ``iou_thr``, whatever
-    their classes.
-    """
+    """Index of the kept instance that each one repeats, -1 if it is kept itself: a kept one of better score and any
+    class, with a box or mask IoU above ``iou_thr``."""
     if kind == "none":
         return torch.full((len(instances),), -1, device=instances.scores.device)
     if kind == "box":
@@ -40,10 +37,9 @@ def duplicates(instances: InstanceSet, stats: PairStats, kind: Suppression, iou_
 
 
 def suppress(scores: Float[Tensor, " n"], overlap: Real[Tensor, "n n"]) -> Int[Tensor, " n"]:
-    """Index of the kept instance that suppresses each one, -1 if it is kept; by falling score (stable).
+    """Index of the kept instance that suppresses each one, -1 if kept; by falling score (stable).
 
-    Of several, the one of largest overlap.  ``overlap[i, j]``: 0 for pairs that can both be kept; the diagonal is not
-    read.
+    Of several, the one of largest ``overlap``, which is 0 for pairs that can both be kept; its diagonal is not read.
     """
     suppressor = torch.full((len(scores),), -1)
     kept = torch.zeros(len(scores), dtype=torch.bool)

@@ -11,6 +11,11 @@ from torch import Tensor
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.structures.target import Target
 
+Features = dict[str, Tensor]
+"""Maps of the images by name: P2..P5 under 0..3, P6 under pool, and what branches add for each other."""
+Requires = frozenset[str]
+"""What the base must compute on demand: ``soft``, ``roi_features``, ``semantic_logits``."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:

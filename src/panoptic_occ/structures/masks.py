@@ -75,21 +75,13 @@ class MaskCrops:
     def from_dense(masks: Bool[Tensor, "n h w"]) -> MaskCrops:
         """Tight crops of dense masks; an empty mask becomes a crop of 0x0 px."""
         size = (int(masks.shape[1]), int(masks.shape[2]))
-        masks = masks.bool()
-        crops, corners = [], []
-        rows, columns = masks.any(dim=2).cpu(), masks.any(dim=1).cpu()
-        for mask, row, column in zip(masks, rows, columns, strict=True):
-            ys, xs = row.nonzero(), column.nonzero()
-            if len(ys) == 0:
-                crops.append(mask[:0, :0])
-                corners.append((0, 0))
-                continue
-            top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
-            crops.append(mask[top:bottom, left:right])
-            corners.append((top, left))
-        if not crops:
+        if len(masks) == 0:
             return MaskCrops.empty(size, masks.device)
-        return MaskCrops.from_crops(crops, corners, size)
+        masks = masks.bool()
+        rows, columns = masks.any(dim=2).cpu(), masks.any(dim=1).cpu()
+        windows = [(_span(row), _span(column)) for row, column in zip(rows, columns, strict=True)]
+        crops = [mask[window] for mask, window in zip(masks, windows, strict=True)]
+        return MaskCrops.from_crops(crops, [(ys.start, xs.start) for ys, xs in windows], size)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -101,10 +93,8 @@ class MaskCrops:
             yield (slice(top, top + height), slice(left, left + width)), part.view(height, width)
 
     def arrays(self) -> list[Bool[np.ndarray, "h w"]]:
-        """The crops as numpy arrays: views of masks on the CPU, copies of others.
-
-        A call of numpy costs a third of torch's, which decides where there are many small crops.
-        """
+        """The crops as numpy arrays: views of masks on the CPU, copies of others."""
+        # a call of numpy costs a third of torch's, which decides where there are many small crops
         pixels, start, crops = self.pixels.cpu().numpy(), 0, []
         for _, _, height, width in self.windows.tolist():
             crops.append(pixels[start : start + height * width].reshape(height, width))
@@ -153,6 +143,12 @@ class MaskCrops:
         """Pixels of every crop."""
         lengths: list[int] = (self.windows[:, 2] * self.windows[:, 3]).tolist()
         return lengths
+
+
+def _span(line: Bool[Tensor, " k"]) -> slice:
+    """From the first true entry to the last, or nothing."""
+    places = line.nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 
 def _sums(pixels: Bool[Tensor, " p"], lengths: Sequence[int]) -> Int[Tensor, " n"]:

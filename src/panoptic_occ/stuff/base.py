@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_occ.common.errors import check_choice
-from panoptic_occ.structures.batch import Batch
+from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.stuff.label_map import full_logits, most_likely, upsample
@@ -22,13 +22,11 @@ LossNorm = Literal["valid", "all"]
 class StuffBranch(nn.Module):
     """Base class of stuff branches."""
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """Named losses of the branch for a training batch."""
         raise NotImplementedError
 
-    def semantic_maps(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
-    ) -> list[SemanticMap]:
+    def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The stuff of every image, in its original frame; with logits if ``requires`` names ``semantic_logits``."""
         raise NotImplementedError
 
@@ -63,16 +61,16 @@ class StuffHead(StuffBranch):
         self.num_classes = len(categories) - self.first_label
         self.predictor: nn.Module = nn.Conv2d(width, self.num_classes, 1)
 
-    def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
+    def trunk(self, features: Features) -> Float[Tensor, "b w h4 w4"]:
         """Features at stride 4 that the classes are read from."""
         raise NotImplementedError
 
-    def forward(self, features: dict[str, Tensor]) -> Float[Tensor, "b c h4 w4"]:
+    def forward(self, features: Features) -> Float[Tensor, "b c h4 w4"]:
         """Logits at stride 4."""
         logits: Tensor = self.predictor(self.trunk(features))
         return logits
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """``stuff``: cross-entropy at full resolution; the padding of the batch is void."""
         return {"stuff": self.loss(self(features), semantic_target(batch))}
 
@@ -88,15 +86,13 @@ class StuffHead(StuffBranch):
         return total / max(1, count)
 
     @torch.no_grad()
-    def semantic_maps(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
-    ) -> list[SemanticMap]:
+    def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The most likely class of every pixel where that is stuff."""
         return self.decode(self(features), batch, requires)
 
     @torch.no_grad()
     def decode(
-        self, logits: Float[Tensor, "b c h4 w4"], batch: Batch, requires: frozenset[str] = frozenset()
+        self, logits: Float[Tensor, "b c h4 w4"], batch: Batch, requires: Requires = frozenset()
     ) -> list[SemanticMap]:
         """Maps at the original sizes from logits at stride 4; the padding is cut off before anything is resized."""
         maps = []

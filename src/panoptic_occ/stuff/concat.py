@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from panoptic_occ.backbone.deformable import DeformableConv
 from panoptic_occ.common.errors import ConfigError, check_choice
 from panoptic_occ.ops.initialise import zero_biases
+from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 from panoptic_occ.stuff.pfpn import LEVELS
@@ -63,7 +64,7 @@ class ConcatHead(StuffHead):
         nn.init.normal_(self.predictor.get_parameter("weight"), std=0.01)
         zero_biases(self)
 
-    def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
+    def trunk(self, features: Features) -> Float[Tensor, "b w h4 w4"]:
         """The concatenated, and where configured fused, features at stride 4 (BANet: F_S)."""
         size = features[LEVELS[0]].shape[-2:]
         levels = []

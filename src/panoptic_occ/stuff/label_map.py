@@ -1,9 +1,8 @@
 """The most likely class of every pixel, read from logits at stride 4 without making them at full resolution.
 
-Bilinear interpolation gives every pixel a weighted mean of a few cells, with weights that are not negative and add up
-to one.  Where all these cells have the same winner, that class therefore wins the pixel; only the pixels between cells
-of different winners, 5 to 10 % of a usual map, are interpolated, in all classes, because there one that is second in
-every cell may win the mean.
+Bilinear interpolation gives every pixel a weighted mean of a few cells.  Where all of them have the same winner, that
+class wins the pixel; only the pixels between cells of different winners, 5 to 10 % of a usual map, are interpolated, in
+all classes, because one that is second in every cell may win the mean.
 """
 
 from __future__ import annotations

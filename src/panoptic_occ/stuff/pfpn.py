@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.ops.initialise import relu_convolutions
+from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
-from panoptic_occ.stuff.predictor import DeepPredictor
 
 LEVELS = ("0", "1", "2", "3")
 
@@ -55,7 +55,7 @@ class PanopticFPNHead(StuffHead):
         self.fuse = nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.ReLU()) if fuse else nn.Identity()
         relu_convolutions(self)
 
-    def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
+    def trunk(self, features: Features) -> Float[Tensor, "b w h4 w4"]:
         """The sum of all levels at stride 4, where configured fused."""
         maps = [path(features[name]) for path, name in zip(self.paths, (*LEVELS, "pool"), strict=False)]
         size = maps[0].shape[-2:]
@@ -78,3 +78,16 @@ def pyramid_path(
         if level > 0:
             layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners))
     return nn.Sequential(*layers)
+
+
+class DeepPredictor(nn.Sequential):
+    """``convs`` times [3x3 convolution to ``hidden`` channels, GroupNorm, ReLU], then a 1x1 convolution to the classes.
+
+    With two this is H_sem of REFINE (Ren et al., AAAI 2021, Figure 3; the paper does not give its layers).
+    """
+
+    def __init__(self, in_channels: int, hidden: int, classes: int, convs: int = 2) -> None:
+        layers: list[nn.Module] = []
+        for width in (in_channels, *[hidden] * (convs - 1)):
+            layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(hidden, classes, 1))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch
+from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.instances import InstanceSet
 
 
@@ -35,10 +35,14 @@ class Rois:
         return Rois(self.boxes[index], self.labels[index], self.scores[index], matches)
 
 
-Classify = Callable[[dict[str, Tensor], Batch, Sequence[Tensor]], list[Rois]]
+Soft = Float[Tensor, "n 28 28"]
+"""Mask probabilities of regions inside their boxes."""
+Pooled = Float[Tensor, "n c 14 14"]
+"""RoIAlign features of regions."""
+Classify = Callable[[Features, Batch, Sequence[Tensor]], list[Rois]]
 """From boxes of every image (network frame) to regions with the branch's classes and scores."""
-Wanted = Sequence[Bool[Tensor, " k"]] | None
-"""Of every image the annotations whose proposals are needed; None: all."""
+Trainable = Sequence[Bool[Tensor, " k"]] | None
+"""Of every image the annotations whose proposals train; None: all."""
 Positives = list[tuple[InstanceSet, Int[Tensor, " n"]]]
 """Of every image the positive proposals, and the annotation that each matches."""
 
@@ -53,7 +57,7 @@ class RoiChange(Protocol):
     def fixes_boxes(self) -> bool: ...
 
     def __call__(
-        self, detected: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify, /
+        self, detected: Sequence[Rois], features: Features, batch: Batch, classify: Classify, /
     ) -> list[Rois]: ...
 
 
@@ -62,19 +66,15 @@ class ThingBranch(nn.Module):
 
     oracle: RoiChange | None = None
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """Named losses of the branch for a training batch."""
         raise NotImplementedError
 
-    def detect(
-        self, features: dict[str, Tensor], batch: Batch, conf_thr: float, requires: frozenset[str]
-    ) -> list[InstanceSet]:
+    def detect(self, features: Features, batch: Batch, conf_thr: float, requires: Requires) -> list[InstanceSet]:
         """Detections with ``score >= conf_thr``, ranked, with masks in the frame of the original image."""
         raise NotImplementedError
 
-    def positives(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str], wanted: Wanted = None
-    ) -> Positives:
+    def positives(self, features: Features, batch: Batch, requires: Requires, trainable: Trainable = None) -> Positives:
         """Positive proposals of a training batch, masks in the network's frame."""
         raise NotImplementedError
 

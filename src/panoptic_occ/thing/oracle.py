@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from panoptic_occ.structures.batch import Batch
+from panoptic_occ.structures.batch import Batch, Features
 from panoptic_occ.structures.instances import by_score
 from panoptic_occ.thing.base import Classify, Rois
 
@@ -36,9 +36,7 @@ class RoiOracle:
         """Annotated boxes are as good as they get."""
         return self.boxes
 
-    def __call__(
-        self, detected: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify
-    ) -> list[Rois]:
+    def __call__(self, detected: Sequence[Rois], features: Features, batch: Batch, classify: Classify) -> list[Rois]:
         """Regions of every image, ranked, in the network's frame."""
         annotated = annotated_boxes(batch)
         if self.boxes:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.poolers import initLevelMapper
 
+from panoptic_occ.structures.batch import Features
+
 LEVELS = ("0", "1", "2", "3")
 """P2..P5, at strides 4, 8, 16, 32; P6 (``pool``) serves the proposals only."""
 SEMANTIC = "semantic"
@@ -31,7 +33,7 @@ class PyramidRoIAlign(nn.Module):
         self.level_of = initLevelMapper(k_min=2, k_max=5)
 
     def forward(
-        self, features: dict[str, Tensor], boxes: Sequence[Float[Tensor, "n 4"]], image_sizes: object = None
+        self, features: Features, boxes: Sequence[Float[Tensor, "n 4"]], image_sizes: object = None
     ) -> Float[Tensor, "m c s s"]:
         """Features of all boxes, image after image; ``image_sizes`` is what torchvision passes, and not needed."""
         image = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
@@ -89,8 +91,7 @@ def bag_rois(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], grid
     """``roi_align`` as sums of weighted feature vectors (``embedding_bag``), several times as fast on a CPU.
 
     A bin is the mean of its samples and a sample the bilinear mean of four cells, so a bin is one weighted sum of
-    cells; all channels of a cell lie side by side when ``feature`` is in ``channels_last``, else it is copied so.
-    The result is in ``channels_last``.
+    cells.  Reads and gives ``channels_last``, where all channels of a cell lie side by side.
     """
     _, channels, height, width = feature.shape
     output_size, spatial_scale, sampling_ratio, aligned = grid

@@ -139,7 +139,7 @@ class PanopticModule(pl.LightningModule):
         asked = samples, self.evaluation.conf_thr, self.evaluation.requires
         if self.evaluation.timing:
             outputs, nanoseconds = timed(self.model.base_outputs, *asked)
-            self.evaluation.base_took(nanoseconds, len(samples))
+            self.evaluation.base_time.update(nanoseconds, len(samples))
         else:
             outputs = self.model.base_outputs(*asked)
         for sample, output in zip(samples, outputs, strict=True):

@@ -86,7 +86,7 @@ def summary_scalars(evaluation: Evaluation, rows: Mapping[str, Mapping[str, floa
     ``gain_th``: its PQ over score order.  The points of a grid are rows of a table and have no names of their own.
     """
     named = {entry.name: rows[entry.name] for entry in evaluation.entries if not entry.values}
-    own = [rows[entry.name] for entry in evaluation.entries if entry.relation == method]
+    own = [rows[entry.name] for entry in evaluation.entries if entry.order == method]
     best = dict(max(own, key=lambda row: row["PQ"]))
     if "score" in named:
         best |= {f"gain{group}": best[f"PQ{group}"] - named["score"][f"PQ{group}"] for group in ("", "_th")}
@@ -116,12 +116,12 @@ def usable_mode(asked: str | None) -> str:
     if not has_key:
         return "offline" if asked is None else _offline("there is no API key; `wandb login` stores one")
     server = str(settings.base_url)
-    if not answers(server):
+    if not server_answers(server):
         return _offline(f"{server} does not answer")
     return "online"
 
 
-def answers(url: str, within: float = ANSWER_WITHIN) -> bool:
+def server_answers(url: str, within: float = ANSWER_WITHIN) -> bool:
     """Whether a server says anything but that it is broken, within ``within`` seconds; proxies are heeded."""
     answered: list[bool] = []
 
@@ -207,7 +207,7 @@ def _order_table(
     for entry in evaluation.entries:
         numbers = (rows[entry.name][name] for name in names)
         values = (None if math.isnan(number) else number for number in numbers)
-        data.append([entry.name, entry.relation, *(entry.values.get(key) for key in keys), *values])
+        data.append([entry.name, entry.order, *(entry.values.get(key) for key in keys), *values])
     return ["entry", "order", *keys, *names], data
 
 

@@ -33,7 +33,7 @@ class Difference:
 
 
 def difference(prediction_a: PanopticMap, prediction_b: PanopticMap, target: PanopticMap) -> Difference:
-    """Compares the objects (see ``matching.link``) that two results put at every pixel; three maps of one size."""
+    """Compares the objects (see ``linking.link``) that two results put at every pixel; three maps of one size."""
     maps = (target, prediction_a, prediction_b)
     linked = link(maps)
     # Objects as small integers: 0 is VOID, so that two VOID pixels are the same and a VOID target has no owner.

@@ -14,14 +14,12 @@ from panoptic_occ.common.files import atomic_path
 
 STYLES = (("#0072B2", "s"), ("#E69F00", "o"), ("#CC79A7", "^"), ("#56B4E9", "P"), ("#009E73", "D"), ("#777777", "<"))
 """Colours that people with any colour vision can tell apart (Okabe and Ito 2008), and a shape for each line."""
-OWN = ("#D55E00", "v")  # of the method
+METHOD_STYLE = ("#D55E00", "v")
 
 
 class GridPoint(NamedTuple):
-    """An order (with its policy, if there are several) at a point of the grid, and its PQ, a fraction.
-
-    ``settings``: those of the grid that this order knows, by dotted key.
-    """
+    """An order (with its policy, if there are several) at a point of the grid, and its PQ, a fraction; ``settings``:
+    those of the grid that this order has, by dotted key."""
 
     order: str
     settings: Mapping[str, object]
@@ -30,8 +28,9 @@ class GridPoint(NamedTuple):
 
 def save_grid(path: Path, points: Sequence[GridPoint], method: str) -> bool:
     """Writes the picture as PNG; False when the grid of ``method`` varies neither one nor two settings."""
-    own = [point for point in points if point.order == method]
-    varied = [key for key in (own[0].settings if own else ()) if len({str(p.settings[key]) for p in own}) > 1]
+    of_method = [point for point in points if point.order == method]
+    keys = of_method[0].settings if of_method else ()
+    varied = [key for key in keys if len({str(point.settings[key]) for point in of_method}) > 1]
     if len(varied) not in (1, 2):
         return False
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -39,7 +38,7 @@ def save_grid(path: Path, points: Sequence[GridPoint], method: str) -> bool:
     if len(varied) == 1:
         _lines(axes, points, varied[0], method)
     else:
-        _heat_map(axes, own, varied[0], varied[1], method)
+        _heat_map(axes, of_method, varied[0], varied[1], method)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return True
@@ -47,17 +46,17 @@ def save_grid(path: Path, points: Sequence[GridPoint], method: str) -> bool:
 
 def _lines(axes: Axes, points: Sequence[GridPoint], key: str, method: str) -> None:
     ticks = _ticks(points, key)
-    joined = "solid" if any(_is_number(tick) for tick in ticks) else "none"  # between two methods there is nothing
+    line = "solid" if any(_is_number(tick) for tick in ticks) else "none"  # between two names there is nothing
     others = [order for order in dict.fromkeys(point.order for point in points) if order != method]
-    styles = {order: STYLES[k % len(STYLES)] for k, order in enumerate(others)} | {method: OWN}
+    styles = {order: STYLES[k % len(STYLES)] for k, order in enumerate(others)} | {method: METHOD_STYLE}
     for order, (color, marker) in styles.items():
-        mine = [point for point in points if point.order == order]
-        if all(key in point.settings for point in mine):
-            x = [ticks.index(str(point.settings[key])) for point in mine]
-            y = [100 * point.pq for point in mine]
-            axes.plot(x, y, color=color, marker=marker, markersize=6, linestyle=joined, label=order)
-        else:  # this order does not know the setting
-            axes.axhline(100 * mine[0].pq, color=color, linestyle="dashed", label=order)
+        of_order = [point for point in points if point.order == order]
+        if all(key in point.settings for point in of_order):
+            x = [ticks.index(str(point.settings[key])) for point in of_order]
+            y = [100 * point.pq for point in of_order]
+            axes.plot(x, y, color=color, marker=marker, markersize=6, linestyle=line, label=order)
+        else:  # this order does not have the setting
+            axes.axhline(100 * of_order[0].pq, color=color, linestyle="dashed", label=order)
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_xlabel(key)
     axes.set_ylabel("PQ, percent")
@@ -66,12 +65,12 @@ def _lines(axes: Axes, points: Sequence[GridPoint], key: str, method: str) -> No
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _heat_map(axes: Axes, own: Sequence[GridPoint], column: str, row: str, method: str) -> None:
-    columns, rows = _ticks(own, column), _ticks(own, row)
+def _heat_map(axes: Axes, points: Sequence[GridPoint], column: str, row: str, method: str) -> None:
+    columns, rows = _ticks(points, column), _ticks(points, row)
     values = np.full((len(rows), len(columns)), np.nan)
-    for point in own:
+    for point in points:
         values[rows.index(str(point.settings[row])), columns.index(str(point.settings[column]))] = 100 * point.pq
-    shown = axes.imshow(values, cmap="cividis", origin="lower", aspect="auto")
+    picture = axes.imshow(values, cmap="cividis", origin="lower", aspect="auto")
     dark = np.nanmean([np.nanmin(values), np.nanmax(values)])
     best = np.nanmax(values)
     for y, x in zip(*np.nonzero(~np.isnan(values)), strict=True):
@@ -83,7 +82,7 @@ def _heat_map(axes: Axes, own: Sequence[GridPoint], column: str, row: str, metho
     axes.set_xlabel(column)
     axes.set_ylabel(row)
     axes.set_title(f"PQ of {method}, percent")
-    axes.figure.colorbar(shown, ax=axes)
+    axes.figure.colorbar(picture, ax=axes)
 
 
 def _ticks(points: Sequence[GridPoint], key: str) -> list[str]:

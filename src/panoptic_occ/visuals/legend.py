@@ -23,16 +23,18 @@ def legend(
     width: int, maps: Iterable[PanopticMap], categories: Categories, differences: Mapping[str, Color]
 ) -> Image.Image:
     """Rows of swatches, ``width`` px wide: things (in several shades, as instances are), stuff, and marks."""
-    found = {segment.label for panoptic in maps for segment in panoptic.segments}
-    names = {label: categories[label] for label in sorted(found)}
+    labels = {segment.label for panoptic in maps for segment in panoptic.segments}
+    present = [categories[label] for label in sorted(labels)]
     marks = [(_striped(VOID_COLOR, 0.3), "VOID"), (_striped((128, 134, 148), 0.6), "crowd region")]
     groups = [
-        ("things", [(_shades(family(c.color)[:_SHADES]), c.name) for c in names.values() if c.isthing]),
-        ("stuff", [(_shades([muted(c.color)]), c.name) for c in names.values() if not c.isthing]),
+        ("things", [(_shades(family(c.color)[:_SHADES]), c.name) for c in present if c.isthing]),
+        ("stuff", [(_shades([muted(c.color)]), c.name) for c in present if not c.isthing]),
         ("marks", marks + [(_shades([color]), text) for text, color in differences.items()]),
     ]
     face = font(_TEXT_SIZE)
-    placed, y = [], 0
+    picture = Image.new("RGB", (width, _LINE * sum(len(entries) for _, entries in groups)), PAPER)
+    draw = ImageDraw.Draw(picture)
+    y = 0
     for title, entries in groups:
         if not entries:
             continue
@@ -41,18 +43,14 @@ def legend(
             step = _SWATCH[0] + 8 + round(face.getlength(text)) + _GAP
             if k and x + step - _GAP > width:
                 x, y = _INDENT, y + _LINE
-            placed.append((x, y, swatch, text, title if k == 0 else ""))
+            middle = y + _LINE // 2
+            picture.paste(swatch, (x, middle - _SWATCH[1] // 2))
+            draw.text((x + _SWATCH[0] + 8, middle), text, font=face, anchor="lm", fill=INK)
+            if k == 0:
+                draw.text((0, middle), title, font=font(_TEXT_SIZE, bold=True), anchor="lm", fill=QUIET)
             x += step
         y += _LINE
-
-    picture = Image.new("RGB", (width, y), PAPER)
-    draw = ImageDraw.Draw(picture)
-    for x, y, swatch, text, title in placed:
-        middle = y + _LINE // 2
-        picture.paste(swatch, (x, middle - _SWATCH[1] // 2))
-        draw.text((x + _SWATCH[0] + 8, middle), text, font=face, anchor="lm", fill=INK)
-        draw.text((0, middle), title, font=font(_TEXT_SIZE, bold=True), anchor="lm", fill=QUIET)
-    return picture
+    return picture.crop((0, 0, width, y))  # at first it was high enough for a line each
 
 
 def _shades(colors: Sequence[Color]) -> Image.Image:

@@ -28,9 +28,9 @@ _LABEL_COVERAGE = 0.97  # a label may stick out of its segment by this little
 
 
 def segment_colors(maps: Sequence[PanopticMap], categories: Categories) -> list[dict[int, Color]]:
-    """Colour of every segment id of every map: the same object (``matching.link``) has one colour in all of them.
+    """Colour of every segment id of every map: the same object (``linking.link``) has one colour in all of them.
 
-    Crowd regions take the colour of their class, stuff a muted one, things one of its family by number of the object.
+    Crowd regions have the colour of their class, stuff a muted one, things one of its family, by number of the object.
     """
     palettes = []
     for panoptic, keys in zip(maps, link(maps), strict=True):
@@ -61,14 +61,14 @@ def overlay(
     paint = np.array([VOID_COLOR, *(colors[segment.id] for segment in segments)], dtype=np.float64)
     alpha = np.array([_VOID_ALPHA, *(_THING_ALPHA if s.isthing else _STUFF_ALPHA for s in segments)])
     # Nearly grey below, so that one segment has one colour whatever the object's own colours are.
-    below = _blend(_pixels(image), _grey(image), np.array(0.8))
+    below = _blend(_pixels(image), _grey(image), 0.8)
     canvas = _blend(below, paint[index], alpha[index][..., None])
 
     crowd = np.array([False, *(segment.iscrowd for segment in segments)])[index]
     stripes = hatch(index.shape)
-    canvas = _blend(canvas, np.array((255.0, 255.0, 255.0)), (0.55 * (crowd & stripes))[..., None])
-    canvas = _blend(canvas, np.array((150.0, 150.0, 150.0)), (0.35 * ((index == 0) & stripes))[..., None])
-    canvas = _blend(canvas, np.array((255.0, 255.0, 255.0)), (0.85 * boundaries(index))[..., None])
+    canvas = _blend(canvas, 255, (0.55 * (crowd & stripes))[..., None])
+    canvas = _blend(canvas, 150, (0.35 * ((index == 0) & stripes))[..., None])
+    canvas = _blend(canvas, 255, (0.85 * boundaries(index))[..., None])
     texts = [categories[s.label].name + (" (crowd)" if s.iscrowd else "") for s in segments]
     return _labelled(_bytes(canvas), index, texts)
 
@@ -77,7 +77,7 @@ def difference_overlay(
     image: UInt8[Tensor, "3 h w"], change: Difference, target: PanopticMap
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Differing pixels over the pale grey image with the ground truth's boundaries (``DIFFERENCE_COLORS``)."""
-    pale = _blend(_grey(image), np.array((235.0, 235.0, 235.0)), np.array(0.55))
+    pale = _blend(_grey(image), 235, 0.55)
     canvas = _blend(pale, np.array((90.0, 96.0, 104.0)), (0.55 * boundaries(segment_index(target)))[..., None])
     paint = np.zeros((4, 3))
     for kind, color in DIFFERENCE_COLORS.items():
@@ -119,8 +119,8 @@ def _bytes(canvas: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.rint(canvas).clip(0, 255).astype(np.uint8)
 
 
-def _blend(below: np.ndarray, above: np.ndarray, alpha: np.ndarray) -> Float[np.ndarray, "h w 3"]:
-    mixed: Float[np.ndarray, "h w 3"] = below + alpha * (above - below)
+def _blend(below: np.ndarray, above: np.ndarray | float, alpha: np.ndarray | float) -> Float[np.ndarray, "h w 3"]:
+    mixed: np.ndarray = below + alpha * (above - below)
     return mixed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def sheet(
     method: str = "ocfusion",
     panel: int = 384,
 ) -> Image.Image:
-    """Columns: input, ground truth, every panel, and where ``method`` differs from ``baseline`` (unless they are one).
+    """Columns: input, ground truth, every panel, and where ``method`` differs from ``baseline``, unless they are equal.
 
     The longer side of a picture is at most ``panel`` px: small images grow by an integer factor, large ones shrink.
     Raises ValueError without rows, or when a row's panels differ from those of the first or lack one of the two names.
@@ -78,63 +78,43 @@ def sheet(
     return _compose(titles, cells, legend(width, maps, categories, marks if baseline != method else {}), column)
 
 
-def save_sheet(
-    path: Path,
-    rows: Sequence[SheetRow],
-    categories: Categories,
-    baseline: str = "score",
-    method: str = "ocfusion",
-    panel: int = 384,
-) -> None:
-    """Writes ``sheet(...)`` as PNG; the file appears whole or not at all."""
-    picture = sheet(rows, categories, baseline, method, panel)
+def save_sheet(path: Path, picture: Image.Image) -> None:
+    """Writes a ``sheet`` as PNG; the file appears whole or not at all."""
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG", compress_level=4)  # 3 % larger than with 6, in half of the time
 
 
 class MostDifferent:
-    """The ``k`` rows with the most pixels on which two methods differ, among all that were offered.
-
-    Holds ``k`` rows at a time; of equals the one offered first stays.
-    """
+    """The ``k`` rows with the most pixels on which two methods differ, among all that were added; of equals the first.
+    Holds ``k`` rows at a time."""
 
     def __init__(self, k: int, baseline: str = "score", method: str = "ocfusion") -> None:
         self.k = k
         self.baseline = baseline
         self.method = method
-        self._offered = 0
+        self._added = 0
         self._heap: list[tuple[int, int, SheetRow]] = []
 
     def add(self, row: SheetRow) -> None:
-        """Offers a row."""
+        """Looks at a row."""
         pixels = difference(row.panels[self.baseline], row.panels[self.method], row.target).pixels
-        heapq.heappush(self._heap, (pixels, -self._offered, row))
-        self._offered += 1
+        heapq.heappush(self._heap, (pixels, -self._added, row))
+        self._added += 1
         if len(self._heap) > self.k:
             heapq.heappop(self._heap)
 
     @staticmethod
     def merged(parts: Sequence[MostDifferent]) -> MostDifferent:
-        """What one alone would hold that was offered the first row of every part, then the second of every part, ..."""
+        """What one alone would hold after the first row of every part, then the second of every part, ..."""
         whole = MostDifferent(parts[0].k, parts[0].baseline, parts[0].method)
         entries = ((n, -(-place * len(parts) + k), row) for k, part in enumerate(parts) for n, place, row in part._heap)
         whole._heap = heapq.nlargest(whole.k, entries, key=lambda entry: entry[:2])[::-1]  # ascending, as a heap is
-        whole._offered = sum(part._offered for part in parts)
+        whole._added = sum(part._added for part in parts)
         return whole
 
     def rows(self) -> list[SheetRow]:
-        """The rows kept so far, the most different first."""
+        """The rows so far, the most different first."""
         return [row for _, _, row in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
-
-
-def most_different(
-    candidates: Iterable[SheetRow], k: int, baseline: str = "score", method: str = "ocfusion"
-) -> list[SheetRow]:
-    """The ``k`` most different rows of a stream, in the memory of ``k`` rows (``MostDifferent``)."""
-    best = MostDifferent(k, baseline, method)
-    for row in candidates:
-        best.add(row)
-    return best.rows()
 
 
 def _cells(row: SheetRow, categories: Categories, baseline: str, method: str, panel: int) -> Iterator[Cell]:

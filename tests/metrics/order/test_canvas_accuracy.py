@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from panoptic_occ.fusion.engine import fuse
-from panoptic_occ.fusion.policy import FusionPolicy
+from helpers.orders import relation, truth
+from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.metrics.order.canvas_accuracy import CanvasAccuracy, canvas_counts
 from panoptic_occ.ops.matching import best_boxes
 from panoptic_occ.structures.instances import InstanceSet
@@ -20,64 +20,55 @@ from panoptic_occ.structures.relation import GroundTruthRelation, Relation
 SIZE = (14, 18)
 
 
-def truth(order: dict[tuple[int, int], int], count: int) -> GroundTruthRelation:
-    """``order``: (front, behind) and the pixels that they share of masks of 10, all owned by the front one."""
-    common, own = torch.zeros((2, count, count), dtype=torch.int64)
-    for (front, behind), pixels in order.items():
-        common[front, behind] = common[behind, front] = own[front, behind] = pixels
-    areas = torch.full((count,), 10)
-    return GroundTruthRelation(areas, areas, common, own)
+def met(*others: tuple[int, ...]) -> list[InstanceRecord]:
+    """The records of instances that have met these others."""
+    return [InstanceRecord("kept", 10, met=indices) for indices in others]
 
 
-def relation(count: int, *above: tuple[int, int]) -> Relation:
-    margin = torch.zeros(count, count)
-    for front, behind in above:
-        margin[front, behind], margin[behind, front] = 1, -1
-    return Relation(margin, margin != 0)
+SMALL = truth(3, [(1, 0)])
+SMALL.inter[0, 2] = SMALL.inter[2, 0] = SMALL.own[2, 0] = 1  # 1 of 10 px
 
 
-def kept(*met: int) -> InstanceRecord:
-    return InstanceRecord("kept", 10, met=met)
+@pytest.mark.parametrize(
+    ("records", "front", "matches", "target", "sig_ratio", "expected"),
+    [
+        (met((), (0,)), [(1, 0)], [0, 1], truth(2, [(0, 1)]), 0.2, (1, 0)),
+        (met((), (0,)), [(1, 0)], [0, 1], truth(2, [(1, 0)]), 0.2, (1, 1)),
+        (met((), (0,)), [], [0, 1], truth(2, [(0, 1)]), 0.2, (1, 1)),
+        (met((), (0,)), [], [0, 1], truth(2, [(1, 0)]), 0.2, (1, 0)),
+        # 1 and 2 both stand for annotation 1, which lies in front of 0; the relation knows that of 1 only
+        (met((), (0,), (0, 1)), [(1, 0)], [0, 1, 1], truth(2, [(1, 0)]), 0.2, (2, 1)),
+        (met((), (0,), (0,)), [(1, 0), (2, 0)], [0, 1, 2], SMALL, 0.2, (1, 1)),  # 1 of 10 px is too few
+        (met((), (0,), (0,)), [(1, 0), (2, 0)], [0, 1, 2], SMALL, 0.1, (2, 2)),
+        (met((), (), (0,)), [(1, 0), (2, 0)], [0, 1, 2], SMALL, 0.1, (1, 1)),  # 1 never met 0
+        (met((), (0,), (0,)), [(1, 0), (2, 0)], [0, 1, -1], SMALL, 0.1, (1, 1)),
+    ],
+)
+def test_counts_by_hand(records, front, matches, target, sig_ratio, expected) -> None:
+    said = relation(len(records), front)
+    assert canvas_counts(records, said, torch.tensor(matches), target, sig_ratio) == expected
 
 
-class TestByHand:
-    def test_who_lies_in_front(self) -> None:
-        records = [kept(), kept(0)]
-        for annotated, correct in (((0, 1), 0), ((1, 0), 1)):
-            target = truth({annotated: 5}, 2)
-            assert canvas_counts(records, relation(2, (1, 0)), torch.arange(2), target, 0.2) == (1, correct)
-            assert canvas_counts(records, relation(2), torch.arange(2), target, 0.2) == (1, 1 - correct)
+@pytest.mark.parametrize(("status", "pairs"), [("occluded", 1), ("erased", 1), ("same_class", 0), ("duplicate", 0)])
+def test_only_what_the_fusion_compares_counts(status, pairs) -> None:
+    records = [*met(()), InstanceRecord(status, 10, met=(0,)), *met(())]
+    assert canvas_counts(records, relation(3, [(1, 0)]), torch.arange(3), SMALL, 0.2) == (pairs, pairs)
 
-    def test_detections_may_share_an_annotation(self) -> None:
-        """1 and 2 both stand for annotation 1, which lies in front of 0; the relation knows that of 1 only."""
-        records, matches = [kept(), kept(0), kept(0, 1)], torch.tensor([0, 1, 1])
-        assert canvas_counts(records, relation(3, (1, 0)), matches, truth({(1, 0): 5}, 2), 0.2) == (2, 1)
 
-    def test_what_does_not_count(self) -> None:
-        target, all_of = truth({(1, 0): 5, (2, 0): 1}, 3), torch.arange(3)
-        found = relation(3, (1, 0), (2, 0))
-        assert canvas_counts([kept(), kept(0), kept(0)], found, all_of, target, 0.2) == (1, 1)  # 1 of 10 px is too few
-        assert canvas_counts([kept(), kept(0), kept(0)], found, all_of, target, 0.1) == (2, 2)
-        assert canvas_counts([kept(), kept(), kept(0)], found, all_of, target, 0.1) == (1, 1)  # 1 never met 0
-        assert canvas_counts([kept(), kept(0), kept(0)], found, torch.tensor([0, 1, -1]), target, 0.1) == (1, 1)
-        for status, pairs in (("occluded", 1), ("erased", 1), ("same_class", 0), ("duplicate", 0)):
-            records = [kept(), InstanceRecord(status, 10, met=(0,)), kept()]  # type: ignore[arg-type]
-            assert canvas_counts(records, found, all_of, target, 0.2) == (pairs, pairs), status
+def test_matches_are_found_only_where_an_order_is_known() -> None:
+    calls = []
+    for front in ([], [(1, 0)]):
+        find = lambda: calls.append(1) or torch.arange(2)  # noqa: E731
+        canvas_counts(met((), (0,)), relation(2), find, truth(2, front), 0.2)
+    assert len(calls) == 1
 
-    def test_matches_are_asked_for_where_an_order_is_known(self) -> None:
-        asked = []
-        for order in ({}, {(1, 0): 5}):
-            canvas_counts(
-                [kept(), kept(0)], relation(2), lambda: asked.append(1) or torch.arange(2), truth(order, 2), 0.2
-            )
-        assert len(asked) == 1
 
-    def test_metric_adds_images_up(self) -> None:
-        metric = CanvasAccuracy()
-        assert math.isnan(metric.compute().accuracy) and metric.compute().pairs == 0
-        for above in ([(1, 0)], [], [(1, 0)]):
-            metric.update([kept(), kept(0)], relation(2, *above), torch.arange(2), truth({(1, 0): 5}, 2))
-        assert metric.compute() == (2 / 3, 3)
+def test_metric_adds_images_up() -> None:
+    metric = CanvasAccuracy()
+    assert math.isnan(metric.compute().accuracy) and metric.compute().pairs == 0
+    for front in ([(1, 0)], [], [(1, 0)]):
+        metric.update(met((), (0,)), relation(2, front), torch.arange(2), truth(2, [(1, 0)]))
+    assert metric.compute() == (2 / 3, 3)
 
 
 def boxes(count: int, generator: torch.Generator) -> Tensor:
@@ -106,9 +97,9 @@ def test_equals_a_literal_fusion(same_class_thr: float | None) -> None:
         target = GroundTruthRelation(areas, areas, torch.full((k, k), 10), lead)
         matches = best_boxes(instances, annotated)
 
-        found = Relation(margin, stats.inter > 0)
-        panoptic = fuse(instances, stats, found, None, policy)
-        counts = canvas_counts(panoptic.records, found, matches, target, 0.2)
+        said = Relation(margin, stats.inter > 0)
+        panoptic = fuse(instances, stats, said, None, policy)
+        counts = canvas_counts(panoptic.records, said, matches, target, 0.2)
 
         canvas = torch.full(SIZE, -1)
         pairs = correct = 0
@@ -139,11 +130,11 @@ def test_equals_a_literal_fusion(same_class_thr: float | None) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_closest_boxes_one_by_one(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    found, annotated = boxes(6, generator), boxes(seed % 5, generator)
+    placed, annotated = boxes(6, generator), boxes(seed % 5, generator)
     masks = MaskCrops.from_dense(torch.zeros(6, *SIZE).bool())
-    instances = InstanceSet(masks, found, torch.linspace(0.9, 0.4, 6), torch.zeros(6).long())
+    instances = InstanceSet(masks, placed, torch.linspace(0.9, 0.4, 6), torch.zeros(6).long())
     expected = []
-    for x0, y0, x1, y1 in found.tolist():
+    for x0, y0, x1, y1 in placed.tolist():
         best, most = -1, 0.0
         for k, (u0, v0, u1, v1) in enumerate(annotated.tolist()):
             common = max(min(x1, u1) - max(x0, u0), 0) * max(min(y1, v1) - max(y0, v0), 0)

@@ -10,16 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.orders import detections, integers, relation
 from panoptic_occ.metrics.order.profile import OrderCounts, OrderProfile, has_cycle, order_counts
-from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
-
-
-def detections(n, scores=None):
-    scores = torch.linspace(0.9, 0.5, n) if scores is None else torch.tensor(scores)
-    masks = MaskCrops.from_dense(torch.ones(n, 2, 2, dtype=torch.bool))
-    return InstanceSet(masks, torch.zeros(n, 4), scores, torch.zeros(n, dtype=torch.int64))
 
 
 def stats(n, apart=()):
@@ -30,75 +24,51 @@ def stats(n, apart=()):
     return PairStats(torch.full((n,), 10), inter)
 
 
-def answers(n, front, **more):
-    """An antisymmetric relation from pairs (i, j): i in front of j."""
-    margin = torch.zeros(n, n)
-    for i, j in front:
-        margin[i, j], margin[j, i] = 1.0, -1.0
-    return Relation(margin, margin != 0, **more)
+def silent(margin=0.0, valid=False):
+    """A cycle of three, of which one pair is told nothing."""
+    said = relation(3, CYCLE)
+    said.margin[0, 1] = said.margin[1, 0] = margin
+    said.valid[0, 1] = said.valid[1, 0] = valid
+    return said
 
 
 CYCLE = [(0, 1), (1, 2), (2, 0)]
+BY_SCORE = torch.eye(3, dtype=torch.bool).flip(0)  # the pair (0, 2)
+LOWER = Relation(torch.ones(3, 3), torch.ones(3, 3, dtype=torch.bool).tril(-1), antisymmetric=False)
 
 
-class TestThreeInstances:
-    @pytest.mark.parametrize("scores", [None, [0.7, 0.7, 0.7]])  # a cycle: O(A,B) = O(B,C) = O(C,A) = .6
-    def test_E3_cyclic_triple(self, scores):
-        assert order_counts(detections(3, scores), stats(3), answers(3, CYCLE), 0.2) == OrderCounts(3, 0, 1, 1, 1)
-
-    def test_transitive_triple(self):
-        found = answers(3, [(2, 1), (1, 0), (2, 0)])
-        assert order_counts(detections(3), stats(3), found, 0.2) == OrderCounts(3, 0, 1, 0, 0)
-
-    def test_a_pair_that_hardly_overlaps_opens_the_triple(self):
-        assert order_counts(detections(3), stats(3, [(0, 2)]), answers(3, CYCLE), 0.2) == OrderCounts(2, 0, 0, 0, 0)
-        assert order_counts(detections(3), stats(3, [(0, 2)]), answers(3, CYCLE), 0.1) == OrderCounts(3, 0, 1, 1, 1)
-
-    @pytest.mark.parametrize("silence", ["not valid", "zero", "nan"])
-    def test_a_silent_pair_goes_by_score_and_is_in_no_triple(self, silence):
-        found = answers(3, CYCLE)
-        if silence == "not valid":
-            found.valid[0, 1] = found.valid[1, 0] = False
-        else:
-            found.margin[0, 1] = found.margin[1, 0] = 0 if silence == "zero" else torch.nan
-        assert order_counts(detections(3), stats(3), found, 0.2) == OrderCounts(3, 1, 0, 0, 0)
-
-    def test_score_decides_what_the_method_says_it_decides(self):
-        by_score = torch.zeros(3, 3, dtype=torch.bool)
-        by_score[0, 2] = by_score[2, 0] = True
-        found = answers(3, CYCLE, score_decides=by_score)
-        assert order_counts(detections(3), stats(3), found, 0.2) == OrderCounts(3, 1, 1, 1, 1)
-
-    def test_an_order_of_its_own_decides_every_pair(self):
-        silent = answers(3, [], order=torch.tensor([2, 0, 1]))
-        assert order_counts(detections(3), stats(3), silent, 0.2) == OrderCounts(3, 0, 1, 0, 0)
-        # offered 2, 0, 1: the later 1 takes from 2 although 0 stays behind 2 and in front of 1
-        reclaiming = answers(3, [(1, 2)], order=torch.tensor([2, 0, 1]))
-        assert order_counts(detections(3), stats(3), reclaiming, 0.2) == OrderCounts(3, 0, 1, 1, 1)
-
-    def test_one_direction_is_read(self):
-        raw = Relation(torch.ones(3, 3), torch.ones(3, 3, dtype=torch.bool).tril(-1), antisymmetric=False)
-        assert order_counts(detections(3), stats(3), raw, 0.2) == OrderCounts(3, 0, 1, 0, 0)
+@pytest.mark.parametrize(
+    ("said", "apart", "sig_ratio", "expected"),
+    [
+        pytest.param(relation(3, CYCLE), (), 0.2, (3, 0, 1, 1, 1), id="cyclic"),
+        pytest.param(relation(3, [(2, 1), (1, 0), (2, 0)]), (), 0.2, (3, 0, 1, 0, 0), id="transitive"),
+        pytest.param(relation(3, CYCLE), [(0, 2)], 0.2, (2, 0, 0, 0, 0), id="a small overlap opens the triple"),
+        pytest.param(relation(3, CYCLE), [(0, 2)], 0.1, (3, 0, 1, 1, 1), id="unless it counts"),
+        pytest.param(silent(margin=1.0), (), 0.2, (3, 1, 0, 0, 0), id="a silent pair goes by score: not valid"),
+        pytest.param(silent(valid=True), (), 0.2, (3, 1, 0, 0, 0), id="zero"),
+        pytest.param(silent(math.nan, True), (), 0.2, (3, 1, 0, 0, 0), id="nan"),
+        pytest.param(relation(3, CYCLE, score_decides=BY_SCORE), (), 0.2, (3, 1, 1, 1, 1), id="told to go by score"),
+        pytest.param(relation(3, order=torch.tensor([2, 0, 1])), (), 0.2, (3, 0, 1, 0, 0), id="its order decides all"),
+        # the sequence is 2, 0, 1: the later 1 takes from 2 although 0 stays behind 2 and in front of 1
+        pytest.param(relation(3, [(1, 2)], order=torch.tensor([2, 0, 1])), (), 0.2, (3, 0, 1, 1, 1), id="with a cycle"),
+        pytest.param(LOWER, (), 0.2, (3, 0, 1, 0, 0), id="one direction is read"),
+        pytest.param(
+            relation(4, [(0, 1), (1, 2), (2, 3), (3, 0)]), [(0, 2), (1, 3)], 0.2, (4, 0, 0, 0, 1), id="a cycle of four"
+        ),
+    ],
+)
+@pytest.mark.parametrize("score", ["falling", "equal"])
+def test_counts_by_hand(said, apart, sig_ratio, expected, score):
+    n = len(said.margin)
+    instances = detections(n, None if score == "falling" else [0.7] * n)
+    assert order_counts(instances, stats(n, apart), said, sig_ratio) == OrderCounts(*expected)
 
 
-def test_a_cycle_of_four_is_seen_though_no_triple_is_closed():
-    found = answers(4, [(0, 1), (1, 2), (2, 3), (3, 0)])
-    assert order_counts(detections(4), stats(4, [(0, 2), (1, 3)]), found, 0.2) == OrderCounts(4, 0, 0, 0, 1)
-
-
-@pytest.mark.parametrize("n", [0, 1])
-def test_nothing_to_decide(n):
-    profile = OrderProfile()
-    profile.update(detections(n), stats(n), answers(n, []))
-    result = profile.compute()
-    assert math.isnan(result.cycle_rate) and math.isnan(result.by_score) and result.overlaps == 0
-
-
-def slow_counts(instances, stats_, found, sig_ratio):
+def slow_counts(instances, stats_, said, sig_ratio):
     """The definitions, pair by pair and triple by triple."""
     n = len(instances)
     order = sorted(range(n), key=lambda i: (-float(instances.scores[i]), i))
-    order = order if found.order is None else found.order.tolist()
+    order = order if said.order is None else said.order.tolist()
     front, pairs, by_score = set(), 0, 0
     for k, later in enumerate(order):
         for earlier in order[:k]:
@@ -106,10 +76,10 @@ def slow_counts(instances, stats_, found, sig_ratio):
             if inter == 0 or inter / min(int(stats_.area[later]), int(stats_.area[earlier])) < sig_ratio:
                 continue
             pairs += 1
-            margin = float(found.margin[later, earlier])
-            speaks = bool(found.valid[later, earlier]) and (margin > 0 or margin < 0)
-            decided = speaks or found.order is not None
-            told = found.score_decides is not None and bool(found.score_decides[later, earlier])
+            margin = float(said.margin[later, earlier])
+            speaks = bool(said.valid[later, earlier]) and (margin > 0 or margin < 0)
+            decided = speaks or said.order is not None
+            told = said.score_decides is not None and bool(said.score_decides[later, earlier])
             by_score += told or not decided
             if decided:
                 front.add((later, earlier) if speaks and margin > 0 else (earlier, later))
@@ -127,19 +97,15 @@ def slow_counts(instances, stats_, found, sig_ratio):
 def scenes(draw):
     n = draw(st.integers(0, 7))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-
-    def integers(high, *shape):
-        return torch.randint(high, shape, generator=generator)
-
-    inter = integers(5, n, n).triu(1)
-    area = integers(6, n) + 8
-    margin = (integers(5, n, n) - 2).float()
-    margin[integers(10, n, n) == 0] = torch.nan
+    inter = integers(generator, 5, n, n).triu(1)
+    area = integers(generator, 6, n) + 8
+    margin = (integers(generator, 5, n, n) - 2).float()
+    margin[integers(generator, 10, n, n) == 0] = torch.nan
     order = torch.randperm(n, generator=generator) if draw(st.booleans()) else None
-    decides = integers(4, n, n) == 0 if draw(st.booleans()) else None
-    found = Relation(margin, integers(4, n, n) > 0, order, score_decides=decides, antisymmetric=False)
-    scores = (integers(4, n) / 4.0).tolist()
-    return detections(n, scores), PairStats(area, inter + inter.T + torch.diag(area)), found
+    decides = integers(generator, 4, n, n) == 0 if draw(st.booleans()) else None
+    said = Relation(margin, integers(generator, 4, n, n) > 0, order, score_decides=decides, antisymmetric=False)
+    scores = (integers(generator, 4, n) / 4.0).tolist()
+    return detections(n, scores), PairStats(area, inter + inter.T + torch.diag(area)), said
 
 
 @settings(max_examples=200, deadline=None)
@@ -160,17 +126,12 @@ def test_a_quarter_of_random_triples_is_cyclic():
     assert result.cyclic_images == 100
 
 
-def test_the_split_over_processes_does_not_matter():
-    images = [(detections(3), stats(3), found) for found in (answers(3, CYCLE), answers(3, []), answers(3, CYCLE[:2]))]
-    whole, part, rest = OrderProfile(), OrderProfile(), OrderProfile()
-    for image in images:
-        whole.update(*image)
-    part.update(*images[2])
-    rest.update(*images[0])
-    rest.update(*images[1])
-    part.merge_state(rest)
-    assert whole.compute() == part.compute() == (1.0, 4 / 9, 9, 1, 1, 1)
-    assert whole.compute().as_dict()["cycles"] == 1
+def test_metric_adds_images_up():
+    profile = OrderProfile()
+    assert all(math.isnan(share) for share in profile.compute()[:2]) and profile.compute().overlaps == 0
+    for n, front in ((0, []), (1, []), (3, CYCLE), (3, []), (3, CYCLE[:2])):
+        profile.update(detections(n), stats(n), relation(n, front))
+    assert profile.compute() == (1.0, 4 / 9, 9, 1, 1, 1)
 
 
 def test_has_cycle_reads_directions():

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import socket
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed
 
-from helpers.pq_maps import NUM, infos
+from helpers.maps import NUM, infos, make_map
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.metrics.pq.core import IOU_UNIT
 from panoptic_occ.metrics.pq.metric import PanopticQuality, panoptic_counts, panoptic_quality
@@ -21,124 +20,89 @@ from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 CATEGORIES = Categories.from_json([{"id": 10 * k + 10, "name": f"class{k}", "isthing": int(k < 2)} for k in range(NUM)])
 
 
-def panoptic(rows, labels, crowd=(), areas=None):
-    """A map from nested lists; ``labels``: id -> label.  Areas are counted unless given."""
-    ids = torch.tensor(rows, dtype=torch.int32)
-    count = {i: int((ids == i).sum()) for i in labels} | (areas or {})
-    return PanopticMap(ids, tuple(Segment(i, k, k < 2, count[i], i in crowd) for i, k in labels.items()))
+CASES = [  # target, its labels (a crowd's is text), its areas, prediction, its labels, then tp, fp, fn, IoU of label 0
+    ("IoU .5 is no match", [1, 1, 1, 1], {1: 0}, {}, [7, 7, 0, 0], {7: 0}, (0, 1, 1, 0)),
+    ("IoU .75", [1, 1, 1, 1], {1: 0}, {}, [7, 7, 7, 0], {7: 0}, (1, 0, 0, 0.75)),
+    ("void leaves the union", [1, 1, 1, 1, 0, 0, 0, 0], {1: 0}, {}, [7] * 8, {7: 0}, (1, 0, 0, 1.0)),
+    ("mostly on void", [1, 0, 0, 0], {1: 1}, {}, [7] * 4, {7: 0}, (0, 0, 0, 0)),
+    ("half on void", [1, 1, 0, 0], {1: 1}, {}, [7] * 4, {7: 0}, (0, 1, 0, 0)),
+    ("a crowd forgives", [1, 1, 1, 2, 2, 2, 2], {1: 0, 2: "0"}, {}, [0, 0, 0, 7, 7, 7, 7], {7: 0}, (0, 0, 1, 0)),
+    ("only its category", [1, 1, 1, 2, 2, 2, 2], {1: 1, 2: "1"}, {}, [0, 0, 0, 7, 7, 7, 7], {7: 0}, (0, 1, 0, 0)),
+    ("a crowd is in the union", [1, 1, 1, 2, 2], {1: 0, 2: "0"}, {}, [7] * 5, {7: 0}, (1, 0, 0, 0.6)),
+    ("a crowd is never missed", [2, 2, 2, 2], {2: "0"}, {}, [0] * 4, {}, (0, 0, 0, 0)),
+    ("the last crowd forgives", [1, 1, 1, 0, 2], {2: "0", 1: "0"}, {}, [7, 7, 7, 0, 0], {7: 0}, (0, 0, 0, 0)),
+    ("another does not", [1, 1, 1, 0, 2], {1: "0", 2: "0"}, {}, [7, 7, 7, 0, 0], {7: 0}, (0, 1, 0, 0)),
+    ("the stated area counts", [1, 1, 1, 1], {1: 0}, {1: 5}, [7] * 4, {7: 0}, (1, 0, 0, 0.8)),
+    ("too small an area too", [1, 1, 1, 1], {1: 0}, {1: 1}, [7, 7, 7, 0], {7: 0}, (1, 0, 0, 3.0)),
+    ("unlisted ids are not void", [1, 1, 9, 9], {1: 0}, {}, [7] * 4, {7: 0}, (0, 1, 1, 0)),
+    ("missed as void", [1, 1], {1: 0}, {}, [0, 0], {}, (0, 0, 1, 0)),
+    ("missed as another class", [1, 1], {1: 0}, {}, [5, 5], {5: 1}, (0, 0, 1, 0)),
+    ("made up of another class", [1, 1], {1: 1}, {}, [5, 5], {5: 0}, (0, 1, 0, 0)),
+]
 
 
-def tally(prediction, target, label=0):
-    counts = panoptic_counts(prediction, target, NUM)
-    return counts.tp[label], counts.fp[label], counts.fn[label], counts.iou[label] / IOU_UNIT
+@pytest.mark.parametrize(
+    ("target", "labels", "areas", "prediction", "predicted", "expected"),
+    [pytest.param(*case, id=name) for name, *case in CASES],
+)
+def test_counts_by_hand(target, labels, areas, prediction, predicted, expected):
+    """One row of pixels each."""
+    crowds = {i for i, label in labels.items() if isinstance(label, str)}
+    target = make_map([target], {i: int(label) for i, label in labels.items()}, crowds, areas)
+    counts = panoptic_counts(make_map([prediction], predicted), target, NUM)
+    tp, fp, fn, iou = expected
+    assert (counts.tp[0], counts.fp[0], counts.fn[0]) == (tp, fp, fn)
+    assert counts.iou[0] / IOU_UNIT == pytest.approx(iou)
 
 
-class TestOracles:
-    """Hand-computed cases; one row of pixels each."""
-
-    def test_iou_of_one_half_is_no_match(self):
-        target = panoptic([[1, 1, 1, 1]], {1: 0})
-        assert tally(panoptic([[7, 7, 0, 0]], {7: 0}), target) == (0, 1, 1, 0)
-        assert tally(panoptic([[7, 7, 7, 0]], {7: 0}), target) == (1, 0, 0, 0.75)
-
-    def test_void_leaves_the_union(self):
-        target = panoptic([[1, 1, 1, 1, 0, 0, 0, 0]], {1: 0})
-        assert tally(panoptic([[7] * 8], {7: 0}), target) == (1, 0, 0, 1.0)
-
-    @pytest.mark.parametrize(("row", "fp"), [([1, 0, 0, 0], 0), ([1, 1, 0, 0], 1)])
-    def test_unmatched_prediction_mostly_on_void_is_ignored(self, row, fp):
-        assert tally(panoptic([[7] * 4], {7: 0}), panoptic([row], {1: 1})) == (0, fp, 0, 0)
-
-    def test_crowd_of_the_category_forgives_but_stays_in_the_union(self):
-        target = panoptic([[1, 1, 1, 2, 2, 2, 2]], {1: 0, 2: 0}, crowd={2})
-        prediction = panoptic([[0, 0, 0, 7, 7, 7, 7]], {7: 0})
-        assert tally(prediction, target) == (0, 0, 1, 0)
-        assert tally(panoptic([[0, 0, 0, 7, 7, 7, 7]], {7: 1}), target, label=1) == (0, 1, 0, 0)
-        # 3 px on the segment, 2 on the crowd: union 5, as if the crowd were anything else
-        assert tally(panoptic([[7, 7, 7, 7, 7, 0, 0]], {7: 0}), target) == (1, 0, 0, pytest.approx(0.6))
-
-    def test_crowd_is_never_missed(self):
-        target = panoptic([[2, 2, 2, 2]], {2: 0}, crowd={2})
-        assert tally(panoptic([[0] * 4], {}), target) == (0, 0, 0, 0)
-
-    def test_only_the_last_crowd_of_a_category_forgives(self):
-        first_crowd = panoptic([[1, 1, 1, 0, 2]], {1: 0, 2: 0}, crowd={1, 2})
-        prediction = panoptic([[7, 7, 7, 0, 0]], {7: 0})
-        assert tally(prediction, first_crowd) == (0, 1, 0, 0)
-        last_crowd = replace(first_crowd, segments=first_crowd.segments[::-1])
-        assert tally(prediction, last_crowd) == (0, 0, 0, 0)
-
+class TestScores:
     def test_pq_of_a_true_positive_and_errors(self):
-        target = panoptic([[1, 1, 1, 1, 1, 2, 3, 3]], {1: 0, 2: 0, 3: 1})
-        missed = panoptic([[7, 7, 7, 7, 0, 0, 9, 9]], {7: 0, 9: 1})
+        target = make_map([[1, 1, 1, 1, 1, 2, 3, 3]], {1: 0, 2: 0, 3: 1})
+        missed = make_map([[7, 7, 7, 7, 0, 0, 9, 9]], {7: 0, 9: 1})
         assert panoptic_quality([missed], [target], CATEGORIES).per_class[0].pq == pytest.approx(0.8 / 1.5)
-        wrong_too = panoptic([[7, 7, 7, 7, 0, 0, 9, 8]], {7: 0, 9: 1, 8: 0})
+        wrong_too = make_map([[7, 7, 7, 7, 0, 0, 9, 8]], {7: 0, 9: 1, 8: 0})
         scores = panoptic_quality([wrong_too], [target], CATEGORIES).per_class[0]
-        assert scores.pq == pytest.approx(0.8 / 2)
-        assert (scores.sq, scores.rq) == (pytest.approx(0.8), pytest.approx(0.5))
-
-    def test_missed_as_void_or_as_another_class(self):
-        target = panoptic([[1, 1]], {1: 0})
-        as_void = panoptic_quality([panoptic([[0, 0]], {})], [target], CATEGORIES)
-        assert [(c.tp, c.fp, c.fn) for c in as_void.per_class] == [(0, 0, 1), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
-        as_other = panoptic_quality([panoptic([[5, 5]], {5: 1})], [target], CATEGORIES)
-        assert [(c.tp, c.fp, c.fn) for c in as_other.per_class] == [(0, 0, 1), (0, 1, 0), (0, 0, 0), (0, 0, 0)]
+        assert (scores.pq, scores.sq, scores.rq) == tuple(map(pytest.approx, (0.8 / 2, 0.8, 0.5)))
 
     def test_absent_categories_are_excluded_and_invented_ones_count(self):
-        target = panoptic([[1, 1, 0, 2]], {1: 0, 2: 2})
+        target = make_map([[1, 1, 0, 2]], {1: 0, 2: 2})
         perfect = panoptic_quality([target], [target], CATEGORIES)
         assert (perfect.all, perfect.things, perfect.stuff) == ((1, 1, 1, 2), (1, 1, 1, 1), (1, 1, 1, 1))
-        target = panoptic([[1, 1, 2, 2]], {1: 0, 2: 2})
-        invented = panoptic_quality([panoptic([[1, 1, 3, 3]], {1: 0, 3: 1})], [target], CATEGORIES)
+        target = make_map([[1, 1, 2, 2]], {1: 0, 2: 2})
+        invented = panoptic_quality([make_map([[1, 1, 3, 3]], {1: 0, 3: 1})], [target], CATEGORIES)
         assert invented.all == pytest.approx((1 / 3, 1 / 3, 1 / 3, 3))
-        assert invented.things == (0.5, 0.5, 0.5, 2)
-        assert invented.stuff == (0, 0, 0, 1)
+        assert (invented.things, invented.stuff) == ((0.5, 0.5, 0.5, 2), (0, 0, 0, 1))
 
     def test_nothing_at_all_is_zero_over_zero_classes(self):
         result = PanopticQuality(CATEGORIES).compute()
         assert result.all == result.things == result.stuff == (0, 0, 0, 0)
 
-    def test_area_of_the_annotation_is_trusted(self):
-        target = panoptic([[1, 1, 1, 1]], {1: 0}, areas={1: 5})
-        assert tally(panoptic([[7, 7, 7, 7]], {7: 0}), target) == (1, 0, 0, pytest.approx(0.8))
-        too_small = panoptic([[1, 1, 1, 1]], {1: 0}, areas={1: 1})
-        assert tally(panoptic([[7, 7, 7, 0]], {7: 0}), too_small) == (1, 0, 0, 3.0)
 
-    def test_ids_missing_in_the_annotation_are_not_void(self):
-        target = panoptic([[1, 1, 9, 9]], {1: 0})
-        assert tally(panoptic([[7] * 4], {7: 0}), target) == (0, 1, 1, 0)
+ONE = make_map([[1, 1]], {1: 0})
 
 
-class TestErrors:
-    target = panoptic([[1, 1]], {1: 0})
+@pytest.mark.parametrize(
+    ("prediction", "target", "words"),
+    [
+        (PanopticMap(torch.tensor([[3, 4]]), (Segment(3, 0, True, 1),)), ONE, "photo.*ids 4.*listed: 3"),
+        (make_map([[3, 3]], {3: 0, 6: 0}), ONE, "photo.*segments 6 have no pixel"),
+        (make_map([[3, 3]], {3: NUM}), ONE, "photo.*predicted segment 3.*label 4; allowed: 0 .. 3"),
+        (make_map([[3, 3]], {3: -1}), ONE, "photo.*predicted segment 3.*label -1"),
+        (make_map([[3, 3, 3]], {3: 0}), ONE, r"photo.*\(1, 3\).*\(1, 2\)"),
+        (make_map([[0, 0]], {}), make_map([[1, 1]], {1: 9}), "photo.*ground-truth segment 1.*label 9"),
+        (make_map([[3, 3]], {3: 0}), make_map([[1, 1]], {1: 0}, areas={1: 0}), "photo.*segment 1 has area 0"),
+    ],
+)
+def test_contradictions(prediction, target, words):
+    with pytest.raises(DataError, match=words):
+        panoptic_counts(prediction, target, NUM, source="photo")
 
-    @pytest.mark.parametrize(
-        ("prediction", "words"),
-        [
-            (PanopticMap(torch.tensor([[3, 4]]), (Segment(3, 0, True, 1),)), "photo.*ids 4.*listed: 3"),
-            (panoptic([[3, 3]], {3: 0, 6: 0}), "photo.*segments 6 have no pixel"),
-            (panoptic([[3, 3]], {3: NUM}), "photo.*predicted segment 3.*label 4; allowed: 0 .. 3"),
-            (panoptic([[3, 3]], {3: -1}), "photo.*predicted segment 3.*label -1"),
-            (panoptic([[3, 3, 3]], {3: 0}), r"photo.*\(1, 3\).*\(1, 2\)"),
-        ],
-    )
-    def test_contradictions(self, prediction, words):
-        with pytest.raises(DataError, match=words):
-            panoptic_counts(prediction, self.target, NUM, source="photo")
 
-    def test_unknown_category_of_the_ground_truth(self):
-        with pytest.raises(DataError, match=r"ground-truth segment 1.*label 9"):
-            panoptic_counts(panoptic([[0, 0]], {}), panoptic([[1, 1]], {1: 9}), NUM)
-
-    def test_area_that_empties_the_union(self):
-        with pytest.raises(DataError, match="segment 1 has area 0"):
-            panoptic_counts(panoptic([[3, 3]], {3: 0}), panoptic([[1, 1]], {1: 0}, areas={1: 0}), NUM)
-
-    def test_a_faulty_batch_leaves_the_metric_as_it_was(self):
-        metric = PanopticQuality(CATEGORIES)
-        with pytest.raises(DataError, match="bad one"):
-            metric.update([self.target, panoptic([[3, 3]], {})], [self.target] * 2, ["good one", "bad one"])
-        assert metric.compute().all.n == 0
+def test_a_faulty_batch_leaves_the_metric_as_it_was():
+    metric = PanopticQuality(CATEGORIES)
+    with pytest.raises(DataError, match="bad one"):
+        metric.update([ONE, make_map([[3, 3]], {})], [ONE] * 2, ["good one", "bad one"])
+    assert metric.compute().all.n == 0
 
 
 def random_images(n):
@@ -151,7 +115,7 @@ def random_images(n):
         pair = []
         for ids in (prediction_ids, target_ids):
             present = [i for i in np.unique(ids).tolist() if i]
-            pair.append(panoptic(ids.tolist(), {i: (i * 7) % NUM for i in present}))
+            pair.append(make_map(ids, {i: (i * 7) % NUM for i in present}))
         images.append(tuple(pair))
     return images
 

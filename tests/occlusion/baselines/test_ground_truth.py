@@ -6,8 +6,8 @@ import torch
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.occlusion.base import Context
 from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
-from panoptic_occ.structures.context import Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import GroundTruthRelation

@@ -72,8 +72,8 @@ def write_panoptic_png(path: Path, ids: Int[np.ndarray, "h w"], text: dict[str, 
 class PanopticResultWriter:
     """Writes predictions in the official result format: PNGs as they come, the JSON on ``close``.
 
-    Every PNG carries its own ``annotations`` entry in a text chunk (other tools skip it) and appears only when it is
-    whole, so the folder is the only state:
+    Every PNG carries its own entries of ``annotations`` and ``images`` in a text chunk (other tools skip it) and
+    appears only when it is whole, so the folder is the only state:
 
     * memory does not grow with the number of images;
     * several processes share a folder: each writes its own images, then, after a barrier, one of them calls ``close``
@@ -100,17 +100,22 @@ class PanopticResultWriter:
                 f"{path}: already holds the prediction for image {other['image_id']}, and image {image_id} "
                 f"('{file_name}') has the same name; names must be unique, and every result needs its own folder"
             )
+        height, width = panoptic.ids.shape
         annotation = {
             "image_id": int(image_id),
             "file_name": name,
             "segments_info": [self._segment_info(segment) for segment in panoptic.segments],
+            "image": {"id": int(image_id), "file_name": file_name, "height": height, "width": width},
         }
         write_panoptic_png(path, panoptic.ids.cpu().numpy(), text={_ANNOTATION_KEY: json.dumps(annotation)})
 
     def close(self) -> None:
-        """Writes the JSON over all predictions in the folder, by image id; may be called again after more images."""
+        """Writes the JSON over all predictions in the folder and their images, by image id; may be called again after
+        more images."""
         annotations = sorted(predictions_in(self.folder).values(), key=lambda entry: entry["image_id"])
-        write_json(self.json_path, {"annotations": annotations, "categories": self.categories.to_json()})
+        images = [entry.pop("image") for entry in annotations]
+        categories = self.categories.to_json()
+        write_json(self.json_path, {"images": images, "annotations": annotations, "categories": categories})
 
     def __enter__(self) -> PanopticResultWriter:
         return self
@@ -134,7 +139,8 @@ class PanopticResultWriter:
 
 
 def predictions_in(folder: Path) -> dict[Path, dict[str, Any]]:
-    """The ``annotations`` entries of all predictions in a folder, by PNG; foreign PNGs are left out."""
+    """The ``annotations`` entries of all predictions in a folder by PNG, each with that of its ``image``; foreign PNGs
+    are left out."""
     entries = ((path, _read_annotation(path)) for path in sorted(Path(folder).rglob("*.png")))
     return {path: entry for path, entry in entries if entry is not None}
 

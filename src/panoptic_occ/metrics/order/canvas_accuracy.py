@@ -3,27 +3,18 @@ meets (Chen, "RAP", Table 4 and the released script for it)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-from torchmetrics import Metric
+import numpy as np
 
+from panoptic_occ.metrics.counting import PairMetric, share
 from panoptic_occ.metrics.order.relation_accuracy import Matches
 from panoptic_occ.structures.panoptic_map import InstanceRecord
 from panoptic_occ.structures.relation import GroundTruthRelation, Relation
 
-OFFERED = frozenset({"kept", "occluded", "erased"})
-"""What becomes of instances that take part: the others were left out before anybody asked who lies in front."""
-
-
-class CanvasCounts(NamedTuple):
-    """Pairs that the fusion meets and whose annotations have a known order, and how many are right."""
-
-    pairs: int
-    correct: int
+COMPARED = frozenset({"kept", "occluded", "erased"})
+"""What becomes of the instances that the fusion compares with others; it drops the rest before."""
 
 
 class CanvasScores(NamedTuple):
@@ -36,66 +27,50 @@ class CanvasScores(NamedTuple):
 def canvas_counts(
     records: Sequence[InstanceRecord],
     relation: Relation,
-    matches: Matches | Callable[[], Matches],
+    matches: Matches,
     target: GroundTruthRelation,
     sig_ratio: float,
-) -> CanvasCounts:
-    """Compares a relation with the annotated order of one image, pair by pair of ``records[i].met``.
+) -> tuple[int, int]:
+    """The pairs that the fusion meets and whose annotations have a known order in one image, and how many are right.
 
-    ``matches[n]``: index of the annotation that is closest to detection n, -1 without any; several detections may share
-    one, and count each; or a function that finds them, called only if the order of any pair is known.  A pair is an
-    instance that passed the checks for repetitions, and one that owned pixels of it when it was offered; it is right if
-    the relation puts the later one above exactly when its annotation lies above.  The order of two annotations is that
-    of ``relation_counts`` (majority rule, overlap ``sig_ratio``).
-    Beside it this rates detections that stand for no annotation well, the same pair of annotations several times, and
-    none that the fusion never compares.  Of the released script, two oddities are left out: annotation 0 counts, and a
+    ``matches``: the closest annotations; several detections may share one, and each counts.  A pair is an instance that
+    passed the checks for repetitions, and one that owned pixels of it when the fusion came to it (``records[i].met``);
+    it is right if the relation puts the later one above exactly when its annotation lies above.  The order of two
+    annotations is that of ``relation_counts`` (majority rule, overlap ``sig_ratio``).
+
+    Unlike ``relation_counts`` this also rates detections that fit no annotation well, and counts a pair of annotations
+    as often as the fusion meets it.  Two oddities of the released script are left out: here annotation 0 counts, and a
     detection that meets no annotated box stands for none.
     """
     order = target.matrix(sig_ratio, "majority").tolist()
     if not any(entry >= 0 for row in order for entry in row):
-        return CanvasCounts(0, 0)
-    own: list[int] = (matches() if callable(matches) else matches).tolist()
+        return 0, 0
+    annotation: list[int] = (matches() if callable(matches) else matches).tolist()
     above = relation.above().tolist()
     pairs = correct = 0
     for later, record in enumerate(records):
-        if record.status not in OFFERED or own[later] < 0:
+        if record.status not in COMPARED or annotation[later] < 0:
             continue
         for earlier in record.met:
-            known = order[own[later]][own[earlier]] if own[earlier] >= 0 else -1
-            pairs += known >= 0
-            correct += known >= 0 and above[later][earlier] == (known == 1)
-    return CanvasCounts(pairs, correct)
+            answer = order[annotation[later]][annotation[earlier]] if annotation[earlier] >= 0 else -1
+            pairs += answer >= 0
+            correct += answer >= 0 and above[later][earlier] == (answer == 1)
+    return pairs, correct
 
 
-class CanvasAccuracy(Metric):
-    """RAP's relation accuracy over all images, in any number of processes (the states are counts).
+class CanvasAccuracy(PairMetric):
+    """RAP's relation accuracy over all images, in any number of processes; ``sig_ratio`` is about annotated masks."""
 
-    ``sig_ratio``: annotated pairs need an intersection of this share of one of the two masks.
-    """
-
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-
-    counts: Int64[Tensor, " k"]
-
-    def __init__(self, sig_ratio: float = 0.2, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.sig_ratio = sig_ratio
-        self.add_state("counts", torch.zeros(len(CanvasCounts._fields), dtype=torch.int64), dist_reduce_fx="sum")
+    size = 2
 
     def update(
-        self,
-        records: Sequence[InstanceRecord],
-        relation: Relation,
-        matches: Matches | Callable[[], Matches],
-        target: GroundTruthRelation,
+        self, records: Sequence[InstanceRecord], relation: Relation, matches: Matches, target: GroundTruthRelation
     ) -> None:
         """Adds one image; see ``canvas_counts``."""
-        counts = canvas_counts(records, relation, matches, target, self.sig_ratio)
-        self.counts += torch.tensor(counts, device=self.counts.device)
+        self.add({"counts": np.array(canvas_counts(records, relation, matches, target, self.sig_ratio))})
 
     def compute(self) -> CanvasScores:
         """The scores so far."""
-        counts = CanvasCounts(*self.counts.tolist())
-        return CanvasScores(counts.correct / counts.pairs if counts.pairs else float("nan"), counts.pairs)
+        pairs, correct = self.counts.tolist()
+        return CanvasScores(share(correct, pairs), pairs)

@@ -1,4 +1,4 @@
-"""Panoptic quality (Kirillov et al. 2019) of panoptic maps, equal to the official COCO evaluation; see ``pq_core``."""
+"""Panoptic quality (Kirillov et al. 2019) of panoptic maps, equal to the official COCO evaluation; see ``pq.core``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
-from torchmetrics import Metric
 
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.metrics.counting import CountingMetric
 from panoptic_occ.metrics.pq.core import (
     PQCounts,
     SegmentMatches,
     SegmentRow,
-    known_ids,
+    listed_ids,
     match_segments,
     overlap_table,
     unlisted_error,
@@ -24,8 +24,6 @@ from panoptic_occ.metrics.pq.core import (
 from panoptic_occ.metrics.pq.scores import PQResult, result_of
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.panoptic_map import PanopticMap
-
-_STATES = ("tp", "fp", "fn", "iou")
 
 
 def panoptic_counts(
@@ -38,7 +36,7 @@ def panoptic_counts(
 def panoptic_matches(
     prediction: PanopticMap, target: PanopticMap, num_categories: int, source: str = "image"
 ) -> SegmentMatches:
-    """Which segments of one image match, with the rules of the official evaluation.
+    """Which segments of one image match, by the rules of the official evaluation.
 
     Ground-truth areas are ``Segment.area``, predicted areas are counted.  Works on the device of ``prediction.ids``.
     ``source`` names the image in errors.  Raises DataError for maps of different sizes, predicted ids without a
@@ -50,34 +48,53 @@ def panoptic_matches(
             f"{tuple(target.ids.shape)}; predict at the size of the original image"
         )
     target_rows, prediction_rows = _rows(target), _rows(prediction)
-    known = known_ids(target_rows), known_ids(prediction_rows)
+    listed = listed_ids(target_rows), listed_ids(prediction_rows)
     if prediction.ids.device.type == "cpu":
-        table = overlap_table(target.ids.cpu().numpy(), prediction.ids.numpy(), *known, source)
+        table = overlap_table(target.ids.cpu().numpy(), prediction.ids.numpy(), *listed, source)
     else:
-        table = _overlap_table_torch(target.ids.to(prediction.ids.device), prediction.ids, *known, source)
+        table = _overlap_table_torch(target.ids.to(prediction.ids.device), prediction.ids, *listed, source)
     return match_segments(table, target_rows, prediction_rows, num_categories, source)
 
 
 def panoptic_quality(
     predictions: Sequence[PanopticMap], targets: Sequence[PanopticMap], categories: Categories
 ) -> PQResult:
-    """PQ, SQ and RQ over the images, for all categories, things, stuff and each class."""
+    """PQ, SQ and RQ over the images, for all categories, things, stuff and each class, as fractions.
+
+    Raises as ``panoptic_matches`` does.
+
+    >>> import torch
+    >>> from panoptic_occ import Categories, PanopticMap, Segment, panoptic_quality
+    >>> categories = Categories.from_json([{"id": 1, "name": "cat", "isthing": 1}])
+    >>> target = PanopticMap(torch.tensor([[7, 7, 7, 7, 0]]), (Segment(7, label=0, isthing=True, area=4),))
+    >>> prediction = PanopticMap(torch.tensor([[2, 2, 2, 0, 0]]), (Segment(2, label=0, isthing=True, area=3),))
+    >>> panoptic_quality([prediction], [target], categories).things
+    PQScores(pq=0.75, sq=0.75, rq=1.0, n=1)
+    """
     counts = PQCounts.zeros(len(categories))
     for k, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
         counts += panoptic_counts(prediction, target, len(categories), source=f"image {k}")
     return result_of(counts, categories)
 
 
-class PanopticQuality(Metric):
-    """PQ, SQ and RQ over all images that it was shown, in any number of processes.
+class PanopticQuality(CountingMetric):
+    """PQ, SQ and RQ over all images that it was shown, in any number of processes; a metric of torchmetrics.
 
-    The states are integers (the IoU sum in fixed point, see ``pq_core.IOU_UNIT``) and add up, so that the result does
+    The states are integers (the IoU sum in fixed point, see ``pq.core.IOU_UNIT``) and add up, so that the result does
     not depend on the order of the images nor on how they were shared out.
+
+    >>> import torch
+    >>> from panoptic_occ import Categories, PanopticMap, PanopticQuality, Segment
+    >>> metric = PanopticQuality(Categories.from_json([{"id": 1, "name": "cat", "isthing": 1}]))
+    >>> target = PanopticMap(torch.tensor([[7, 7, 7, 7, 0]]), (Segment(7, label=0, isthing=True, area=4),))
+    >>> prediction = PanopticMap(torch.tensor([[2, 2, 2, 0, 0]]), (Segment(2, label=0, isthing=True, area=3),))
+    >>> metric.update(prediction, target)
+    >>> metric.update([target], [target])
+    >>> metric.compute().all
+    PQScores(pq=0.875, sq=0.875, rq=1.0, n=1)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
 
     tp: Int64[Tensor, " c"]
     fp: Int64[Tensor, " c"]
@@ -85,10 +102,8 @@ class PanopticQuality(Metric):
     iou: Int64[Tensor, " c"]
 
     def __init__(self, categories: Categories, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(vars(PQCounts.zeros(len(categories))), **kwargs)
         self.categories = categories
-        for name in _STATES:
-            self.add_state(name, torch.zeros(len(categories), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -98,10 +113,10 @@ class PanopticQuality(Metric):
     ) -> None:
         """Adds one image or several, or the counts of some, which need no targets.
 
-        ``sources`` names the images in errors.  Raises as ``panoptic_counts`` does.
+        ``sources`` names the images in errors.  Raises as ``panoptic_matches`` does.
         """
         if isinstance(predictions, PQCounts):
-            self._add(predictions)
+            self.add(vars(predictions))
             return
         predictions = [predictions] if isinstance(predictions, PanopticMap) else predictions
         targets = [targets] if isinstance(targets, PanopticMap) else targets
@@ -109,19 +124,14 @@ class PanopticQuality(Metric):
             sources = [f"image {k} of the batch" for k in range(len(predictions))]
         sources = [sources] if isinstance(sources, str) else sources
         # all images are counted before any is added: a faulty one leaves the metric as it was
-        total = PQCounts.zeros(len(self.categories))
+        counts = PQCounts.zeros(len(self.categories))
         for prediction, target, source in zip(predictions, targets, sources, strict=True):
-            total += panoptic_counts(prediction, target, len(self.categories), source)
-        self._add(total)
-
-    def _add(self, counts: PQCounts) -> None:
-        for name in _STATES:
-            state: Tensor = getattr(self, name)
-            state += torch.from_numpy(getattr(counts, name)).to(state.device)
+            counts += panoptic_counts(prediction, target, len(self.categories), source)
+        self.add(vars(counts))
 
     def compute(self) -> PQResult:
         """The scores so far, as fractions; groups without any category that occurs have n = 0 and scores 0."""
-        return result_of(PQCounts(*(getattr(self, name).cpu().numpy() for name in _STATES)), self.categories)
+        return result_of(PQCounts(**self.totals()), self.categories)
 
 
 def _rows(panoptic: PanopticMap) -> list[SegmentRow]:
@@ -131,26 +141,25 @@ def _rows(panoptic: PanopticMap) -> list[SegmentRow]:
 def _overlap_table_torch(
     target_ids: Int[Tensor, "h w"],
     prediction_ids: Int[Tensor, "h w"],
-    target_known: Int64[np.ndarray, " g"],
-    prediction_known: Int64[np.ndarray, " p"],
+    target_listed: Int64[np.ndarray, " g"],
+    prediction_listed: Int64[np.ndarray, " p"],
     source: str,
 ) -> Int64[np.ndarray, "g+1 p"]:
-    """``pq_core.overlap_table`` as one histogram over all pixels: finding runs would wait for the device."""
-    row, row_known = _find(target_ids, target_known)
-    column, column_known = _find(prediction_ids, prediction_known)
-    row = torch.where(row_known, row, len(target_known))
-    # unknown predicted ids get a column of their own, so that one copy to the host brings everything
-    column = torch.where(column_known, column, len(prediction_known))
-    shape = (len(target_known) + 1, len(prediction_known) + 1)
+    """``pq.core.overlap_table`` as one histogram over all pixels: finding runs would wait for the device."""
+    row = _positions(target_ids, target_listed)
+    # predicted ids that are not listed get a column of their own, so that one copy to the host brings everything
+    column = _positions(prediction_ids, prediction_listed)
+    shape = (len(target_listed) + 1, len(prediction_listed) + 1)
     counts = torch.bincount(row * shape[1] + column, minlength=shape[0] * shape[1]).view(shape).cpu().numpy()
     if counts[:, -1].any():
-        ids = prediction_ids.reshape(-1)[~column_known]
-        raise unlisted_error(ids.cpu().numpy(), prediction_known, source)
+        ids = prediction_ids.reshape(-1)[column == len(prediction_listed)]
+        raise unlisted_error(ids.cpu().numpy(), prediction_listed, source)
     return np.ascontiguousarray(counts[:, :-1])
 
 
-def _find(ids: Int[Tensor, "h w"], known: Int64[np.ndarray, " k"]) -> tuple[Tensor, Tensor]:
+def _positions(ids: Int[Tensor, "h w"], listed: Int64[np.ndarray, " k"]) -> Int64[Tensor, " h*w"]:
+    """Position of every id in ``listed``, which ascends; k where it is not listed."""
     values = ids.reshape(-1).long()
-    ascending = torch.from_numpy(known).to(values.device)
-    place = torch.searchsorted(ascending, values).clamp(max=len(known) - 1)
-    return place, ascending[place] == values
+    ascending = torch.from_numpy(listed).to(values.device)
+    place = torch.searchsorted(ascending, values).clamp(max=len(listed) - 1)
+    return torch.where(ascending[place] == values, place, len(listed))

@@ -51,7 +51,7 @@ class PQResult(NamedTuple):
         """The layout of the official tool: All, Things, Stuff, and ``per_class`` by category id."""
         groups = {"All": self.all, "Things": self.things, "Stuff": self.stuff}
         result: dict[str, Any] = {name: scores._asdict() for name, scores in groups.items()}
-        result["per_class"] = {str(entry.category_id): entry._asdict() for entry in self.per_class}
+        result["per_class"] = {str(scores.category_id): scores._asdict() for scores in self.per_class}
         return result
 
     def flat(self) -> dict[str, float]:
@@ -79,18 +79,9 @@ def result_of(counts: PQCounts, categories: Categories) -> PQResult:
         averages = np.stack((pq, sq, rq))[:, chosen].sum(axis=1) / max(n, 1)
         return PQScores(float(averages[0]), float(averages[1]), float(averages[2]), n)
 
+    columns = (column.tolist() for column in (pq, sq, rq, counts.tp, counts.fp, counts.fn))
     per_class = tuple(
-        ClassScores(
-            category.id,
-            category.name,
-            category.isthing,
-            float(pq[k]),
-            float(sq[k]),
-            float(rq[k]),
-            int(counts.tp[k]),
-            int(counts.fp[k]),
-            int(counts.fn[k]),
-        )
-        for k, category in enumerate(categories.items)
+        ClassScores(category.id, category.name, category.isthing, *values)
+        for category, *values in zip(categories.items, *columns, strict=True)
     )
     return PQResult(mean(np.ones_like(isthing)), mean(isthing), mean(~isthing), per_class)

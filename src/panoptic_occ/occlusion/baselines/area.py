@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.structures.context import NO_CONTEXT, Context
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation

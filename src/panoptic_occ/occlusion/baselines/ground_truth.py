@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError, check_choice
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.matching import UNMATCHED, Match, matches_of
-from panoptic_occ.structures.context import NO_CONTEXT, Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import GroundTruthRule, Relation
-from panoptic_occ.structures.target import Target
 
 
 class GroundTruthOrder(OcclusionModel):
@@ -56,24 +54,19 @@ class GroundTruthOrder(OcclusionModel):
                 "occlusion=ground_truth reads the annotations, and this image has none; evaluate an annotated split or "
                 "choose another occlusion method"
             )
-        margin = annotated_margin(instances, target, self.rule, self.gt_sig_ratio, self.iou_thr, self.match)
+        matches = matches_of(instances, target, self.iou_thr, self.match)
+        margin = annotated_margin(matches, target.relation.matrix(self.gt_sig_ratio, self.rule))
         return Relation(margin, (margin != 0) & self.pairs(instances, stats))
 
 
-def annotated_margin(
-    instances: InstanceSet,
-    target: Target,
-    rule: GroundTruthRule = "majority",
-    gt_sig_ratio: float = 0.0,
-    iou_thr: float = 0.5,
-    match: Match = "mask",
-) -> Float[Tensor, "n n"]:
-    """1 where the annotation of the row lies above that of the column, -1 below it, 0 where they have no order."""
-    matches = matches_of(instances, target, iou_thr, match)
-    order = target.relation.matrix(gt_sig_ratio, rule).to(matches.device)
+def annotated_margin(matches: Int[Tensor, " n"], order: Int[Tensor, "k k"]) -> Float[Tensor, "n n"]:
+    """1 where the annotation of the row lies above that of the column, -1 below it, 0 where they have no order.
+
+    ``matches``: annotation of every detection; ``order``: see ``GroundTruthRelation.matrix``.
+    """
     margin = torch.zeros((len(matches), len(matches)), device=matches.device)
     if len(order):
-        above = order[matches[:, None], matches[None, :]]
+        above = order.to(matches.device)[matches[:, None], matches[None, :]]
         matched = matches != UNMATCHED
         has_order = matched[:, None] & matched[None, :] & (above >= 0)
         margin[has_order] = 2.0 * above[has_order].float() - 1.0

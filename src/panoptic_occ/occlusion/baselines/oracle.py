@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from panoptic_occ.occlusion.baselines.ground_truth import annotated_margin
-from panoptic_occ.ops.matching import Match
+from panoptic_occ.ops.matching import Match, matches_of
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
@@ -22,7 +22,7 @@ def with_annotated_order(
     """``relation`` with margin 1 or -1 between instances whose annotations have an order (matched by ``mask`` or
     ``box``, as in ``GroundTruthOrder``); other pairs, and the order of the offers, stay as they are.
     """
-    annotated_order = annotated_margin(instances, target, match=match)
+    annotated_order = annotated_margin(matches_of(instances, target, by=match), target.relation.matrix(0.0))
     annotated = (annotated_order != 0) & (stats.inter > 0)
     return replace(
         relation,

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.structures.context import NO_CONTEXT, Context
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
@@ -37,15 +36,14 @@ class RandomOrder(OcclusionModel):
         return Relation(value[:, None] - value[None, :], self.pairs(instances, stats), value=value, transitive=True)
 
 
-def _fingerprints(masks: MaskCrops) -> list[tuple[int, int, int]]:
+def _fingerprints(masks: MaskCrops) -> list[tuple[int, ...]]:
     """Pixel count, sum of the row numbers and sum of the column numbers of every mask."""
     numbers = []
     for (ys, xs), crop in masks:
         rows = torch.arange(ys.start, ys.stop, device=crop.device)
         columns = torch.arange(xs.start, xs.stop, device=crop.device)
         sums = torch.stack([crop.sum(), (crop.sum(dim=1) * rows).sum(), (crop.sum(dim=0) * columns).sum()])
-        area, row_sum, column_sum = sums.tolist()
-        numbers.append((area, row_sum, column_sum))
+        numbers.append(tuple(sums.tolist()))
     return numbers
 
 

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 import torch
 
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
-from panoptic_occ.structures.context import NO_CONTEXT, Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation

@@ -66,7 +66,7 @@ class PairOrder(OcclusionModel):
         """Binary cross-entropy, mean over the ordered ``training_pairs`` of the batch; 0 with a graph without any."""
         pairs, targets, offset = [], [], 0
         for example in examples:
-            selected, above = training_pairs(example, self.sig_ratio, self.pairs_per_image, generator, self.gt_rule)
+            selected, above = self.training_pairs(example, generator)
             pairs.append(selected + offset)
             targets.append(above)
             offset += len(example.instances)
@@ -74,35 +74,29 @@ class PairOrder(OcclusionModel):
         total = F.binary_cross_entropy_with_logits(logits, torch.cat(targets), reduction="sum")
         return {"loss_occlusion": total / max(len(logits), 1)}
 
+    def training_pairs(
+        self, example: TrainingExample, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "p 2"], Float[Tensor, " p"]]:
+        """Ordered pairs of proposals and whether the first lies above (1.0) or below (0.0) the second.
+
+        A pair counts when the two proposals match different annotations that have an order, and their predicted masks
+        overlap significantly (either ratio: with both directions emitted, the directional rule gives the same pairs).
+        The unordered pairs are drawn uniformly; the second half of the rows is the first half swapped.
+        """
+        matches = example.matches
+        order = example.target.relation.matrix(self.sig_ratio, self.gt_rule).to(matches.device)
+        if len(order) == 0:
+            return matches.new_zeros((0, 2)), torch.zeros(0, device=matches.device)
+        above = order[matches[:, None], matches[None, :]]  # -1 for proposals of the same annotation
+        candidates = (example.stats.significant(self.sig_ratio) & (above >= 0)).triu(diagonal=1).nonzero()
+        if len(candidates) > self.pairs_per_image:
+            sample = torch.randperm(len(candidates), generator=generator)[: self.pairs_per_image]
+            candidates = candidates[sample.to(candidates.device)]
+        targets = above[candidates[:, 0], candidates[:, 1]].float()
+        return torch.cat([candidates, candidates.flip(1)]), torch.cat([targets, 1 - targets])
+
 
 def later_rows(instances: InstanceSet) -> Bool[Tensor, "n n"]:
     """Ordered pairs whose row comes later than the column in the order of scores (stable)."""
     ranks = by_score(instances.scores).argsort()
     return ranks[:, None] > ranks[None, :]
-
-
-def training_pairs(
-    example: TrainingExample,
-    sig_ratio: float,
-    limit: int,
-    generator: torch.Generator,
-    rule: GroundTruthRule = "majority",
-) -> tuple[Int[Tensor, "p 2"], Float[Tensor, " p"]]:
-    """Ordered pairs of proposals and whether the first lies above (1.0) or below (0.0) the second.
-
-    A pair counts when the two proposals match different annotations that have an order (by ``rule``), and their
-    predicted masks overlap significantly (either ratio: with both directions emitted, the directional rule gives the
-    same pairs).
-    At most ``limit`` unordered pairs are drawn uniformly; the second half of the rows is the first half swapped.
-    """
-    matches = example.matches
-    order = example.target.relation.matrix(sig_ratio, rule).to(matches.device)
-    if len(order) == 0:
-        return matches.new_zeros((0, 2)), torch.zeros(0, device=matches.device)
-    above = order[matches[:, None], matches[None, :]]  # -1 for proposals of the same annotation
-    candidates = (example.stats.significant(sig_ratio) & (above >= 0)).triu(diagonal=1).nonzero()
-    if len(candidates) > limit:
-        sample = torch.randperm(len(candidates), generator=generator)[:limit]
-        candidates = candidates[sample.to(candidates.device)]
-    targets = above[candidates[:, 0], candidates[:, 1]].float()
-    return torch.cat([candidates, candidates.flip(1)]), torch.cat([targets, 1 - targets])

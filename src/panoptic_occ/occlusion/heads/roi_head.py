@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from panoptic_occ.ops.initialise import zero_biases
 from panoptic_occ.structures.instances import InstanceSet
 
+RoiMaps = Float[Tensor, "n c 14 14"]
 ROI_SIZE = 14
 PAIRS_AT_ONCE = {"cpu": 32, "cuda": 512}  # 13 and 206 MB per activation in float32 at 512 channels
 FLAT_AT_ONCE = 512  # 50 MB; the gradient of fc1 is as large as its 25 million weights, so it is made once
@@ -31,11 +32,11 @@ class PairHead(nn.Module):
         self.project = nn.Linear(hidden, 1)
         initialise(self, last=self.project)
 
-    def forward(self, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
+    def forward(self, x: RoiMaps, pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
         """Logits (float32) of "the first of the pair lies above the second"; ``pairs`` index ``x``."""
         return self.project(self.features(x, pairs)).squeeze(1).float()
 
-    def features(self, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p hidden"]:
+    def features(self, x: RoiMaps, pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p hidden"]:
         """What the last layer reads."""
         (firsts, above), (seconds, below) = (torch.unique(role, return_inverse=True) for role in pairs.unbind(dim=1))
         split = 2 * len(pairs) > SPLIT_FROM * (len(firsts) + len(seconds))
@@ -48,11 +49,7 @@ class PairHead(nn.Module):
         return torch.cat(hidden)
 
     def convolved(
-        self,
-        firsts: Float[Tensor, "n c 14 14"],
-        seconds: Float[Tensor, "m c 14 14"],
-        pairs: Int[Tensor, "2 p"],
-        split: bool,
+        self, firsts: RoiMaps, seconds: RoiMaps, pairs: Int[Tensor, "2 p"], split: bool
     ) -> Float[Tensor, "p flat"]:
         """What ``fc1`` reads; ``split``: ``firsts`` and ``seconds`` are ``first_halves`` already."""
         # index_select, because its gradient is added row by row, and that of indexing number by number
@@ -62,13 +59,9 @@ class PairHead(nn.Module):
             y = conv(y.relu_())  # in place: fresh memory for every activation costs as much as the addition
         return y.relu_().flatten(1)
 
-    def first_halves(
-        self, firsts: Float[Tensor, "n c 14 14"], seconds: Float[Tensor, "m c 14 14"]
-    ) -> tuple[Tensor, Tensor]:
-        """What each instance adds to ``conv1`` as first and as second of a pair.
-
-        A convolution of joined channels is a sum of two, so it runs once per instance instead of once per pair.
-        """
+    def first_halves(self, firsts: RoiMaps, seconds: RoiMaps) -> tuple[Tensor, Tensor]:
+        """What each instance adds to ``conv1`` as first and as second of a pair: a convolution of joined channels is a
+        sum of two, so it runs once per instance instead of once per pair."""
         above, below = self.conv1.weight.chunk(2, dim=1)
         return F.conv2d(firsts, above, self.conv1.bias, padding=1), F.conv2d(seconds, below, padding=1)
 
@@ -84,7 +77,7 @@ def initialise(head: nn.Module, last: nn.Linear) -> None:
     zero_biases(head)
 
 
-def roi_inputs(instances: InstanceSet, inputs: Collection[str] = ("mask", "feature")) -> Float[Tensor, "n c 14 14"]:
+def roi_inputs(instances: InstanceSet, inputs: Collection[str] = ("mask", "feature")) -> RoiMaps:
     """Soft mask, max-pooled to the size of the RoI feature, and that feature, as far as ``inputs`` names them."""
     if instances.soft is None or instances.roi_features is None:
         raise ValueError("the head needs instances.soft and instances.roi_features; see OcclusionModel.requires")
