@@ -150,11 +150,8 @@ def test_panoptic_quality(seed: int, n: int) -> None:
     """With VOID, crowds (one a category: the official evaluation remembers the last), and ids missing in the list."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.integers(0, n + 1, (3, 3))).repeat_interleave(3, 0).repeat_interleave(3, 1)
-    other = torch.where(
-        torch.from_numpy(rng.random(coarse.shape)) < 0.25,
-        torch.from_numpy(rng.integers(0, n + 1, coarse.shape)),
-        coarse,
-    )
+    changes, fresh = rng.random(coarse.shape) < 0.25, rng.integers(0, n + 1, coarse.shape)
+    other = torch.where(torch.from_numpy(changes), torch.from_numpy(fresh), coarse)
     target, prediction = _listed(coarse, rng, crowds=True), _listed(other, rng, crowds=False)
     unlisted = PanopticMap(torch.where(target.ids == 0, 77 * int(rng.integers(2)), target.ids), target.segments)
     ours = panoptic_counts(prediction, unlisted, 3)

@@ -50,19 +50,11 @@ def test_what_is_missing_stays_missing(lines: list[Line]) -> None:
 @pytest.mark.parametrize(
     ("gain", "spread", "printed", "expected"),
     [
-        (0.3, None, 1.0, "same"),
-        (-0.3, None, 1.0, "opposite"),
-        (-0.3, None, -2.0, "same"),
-        (0.3, 0.3, 1.0, "within spread"),
-        (0.31, 0.3, 1.0, "same"),
-        (0.0, 0.0, 1.0, "within spread"),
-        (0.04, None, 1.0, "no change"),
-        (0.04, None, 0.0, "same"),
-        (0.04, 0.5, 0.0, "same"),
-        (0.4, None, 0.0, "unlike"),
-        (0.4, 0.5, 0.0, "within spread"),
+        (0.3, None, 1.0, "same"), (-0.3, None, 1.0, "opposite"), (-0.3, None, -2.0, "same"), (0.31, 0.3, 1.0, "same"),
+        (0.3, 0.3, 1.0, "within spread"), (0.0, 0.0, 1.0, "within spread"), (0.4, 0.5, 0.0, "within spread"),
+        (0.04, None, 1.0, "no change"), (0.04, None, 0.0, "same"), (0.04, 0.5, 0.0, "same"), (0.4, None, 0.0, "unlike"),
     ],
-)
+)  # fmt: skip
 def test_direction(gain: float, spread: float | None, printed: float, expected: str) -> None:
     assert direction(Estimate(gain, spread, 1 if spread is None else 3), printed) == expected
 
