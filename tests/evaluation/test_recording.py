@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.evaluation import perfect
 from panoptic_occ.common.parallel import ordered_map
 from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation import stored as saved
@@ -20,22 +21,11 @@ from panoptic_occ.evaluation.stored import evaluate_stored
 from panoptic_occ.evaluation.variants import build_evaluation, grid_variants
 from panoptic_occ.runs.build import build_occlusion
 from panoptic_occ.runs.predictions import PredictionFiles, PredictionWriter, StoredPredictions
-from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
-from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.outputs import BaseOutput
-from panoptic_occ.structures.sample import Sample
-from panoptic_occ.testing import IN_CHANNELS, toy_categories, toy_detections, toy_sample
+from panoptic_occ.testing import IN_CHANNELS, toy_categories, toy_sample
 
 Rows = dict[str, dict[str, float]]
 GRID = "{fusion.min_visible: [0.3, 0.6], fusion.conf_thr: [0.5, 0.7], occlusion.sig_ratio: [0.05, 0.5]}"
 TOYS = [toy_sample(6, seed, size=(48, 64)) for seed in range(8)]
-
-
-def toy_output(sample: Sample) -> BaseOutput:
-    instances = toy_detections(sample.annotations, sample.image_id)
-    semantic = sample.annotations.semantic()
-    stuff = torch.where(semantic < toy_categories().num_things, VOID_LABEL, semantic)
-    return BaseOutput(instances, PairStats.of(instances.masks), SemanticMap(stuff))
 
 
 def toy_evaluation(*words: str, recording: Recording | None = None) -> Evaluation:
@@ -51,7 +41,7 @@ def toy_evaluation(*words: str, recording: Recording | None = None) -> Evaluatio
 @torch.inference_mode()
 def rows_of(evaluation: Evaluation) -> Rows:
     for sample in TOYS:
-        evaluation.update(sample, toy_output(sample))
+        evaluation.update(sample, perfect(sample))
     return evaluation.rows()
 
 
@@ -67,10 +57,10 @@ def test_a_grid_is_the_product_of_separate_evaluations() -> None:
 def test_a_network_is_asked_once_for_a_whole_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     from panoptic_occ.occlusion.ocfusion import OCFusion
 
-    asked, answers = [], OCFusion.answers
-    monkeypatch.setattr(OCFusion, "answers", lambda self, *a, **k: asked.append(k) or answers(self, *a, **k))
+    calls, answers = [], OCFusion.answers
+    monkeypatch.setattr(OCFusion, "answers", lambda self, *a, **k: calls.append(k) or answers(self, *a, **k))
     rows_of(toy_evaluation(f"grid={GRID}", recording=Recording()))
-    assert asked == [{"wide": True}] * len(TOYS)
+    assert calls == [{"wide": True}] * len(TOYS)
 
 
 def test_stored_predictions_give_the_same_rows_in_any_number_of_processes(
@@ -99,5 +89,5 @@ def test_stored_predictions_give_the_same_rows_in_any_number_of_processes(
     assert spread == [1, 2, 1]
     alone = toy_evaluation()
     for sample in TOYS[:5]:
-        alone.update(sample, toy_output(sample))
+        alone.update(sample, perfect(sample))
     assert again.rows()["ocfusion"]["pairs"] == alone.rows()["ocfusion"]["pairs"] < rows_of(alone)["ocfusion"]["pairs"]
