@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help train test test-slurm bench lint venv clean
+.PHONY: help train test test-slurm bench docs lint venv clean
 
 # With it set, nothing would be compiled at installation and every start would take seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.stamp
-PACKAGES := --constraint constraints.txt --editable '.[cluster,dev]'
+PACKAGES := --constraint constraints.txt --editable '.[cluster,dev,docs]'
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ test-slurm: $(STAMP)  ## test sweeps and preemption on a private SLURM, 4 to 8 m
 
 bench: $(STAMP)  ## measure the suite beside public ways, less than five minutes: make bench ARGS="--job paste"
 	$(BIN)/python -m scripts.benchmark $(ARGS)
+
+docs: $(STAMP)  ## build the documentation into build/site, with every link checked
+	PATH="$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(STAMP)  ## check style and types, changing nothing
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 import panoptic_occ
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config import compose as config_module
-from panoptic_occ.config.compose import conf_dir
+from panoptic_occ.config.files import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from panoptic_occ.structures.instances import PanopticMap
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from scripts.benchmark.inputs import Detections
 from scripts.benchmark.measure import MismatchError
 from scripts.benchmark.reference import DenseMap, stretch

@@ -25,8 +25,9 @@ from panoptic_occ.occlusion.ocfusion import OCFusion
 from panoptic_occ.occlusion.rap import RAP
 from panoptic_occ.occlusion.refine import SoftOcclusion
 from panoptic_occ.runs.environment import environment
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.stuff.base import semantic_map, upsample
 from scripts.benchmark.checks import equal, expect

@@ -17,20 +17,20 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from panoptic_occ.training.recipe import build_schedule
 
 from panoptic_occ.config.compose import compose
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.metrics.step_time import timed
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.runs.build import build_model
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.testing import toy_target
 from panoptic_occ.thing.base import RoiChange, Rois
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
-from panoptic_occ.training.recipe import build_schedule
 from panoptic_occ.training.schedule import StageSchedule
 from scripts.benchmark.growth import POLICY
 from scripts.benchmark.inputs import LARGE, NUM_STUFF, NUM_THINGS, Size, categories, detections, smooth

@@ -21,9 +21,10 @@ import torch
 from rich.console import Console
 
 from panoptic_occ.common.files import atomic_path, write_json, write_text
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.banet import AppearanceOrder
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.base import Context, OcclusionModel
 from panoptic_occ.occlusion.baselines.area import AreaOrder
 from panoptic_occ.occlusion.oanet import SpatialRanking
 from panoptic_occ.occlusion.ocfusion import OCFusion
@@ -34,7 +35,6 @@ from panoptic_occ.occlusion.upsnet import PixelArgmax
 from panoptic_occ.runs.environment import environment
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.sample import Context
 from panoptic_occ.stuff.base import semantic_map, upsample
 from scripts.benchmark.growth_plot import draw
 from scripts.benchmark.inputs import COCO_LIKE, LARGE, Size, categories, detections, semantic_logits

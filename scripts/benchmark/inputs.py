@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_occ.structures.categories import Categories, Category
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap, Segment
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.thing.paste import paste_masks
 
 Size = tuple[int, int]

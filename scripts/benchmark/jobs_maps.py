@@ -26,7 +26,7 @@ from panoptic_occ.metrics.pq.core import IOU_UNIT, PQCounts
 from panoptic_occ.metrics.pq.files import panoptic_quality_of_files
 from panoptic_occ.metrics.pq.metric import panoptic_counts
 from panoptic_occ.metrics.pq.scores import PQResult
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from scripts.benchmark import reference
 from scripts.benchmark.checks import same_counts
 from scripts.benchmark.inputs import COCO_LIKE, LARGE, MapPair, Size, categories, map_pair

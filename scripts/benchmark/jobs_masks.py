@@ -13,9 +13,11 @@ from pycocotools import mask as rle
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.stuff.base import stuff_labels
 from panoptic_occ.stuff.label_map import most_likely

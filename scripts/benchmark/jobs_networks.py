@@ -10,23 +10,26 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from panoptic_occ.training.recipe import build_schedule
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from panoptic_occ.config.compose import compose
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.occlusion.heads.roi_head import PairHead
 from panoptic_occ.occlusion.ocfusion import OCFusion
-from panoptic_occ.runs.build import build_data, build_model
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.runs.build import build_data
+from panoptic_occ.runs.plan import build_model
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
-from panoptic_occ.training.recipe import build_schedule
 from scripts.benchmark import reference
 from scripts.benchmark.checks import close, equal, expect, same_map
 from scripts.benchmark.inputs import detections, pair_inputs

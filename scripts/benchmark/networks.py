@@ -18,7 +18,7 @@ from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
 from panoptic_occ.config.compose import compose
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.runs.build import build_model
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.thing.mask_rcnn import MaskRCNN as ThingBranch
 from scripts.benchmark.inputs import NUM_THINGS, Size, categories, smooth

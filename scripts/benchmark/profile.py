@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 from omegaconf import DictConfig
+from panoptic_occ.training.recipe import build_schedule
 from pytorch_lightning.strategies import Strategy
 from rich.console import Console
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -34,13 +35,12 @@ from panoptic_occ.evaluation.listeners import MapWriter, Pictures
 from panoptic_occ.evaluation.recording import Recording
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.runs.build import build_data
+from panoptic_occ.runs.build import build_data, run_folder
 from panoptic_occ.runs.environment import environment
-from panoptic_occ.runs.folders import base_folder, run_folder
+from panoptic_occ.runs.folders import base_folder
 from panoptic_occ.runs.predictions import PredictionWriter, StoredPredictions
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.training.callbacks.checkpoint_io import AtomicCheckpointIO
-from panoptic_occ.training.recipe import build_schedule
 from panoptic_occ.training.stage import fit_stage
 from scripts.benchmark.growth import markdown_table
 from scripts.benchmark.stages import (

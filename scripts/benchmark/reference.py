@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_occ.occlusion.heads.roi_head import PairHead
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 
 class Painted(NamedTuple):

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.files import read_json
 from panoptic_occ.config.compose import compose, group_choices
+from panoptic_occ.runs.build import run_folder
 from panoptic_occ.runs.folders import (
     RunFolder,
     base_folder,
@@ -19,7 +20,6 @@ from panoptic_occ.runs.folders import (
     occlusion_folder,
     overrides_name,
     predictions_folder,
-    run_folder,
 )
 from panoptic_occ.runs.reuse import same_settings
 from scripts.tables.tables import Row, Table, missing_backbone

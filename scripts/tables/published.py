@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import conf_dir
+from panoptic_occ.config.files import conf_dir
 
 GAIN = " gain"
 """Ends the metric of a printed difference to the method's own base, as in ``PQ gain``."""

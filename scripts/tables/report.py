@@ -22,9 +22,8 @@ from PIL import Image
 from panoptic_occ.common.files import atomic_path, write_json, write_text
 from panoptic_occ.config.compose import compose
 from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
-from panoptic_occ.runs.build import build_data
+from panoptic_occ.runs.build import build_data, run_folder
 from panoptic_occ.runs.environment import environment
-from panoptic_occ.runs.folders import run_folder
 from scripts.markers import fill
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from typing import Literal
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.config.compose import conf_dir
+from panoptic_occ.config.files import conf_dir
 
 Kind = Literal["fusion", "head", "full"]
 KINDS: dict[str, str] = {

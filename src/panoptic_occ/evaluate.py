@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from panoptic_occ.runs.plan import RunPlan
 
 
 @command(
@@ -19,22 +19,21 @@ if TYPE_CHECKING:
     {
         "run=runs/scenes/ocfusion_small_s0 fusion.min_visible=0.4": "a finished run with another threshold",
         "run=runs/scenes/ocfusion_small_s0 save_maps=true": "write the maps for the official scorer too",
-        "run=runs/scenes/ocfusion_small_s0 save_predictions=true": "store detections and answers for saved=true",
+        "run=runs/scenes/ocfusion_small_s0 save_predictions=true": "store what the network says, for saved=true",
         "run=runs/scenes/ocfusion_small_s0 saved=true 'grid={fusion.min_visible: [0.4, 0.5, 0.6], "
         "occlusion.sig_ratio: [0.05, 0.1, 0.2]}'": "nine settings in one pass, without the network",
         "-m run=runs/scenes/ocfusion_small_s0 sweep=thresholds_optuna compare=[]": "search the thresholds of the "
         "highest PQ in stored predictions",
         "experiment=oracle_base data=coco data.root=/data/coco": "annotations as detections: what each order can reach",
     },
+    groups=("data", "occlusion", "fusion", "tta", "trainer", "logger", "method", "preset", "experiment", "sweep"),
 )
-def main(config: DictConfig) -> float:
+def main(plan: RunPlan) -> float:
     """The command."""
-    from hydra.core.hydra_config import HydraConfig
-
     from panoptic_occ.commands.evaluating import evaluate
     from panoptic_occ.commands.sweeps import score_of
 
-    return score_of(evaluate(config, list(HydraConfig.get().overrides.task)))
+    return score_of(evaluate(plan))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from panoptic_occ.runs.plan import RunPlan
 
 
 @command(
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     {
         "run=runs/scenes/ocfusion_small_s0 input=photo.jpg output=out": "one image",
         "run=runs/scenes/ocfusion_small_s0 input=photos output=out": "all images of a folder",
+        "run=runs/scenes/ocfusion_small_s0 images=val.json input=val output=out": "the images of a COCO JSON, "
+        "under their own ids and names",
         "run=runs/scenes/ocfusion_small_s0 input=photos output=out fusion.conf_thr=0.7": "only surer detections",
         "run=runs/scenes/ocfusion_small_s0 input=photos output=out force=true": "replace what an earlier predict wrote",
     },
+    groups=("occlusion", "fusion", "tta", "trainer"),
 )
-def main(config: DictConfig) -> None:
+def main(plan: RunPlan) -> None:
     """The command."""
-    from hydra.core.hydra_config import HydraConfig
-
     from panoptic_occ.commands.predicting import predict
 
-    predict(config, list(HydraConfig.get().overrides.task))
+    predict(plan)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from panoptic_occ.runs.plan import RunPlan
 
 
 @command(
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
         "data=cityscapes data.root=/data/cityscapes": "Cityscapes; converts its annotations first",
         "data=scenes force=true": "the embedded scenes; compute their relations again",
     },
+    groups=("data",),
 )
-def main(config: DictConfig) -> None:
+def main(plan: RunPlan) -> None:
     """The command."""
-    from panoptic_occ.config.instantiate import safe_instantiate
     from panoptic_occ.data.relations.preparation import prepare
 
-    source = safe_instantiate(config.data.source)
-    prepare(source, processes=config.processes, rebuild=config.force, check_files=config.check)
+    source, options = plan.data.build().source, plan.options
+    prepare(source, processes=plan.processes, rebuild=options["force"], check_files=options["check"])
 
 
 if __name__ == "__main__":

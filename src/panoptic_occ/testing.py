@@ -1,4 +1,4 @@
-"""Tests that every occlusion method must pass, also one from outside the repository.
+"""Tests that every order must pass, also one from outside the repository.
 
 from panoptic_occ.testing import OcclusionContract
 
@@ -15,13 +15,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.occlusion.base import Context, OcclusionModel, TrainingExample
+from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, PanopticMap, Segment, SemanticMap
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.relation import GroundTruthRelation, Relation
-from panoptic_occ.structures.sample import Context, Sample, Target
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
+from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.target import Target
 
 IN_CHANNELS = 4
 
@@ -40,17 +45,9 @@ def toy_target(masks: Bool[Tensor, "k h w"], labels: Int[Tensor, " k"]) -> Targe
     ids = torch.zeros(masks.shape[1:], dtype=torch.int64)
     for k, mask in enumerate(masks):
         ids[mask] = k + 1
-    owned = ids == torch.arange(1, count + 1)[:, None, None]
-    common = masks[:, None] & masks[None, :]
-    segments = tuple(
-        Segment(k + 1, int(labels[k]), True, int(owned[k].sum())) for k in range(count) if bool(owned[k].any())
-    )
-    relation = GroundTruthRelation(
-        area=masks.sum(dim=(1, 2)),
-        pan_area=owned.sum(dim=(1, 2)),
-        inter=common.sum(dim=(2, 3)),
-        own=(common & owned[:, None]).sum(dim=(2, 3)),
-    )
+    areas = torch.bincount(ids.flatten(), minlength=count + 1)[1:].tolist()
+    segments = tuple(Segment(k + 1, int(labels[k]), True, area) for k, area in enumerate(areas) if area)
+    relation = ground_truth_relation(crops, torch.arange(1, count + 1), ids)
     return Target(crops.boxes, labels, crops, PanopticMap(ids, segments), relation, torch.arange(count))
 
 
@@ -72,12 +69,20 @@ def toy_detections(target: Target, seed: int = 0, in_channels: int = IN_CHANNELS
     """The annotations as detections: distinct scores in falling order that say nothing about depth, random features."""
     generator = torch.Generator().manual_seed(seed + 1)
     count = len(target.masks)
-    chosen = torch.randperm(count, generator=generator)
+    shuffle = torch.randperm(count, generator=generator)
+    return _instances(target, shuffle, torch.linspace(0.95, 0.55, count), generator, in_channels)
+
+
+def _instances(
+    target: Target, matches: Int[Tensor, " n"], scores: Tensor, generator: torch.Generator, in_channels: int
+) -> InstanceSet:
+    """The annotations at ``matches`` with random soft masks and features."""
+    count = len(matches)
     return InstanceSet(
-        masks=target.masks[chosen],
-        boxes=target.boxes[chosen],
-        scores=torch.linspace(0.95, 0.55, count),
-        labels=target.labels[chosen],
+        masks=target.masks[matches],
+        boxes=target.boxes[matches],
+        scores=scores,
+        labels=target.labels[matches],
         soft=torch.rand((count, 28, 28), generator=generator),
         roi_features=torch.randn((count, in_channels, 14, 14), generator=generator),
     )
@@ -93,29 +98,21 @@ def toy_semantic(sample: Sample, things: int = 3, stuff: int = 2) -> SemanticMap
 
 def toy_example(count: int, seed: int = 0, in_channels: int = IN_CHANNELS) -> TrainingExample:
     """Two proposals per annotation, with the annotation's own mask."""
-    target = toy_sample(count, seed).target
-    assert target is not None
+    target = toy_sample(count, seed).annotations
     matches = torch.arange(count).repeat(2)
     generator = torch.Generator().manual_seed(seed + 2)
-    instances = InstanceSet(
-        masks=target.masks[matches],
-        boxes=target.boxes[matches],
-        scores=torch.ones(2 * count),
-        labels=target.labels[matches],
-        soft=torch.rand((2 * count, 28, 28), generator=generator),
-        roi_features=torch.randn((2 * count, in_channels, 14, 14), generator=generator),
-    )
+    instances = _instances(target, matches, torch.ones(2 * count), generator, in_channels)
     return TrainingExample(instances, matches, target)
 
 
 class OcclusionContract:
-    """What every occlusion method owes the rest of the suite; inherit, and write ``build``."""
+    """What the suite relies on in every order; inherit, and write ``build``."""
 
     counts = (0, 1, 2, 7)
     seeds = (0, 1)
 
     def build(self, *, in_channels: int, categories: Categories) -> OcclusionModel:
-        """The method under test, as the model factory would make it."""
+        """The order under test."""
         raise NotImplementedError
 
     def test_shapes_and_meaning(self) -> None:
@@ -147,11 +144,11 @@ class OcclusionContract:
                 assert dense[segment.instance][panoptic.ids == segment.id].all()
 
     def test_determinism(self) -> None:
-        """Twice the same question, twice the same answer; the input stays as it was."""
+        """The same input gives the same relation twice, and stays as it was."""
         model = self._model()
         sample, instances = self._case(7, 0)
         before = instances.masks.pixels.clone(), instances.scores.clone()
-        first, second = (self._ask(model, sample, instances) for _ in range(2))
+        first, second = (self._relation(model, sample, instances) for _ in range(2))
         assert torch.equal(first.margin, second.margin) and torch.equal(first.valid, second.valid)
         assert torch.equal(before[0], instances.masks.pixels) and torch.equal(before[1], instances.scores)
 
@@ -160,7 +157,7 @@ class OcclusionContract:
         model = self._model()
         sample, instances = self._case(7, 0)
         permutation = torch.tensor([3, 0, 6, 1, 5, 2, 4])
-        plain, permuted = self._ask(model, sample, instances), self._ask(model, sample, instances[permutation])
+        plain, permuted = (self._relation(model, sample, i) for i in (instances, instances[permutation]))
         assert torch.equal(permuted.valid, plain.valid[permutation][:, permutation])
         expected = plain.margin[permutation][:, permutation]
         torch.testing.assert_close(permuted.margin, expected, rtol=1e-4, atol=1e-5)
@@ -201,15 +198,14 @@ class OcclusionContract:
 
     def _case(self, count: int, seed: int) -> tuple[Sample, InstanceSet]:
         sample = toy_sample(count, seed)
-        assert sample.target is not None
-        return sample, toy_detections(sample.target, seed)
+        return sample, toy_detections(sample.annotations, seed)
 
     def _relations(self, model: OcclusionModel) -> list[tuple[InstanceSet, Relation]]:
         cases = [self._case(count, seed) for count in self.counts for seed in self.seeds]
-        return [(instances, self._ask(model, sample, instances)) for sample, instances in cases]
+        return [(instances, self._relation(model, sample, instances)) for sample, instances in cases]
 
-    def _ask(self, model: OcclusionModel, sample: Sample, instances: InstanceSet) -> Relation:
-        """Gives the method what it asks for and nothing else."""
+    def _relation(self, model: OcclusionModel, sample: Sample, instances: InstanceSet) -> Relation:
+        """The relation from what the order ``requires`` and nothing else."""
         if "class_table" in model.requires:
             model.use_class_table(torch.arange(9).view(3, 3))
         context = Context(

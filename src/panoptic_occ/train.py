@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panoptic_occ.commands.app import command
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from panoptic_occ.runs.plan import RunPlan
 
 
 @command(
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
         "-m sweep=methods hydra/launcher=slurm_1gpu": "the same for all methods on a cluster, a job for each run",
     },
 )
-def main(config: DictConfig) -> float:
+def main(plan: RunPlan) -> float:
     """The command."""
-    from hydra.core.hydra_config import HydraConfig
-
     from panoptic_occ.commands.sweeps import score_of
     from panoptic_occ.commands.training import train
 
-    return score_of(train(config, list(HydraConfig.get().overrides.task)))
+    return score_of(train(plan))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from panoptic_occ.backbone.resnet import resnet_fpn
 from panoptic_occ.backbone.sharing import share_features
 from panoptic_occ.backbone.small import SmallFPN
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import compose
 from panoptic_occ.exchange.base import Pyramids
-from panoptic_occ.runs.build import build_model
-from panoptic_occ.runs.keys import base_key
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.testing import toy_categories
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
@@ -104,12 +103,12 @@ TINY = ["experiment=tiny", "stuff=pfpn_dense", "occlusion=score", "fusion=heuris
 def test_the_rest_of_the_network_starts_the_same() -> None:
     """Only the stuff branch's copy is added; the weights of everything else do not depend on the choice."""
     categories = toy_categories()
-    plain = build_model(compose(TINY), categories).state_dict()
+    plain = build_model(plan_of(TINY), categories).state_dict()
     for share, old, thing, stuff in (
         ("backbone", "backbone.fpn.", "backbone.fpn.thing.", "backbone.fpn.stuff."),
         ("none", "backbone.", "backbone.thing.", "backbone.stuff."),
     ):
-        state = deepcopy(build_model(compose([*TINY, f"share={share}"]), categories).state_dict())
+        state = deepcopy(build_model(plan_of([*TINY, f"share={share}"]), categories).state_dict())
         for name, tensor in plain.items():
             if name.startswith(old):
                 assert torch.equal(state.pop(name.replace(old, stuff, 1)), tensor)
@@ -118,6 +117,6 @@ def test_the_rest_of_the_network_starts_the_same() -> None:
 
 
 def test_bases_are_kept_apart() -> None:
-    keys = {share: base_key(compose([*TINY, f"share={share}"])) for share in ("fpn", "backbone", "none")}
+    keys = {share: plan_of([*TINY, f"share={share}"]).base.key for share in ("fpn", "backbone", "none")}
     assert len(set(keys.values())) == 3
-    assert base_key(compose(TINY)) == keys["fpn"]
+    assert plan_of(TINY).base.key == keys["fpn"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.instances import PanopticMap
 from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from scripts.benchmark import gpu
 from scripts.benchmark.checks import MismatchError
 from scripts.benchmark.gpu_networks import NAMES, STAGES, Row, annotated_sample, found_boxes, network, panoptic

@@ -8,12 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.pq.core import IOU_UNIT
 from panoptic_occ.metrics.pq.metric import panoptic_counts
 from panoptic_occ.occlusion.heads.roi_head import PairHead
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap, Segment
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.stuff.label_map import most_likely
 from panoptic_occ.thing.paste import paste_masks

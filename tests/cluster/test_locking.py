@@ -16,14 +16,15 @@ from threading import Timer
 import pytest
 
 from panoptic_occ.common.errors import CheckpointError, DataError
-from panoptic_occ.runs.locking import lock_path, work_lock
+from panoptic_occ.common.locking import work_lock
 
 STALE = 1.2
 
 OWNER = """
-import signal, sys, time
+import logging, signal, sys, time
 from pathlib import Path
-from panoptic_occ.runs.locking import work_lock
+from panoptic_occ.common.locking import work_lock
+logging.basicConfig()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 with work_lock(Path(sys.argv[1]), "training", busy="wait", stale_after=float(sys.argv[2])):
     print("mine", flush=True)
@@ -34,7 +35,7 @@ with work_lock(Path(sys.argv[1]), "training", busy="wait", stale_after=float(sys
 COUNTER = """
 import sys, time
 from pathlib import Path
-from panoptic_occ.runs.locking import work_lock
+from panoptic_occ.common.locking import work_lock
 folder = Path(sys.argv[1])
 for _ in range(int(sys.argv[2])):
     with work_lock(folder, "counting", busy="wait", stale_after=30.0):
@@ -45,17 +46,29 @@ for _ in range(int(sys.argv[2])):
 """
 
 
+def lock_path(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
 @contextmanager
 def owner(folder: Path, *, host: str | None = None) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock of ``folder``, as if on the machine ``host``."""
     program = OWNER if host is None else f"import socket\nsocket.gethostname = lambda: {host!r}\n{OWNER}"
     command = [sys.executable, "-c", program, str(folder), str(STALE)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "mine\n"
         try:
             yield process
         finally:
             process.kill()
+
+
+def count_together(folder: Path, times: int) -> None:
+    (folder / "count").write_text("0")
+    command = [sys.executable, "-c", COUNTER, str(folder / "a"), str(times)]
+    for process in [subprocess.Popen(command) for _ in range(3)]:
+        assert process.wait(120) == 0
+    assert (folder / "count").read_text() == str(3 * times)
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -108,13 +121,16 @@ def test_waiting_says_for_whom_and_how_far_it_is(tmp_path: Path, caplog: pytest.
     assert going_on.endswith("/a: going on")
 
 
-def test_the_job_of_the_owner_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    with owner(tmp_path / "a"), pytest.raises(CheckpointError, match=r"\(SLURM job 4711, process \d+"):
-        enter(tmp_path / "a", "refuse")
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4710")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    with owner(tmp_path / "a"), pytest.raises(CheckpointError, match=r"\(SLURM job 4710_3, process \d+"):
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [({"JOB_ID": "4711"}, "4711"), ({"JOB_ID": "1", "ARRAY_JOB_ID": "4710", "ARRAY_TASK_ID": "3"}, "4710_3")],
+)
+def test_the_job_of_the_owner_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: dict[str, str], said: str
+) -> None:
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with owner(tmp_path / "a"), pytest.raises(CheckpointError, match=rf"\(SLURM job {said}, process \d+"):
         enter(tmp_path / "a", "refuse")
 
 
@@ -139,23 +155,13 @@ def test_a_living_owner_on_another_machine_is_never_replaced(tmp_path: Path) -> 
     with owner(tmp_path / "a", host="elsewhere") as process:
         with pytest.raises(CheckpointError, match="another run is at work here"):
             enter(tmp_path / "a", "refuse")
-        waiter = subprocess.Popen(
-            [sys.executable, "-c", OWNER, str(tmp_path / "a"), str(STALE)], stdout=subprocess.PIPE, text=True
-        )
-        time.sleep(2 * STALE)
-        assert process.poll() is None and waiter.poll() is None
-        process.terminate()
-        assert waiter.stdout is not None and waiter.stdout.readline() == "mine\n"
-        waiter.kill()
-        waiter.communicate()
+        Timer(2 * STALE, process.terminate).start()
+        assert seconds(lambda: enter(tmp_path / "a")) > 1.9 * STALE and process.wait(5) == 0
 
 
 def test_a_suspended_owner_hears_that_it_lost(tmp_path: Path) -> None:
     """SLURM can suspend a job for hours: somebody else takes over, and the first says so when it wakes up."""
-    program = f"import logging; logging.basicConfig(); import socket; socket.gethostname = lambda: 'elsewhere'\n{OWNER}"
-    command = [sys.executable, "-c", program, str(tmp_path / "a"), str(STALE)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "mine\n"
+    with owner(tmp_path / "a", host="elsewhere") as process:
         process.send_signal(signal.SIGSTOP)
         with work_lock(tmp_path / "a", "training", busy="wait", stale_after=STALE):
             process.send_signal(signal.SIGCONT)
@@ -167,22 +173,14 @@ def test_a_suspended_owner_hears_that_it_lost(tmp_path: Path) -> None:
 
 
 def test_counting_together_loses_nothing(tmp_path: Path) -> None:
-    (tmp_path / "count").write_text("0")
-    command = [sys.executable, "-c", COUNTER, str(tmp_path / "a"), "4"]
-    for process in [subprocess.Popen(command) for _ in range(3)]:
-        assert process.wait(120) == 0
-    assert (tmp_path / "count").read_text() == "12"
+    count_together(tmp_path, 4)
 
 
 def test_one_of_many_gets_the_lock_of_a_dead_owner(tmp_path: Path) -> None:
-    (tmp_path / "count").write_text("0")
     with owner(tmp_path / "a") as process:
         process.kill()
         process.wait()
-        command = [sys.executable, "-c", COUNTER, str(tmp_path / "a"), "2"]
-        for counter in [subprocess.Popen(command) for _ in range(3)]:
-            assert counter.wait(120) == 0
-    assert (tmp_path / "count").read_text() == "6"
+        count_together(tmp_path, 2)
 
 
 def test_a_file_of_nobody_is_replaced(tmp_path: Path) -> None:
@@ -193,15 +191,22 @@ def test_a_file_of_nobody_is_replaced(tmp_path: Path) -> None:
 
 def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"file/\.a\.lock: cannot write here .*choose another runs_dir"):
+    with pytest.raises(DataError, match=r"file/\.a\.lock: cannot write here .*choose another one .runs_dir="):
         enter(tmp_path / "file" / "a")
 
 
-def test_processes_of_one_run_share_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_one_run_share_the_lock_unless_one_works_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that the first one started finds its lock, and goes on."""
     with owner(tmp_path / "a"):
         monkeypatch.setenv("LOCAL_RANK", "1")
         enter(tmp_path / "a", "refuse")
+        with (
+            pytest.raises(CheckpointError),
+            work_lock(tmp_path / "a", "painting", busy="refuse", stale_after=STALE, alone=True),
+        ):
+            pass
         monkeypatch.setenv("LOCAL_RANK", "0")
         with pytest.raises(CheckpointError):
             enter(tmp_path / "a", "refuse")

@@ -180,7 +180,7 @@ def test_launchers_compose_and_are_documented(launcher: str) -> None:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from panoptic_occ.config.compose import conf_dir
+    from panoptic_occ.config.files import conf_dir
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra_compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)

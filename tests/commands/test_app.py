@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
-from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from panoptic_occ.commands.app import command, log_handler
+from panoptic_occ import cli
+from panoptic_occ.commands.app import KEY, command, log_handler
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.config.compose import compose, conf_dir, group_choices
+from panoptic_occ.config.compose import compose
+from panoptic_occ.config.files import conf_dir, group_choices
 from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.config.trust import check_targets
-from scripts.tables.tables import names
+from panoptic_occ.runs.plan import RunPlan
 
-OVERRIDING = ("preset", "method", "experiment", "sweep", "data")
 EXAMPLES = {"": "the embedded scenes", "method=ocfusion seed=1": "another seed", "-m seed=0,1,2": "a sweep"}
 Start = Callable[..., list[DictConfig]]
 
@@ -35,7 +36,9 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
         seen: list[DictConfig] = []
 
         @command("train", "Trains.", EXAMPLES)
-        def main(config: DictConfig) -> None:
+        def main(plan: RunPlan) -> None:
+            config = OmegaConf.create(dict(plan.order.hyperparameters))
+            OmegaConf.set_struct(config, True)
             seen.append(config)
             then(config)
 
@@ -177,7 +180,76 @@ def test_help_lists_groups_keys_and_examples(start: Start, capsys: pytest.Captur
             assert all(choice in words or f"{choice}*" in words for choice in choices), group
         assert "ocfusion*" in words
         for arguments, meaning in EXAMPLES.items():
-            assert f"# {meaning}\n  python -m panoptic_occ.train {arguments}".rstrip() in out
+            assert f"# {meaning}\n  panoptic-occ train {arguments}".rstrip() in out
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "others"),
+    [
+        ("train", "validate", "output grid check"),
+        ("evaluate", "grid", "output check validate"),
+        ("predict", "output", "grid check validate save_maps"),
+        ("prepare", "check", "grid output validate run"),
+    ],
+)
+def test_the_help_of_a_command_has_its_own_keys_first(
+    name: str, own: str, others: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["panoptic-occ", name, "--help"])
+    assert not cli.main()
+    keys = re.findall(r"^  (\w+) ", capsys.readouterr().out.partition("Groups")[0], re.MULTILINE)
+    assert own in keys[: keys.index("force")] and keys[-1] == "debug"
+    assert not set(others.split()) & set(keys)
+
+
+def test_every_key_has_a_sentence_of_help() -> None:
+    text = (conf_dir() / "config.yaml").read_text()
+    helped = {key: meaning for key, _, _, meaning in KEY.findall(text)}
+    without = {"defaults", "hydra", "choices", "command", "method", "backbone_name", "table", "backbones"}
+    assert OmegaConf.load(conf_dir() / "config.yaml").keys() - without == helped.keys()
+    assert all(meaning[0].isupper() and meaning.endswith(".") for meaning in helped.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "out", "err"),
+    [
+        ([], 2, "", "usage: panoptic-occ COMMAND"),
+        (["--help"], 0, "  evaluate  evaluates a run", ""),
+        (["trian"], 2, "", "error: there is no command 'trian'; did you mean 'train'? allowed: evaluate, pq, predict"),
+        (["-sc", "query=bash"], 0, "predict\nprepare\npq\n", ""),
+    ],
+)
+def test_one_name_for_all_commands(
+    arguments: list[str],
+    status: int,
+    out: str,
+    err: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMP_LINE", "panoptic-occ p")
+    monkeypatch.setattr(sys, "argv", ["panoptic-occ", *arguments])
+    assert cli.main() == status
+    written = capsys.readouterr()
+    assert out in written.out and err in written.err
+
+
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        ("panoptic-occ tr", {"train"}),
+        ("panoptic-occ train meth", {"method=", "method."}),
+        ("panoptic-occ train method=oc", {"method=ocfusion"}),
+        ("panoptic-occ evaluate run=r fusion.min", {"fusion.min_visible="}),
+    ],
+)
+def test_a_shell_completes_commands_groups_and_keys(line: str, reply: set[str]) -> None:
+    """As Hydra documents it: eval "$(panoptic-occ -sc install=bash)"."""
+    program = "from panoptic_occ.cli import main; main()"
+    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    words = [sys.executable, "-c", program, "-sc", "query=bash"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert set(done.stdout.split()) == reply
 
 
 def test_own_files_are_composed_and_listed(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,21 +268,6 @@ def test_own_files_are_composed_and_listed(start: Start, tmp_path: Path, capsys:
     assert "did you mean 'front'?" in exit_message(start, "--config-dir", str(own.parent), "compare=[frnt]")
     start("--config-dir", str(own.parent), "--help")
     assert "banet, mine, oanet, ocfusion*" in capsys.readouterr().out
-
-
-def test_every_choice_composes_and_may_stand_in_a_run_folder() -> None:
-    """Choices of groups that do not override each other are composed together; tables have a test of their own."""
-    groups = {group: list(choices) for group, choices in group_choices().items()}
-    groups["experiment"] = [choice for choice in groups["experiment"] if choice not in names()]
-    apart = {group: groups.pop(group) for group in list(groups) if group in OVERRIDING or "/" in group}
-    rounds = [{group: choice} for group, choices in apart.items() for choice in choices]
-    for row in zip_longest(*groups.values()):
-        rounds.append({group: choice for group, choice in zip(groups, row, strict=True) if choice is not None})
-    for chosen in rounds:
-        words = [f"{group}={choice}" for group, choice in chosen.items()]
-        config = compose(words)
-        assert chosen.items() <= dict(config.choices).items()
-        check_targets(config, " ".join(words))  # else a run that trained could not be evaluated
 
 
 def test_every_group_has_a_place_in_the_defaults() -> None:

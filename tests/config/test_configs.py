@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import compose, conf_dir
+from panoptic_occ.config.compose import compose
+from panoptic_occ.config.files import conf_dir, group_choices
 from panoptic_occ.config.instantiate import safe_instantiate
+from panoptic_occ.config.schema import table_of
+from panoptic_occ.config.trust import check_targets
 from panoptic_occ.occlusion.upsnet import PixelArgmax
-from panoptic_occ.runs.build import _backbone, build_model
-from panoptic_occ.runs.folders import base_folder
-from panoptic_occ.structures.categories import Categories
-from panoptic_occ.training.recipe import build_schedule
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import _backbone, build_model
+from panoptic_occ.testing import toy_categories
+from panoptic_occ.training.schedule import Schedule
 
-CATEGORIES = Categories.from_json(
-    [{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 1}, {"id": 3, "name": "c", "isthing": 0}]
-)
+CATEGORIES = toy_categories(things=2, stuff=1)
 BUILT = ("backbone", "thing", "stuff", "occlusion", "fusion")
+OVERRIDING = ("preset", "method", "sweep", "data")
+
+
+def schedule_of(*words: str) -> Schedule:
+    schedule: Schedule = plan_of(words).order.schedule.build()
+    return schedule
 
 
 def choices(group: str) -> list[str]:
@@ -37,7 +45,7 @@ def test_module_builds(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize("choice", choices("schedule"))
 def test_schedule_builds(choice: str) -> None:
-    schedule = build_schedule(compose([f"schedule={choice}"]))
+    schedule = schedule_of(f"schedule={choice}")
     for stage in ("base", "occlusion"):
         plan = schedule.stage(stage, schedule.reference_batch)
         assert all(0 < m < plan.steps for m in plan.milestones)
@@ -46,16 +54,29 @@ def test_schedule_builds(choice: str) -> None:
 
 @pytest.mark.parametrize("choice", choices("data"))
 def test_data_module_builds(choice: str, tmp_path: Path) -> None:
-    from panoptic_occ.runs.build import data_settings
-
-    data = safe_instantiate(data_settings(compose([f"data={choice}"])))
-    assert data.batch_size >= 1
+    assert plan_of([f"data={choice}"]).data.build().batch_size >= 1
 
 
 @pytest.mark.parametrize("choice", choices("method") + [f"experiment={c}" for c in choices("experiment")])
 def test_methods_and_experiments_compose(choice: str) -> None:
     config = compose([choice if "=" in choice else f"method={choice}"])
     assert config.choices.occlusion and config.method.name
+    assert table_of(config)  # every leaf has exactly one entry
+
+
+def test_every_choice_composes_has_its_settings_in_the_table_and_may_stand_in_a_run_folder() -> None:
+    """Choices of groups that do not override each other are composed together; experiments have a test of their own."""
+    groups = {group: list(choices) for group, choices in group_choices().items() if group != "experiment"}
+    apart = {group: groups.pop(group) for group in list(groups) if group in OVERRIDING or "/" in group}
+    rounds = [{group: choice} for group, choices in apart.items() for choice in choices]
+    for row in zip_longest(*groups.values()):
+        rounds.append({group: choice for group, choice in zip(groups, row, strict=True) if choice is not None})
+    for chosen in rounds:
+        words = [f"{group}={choice}" for group, choice in chosen.items()]
+        config = compose(words)
+        assert chosen.items() <= dict(config.choices).items()
+        check_targets(config, " ".join(words))  # else a run that trained could not be evaluated
+        assert table_of(config)
 
 
 ON_COCO = ("paper", "mmdet")  # presets that stand beside that of a data set
@@ -68,8 +89,7 @@ def test_every_method_can_be_built_with_every_preset(method: str, preset: str) -
     preset = f"[coco,{preset}]" if preset in ON_COCO else preset
     pretrained = "coco" in preset or preset == "cityscapes"
     untrained = ["backbone.weights=null", "backbone.frozen_stages=0"] if pretrained else []
-    config = compose([f"method={method}", f"preset={preset}", *untrained])
-    model = build_model(config, CATEGORIES)
+    model = build_model(plan_of([f"method={method}", f"preset={preset}", *untrained]), CATEGORIES)
     if isinstance(model.occlusion, PixelArgmax):  # it says so only when it is asked
         assert model.stuff.first_label == 0
 
@@ -89,7 +109,7 @@ def test_on_coco_every_method_trains_as_its_paper_says(
     """lambda and second stages: OANet 4.1, BANet 4.1, RAP's released configuration."""
     config = compose([f"method={method}", "preset=coco"])
     assert (config.schedule.loss_weights.stuff, config.schedule.loss_weights.i2s) == weights
-    stage = build_schedule(config).stage("occlusion", 16)
+    stage = schedule_of(f"method={method}", "preset=coco").stage("occlusion", 16)
     assert (stage.lr, stage.steps, stage.milestones) == stage2
     typed = compose([f"method={method}", "preset=coco", "schedule.loss_weights.stuff=0.7"])
     assert typed.schedule.loss_weights.stuff == 0.7
@@ -105,7 +125,7 @@ def test_on_coco_every_method_trains_as_its_paper_says(
 def test_cityscapes_is_that_of_ocfusion(words: list[str], base: tuple[object, ...]) -> None:
     """Section 4.1 and Tables 7 and 8 of the paper; the released configuration."""
     config = compose(words)
-    schedule, batch = build_schedule(config), config.data.batch_size
+    schedule, batch = schedule_of(*words), config.data.batch_size
     stage = schedule.stage("base", batch)
     assert (stage.lr, stage.steps, stage.milestones, stage.warmup_steps, batch) == base
     assert dict(config.schedule.loss_weights) == {"thing": 1.0, "stuff": 1.0, "i2s": 1.0}
@@ -148,12 +168,13 @@ def test_misspellings_are_answered(override: str, hint: str) -> None:
 
 
 def test_pretrained_weights_are_not_read_where_a_trained_base_replaces_them(tmp_path: Path) -> None:
-    config = compose(["preset=coco", f"runs_dir={tmp_path}"])
-    assert _backbone(config).weights == "IMAGENET1K_V1"
-    base_folder(config).path.mkdir(parents=True)
-    base_folder(config).weights("base").touch()
-    assert (_backbone(config).weights, _backbone(config).frozen_stages) == (None, 0)
-    assert config.backbone.weights == "IMAGENET1K_V1"  # its key stays
+    base = plan_of(["preset=coco", f"runs_dir={tmp_path}"]).base
+    assert _backbone(base).settings["weights"] == "IMAGENET1K_V1"
+    base.folder.path.mkdir(parents=True)
+    base.folder.weights("base").touch()
+    settings = _backbone(base).settings
+    assert (settings["weights"], settings["frozen_stages"]) == (None, 0)
+    assert base.settings["backbone.weights"] == "IMAGENET1K_V1"  # its key stays
 
 
 # steps, milestones, warm-up (steps, factor), mask convolutions, normalisation: methods 1.3, 3.3, 5.2, 7.1

@@ -6,11 +6,11 @@ import pytest
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
-from panoptic_occ.config.grid import Grid, changed
+from panoptic_occ.config.grid import Grid, inside
 
 
 def grid(text: str, *words: str) -> Grid:
-    return Grid(compose([f"grid={text}", *words]))
+    return Grid.of(compose([f"grid={text}", *words]))
 
 
 @pytest.mark.parametrize(
@@ -33,25 +33,32 @@ def test_product_of_each_group(text: str) -> None:
 
 
 def test_no_grid_is_one_point_without_a_name() -> None:
-    empty = Grid(compose())
+    empty = Grid.of(compose())
     assert empty.points("fusion") == empty.points("occlusion") == [{}] and empty.title({}) == ""
 
 
 def test_a_plus_adds_keys_one_by_one() -> None:
-    found = Grid(compose(["+grid.fusion.min_visible=[0.4,0.5]", "+grid.occlusion.logit_thr=[0,0.5]"]))
+    found = Grid.of(compose(["+grid.fusion.min_visible=[0.4,0.5]", "+grid.occlusion.logit_thr=[0,0.5]"]))
     assert found.values == {"fusion.min_visible": [0.4, 0.5], "occlusion.logit_thr": [0, 0.5]}
 
 
-def test_settings_go_into_a_copy() -> None:
-    config = compose()
-    other = changed(config.fusion, {"fusion.min_visible": 0.1})
-    assert other.min_visible == 0.1 and config.fusion.min_visible == 0.5 and other.conf_thr == config.fusion.conf_thr
+def test_settings_of_one_group() -> None:
+    values = {"fusion.min_visible": 0.1, "occlusion.sig_ratio": 0.2}
+    assert inside("fusion", values) == {"min_visible": 0.1} and inside("occlusion", values) == {"sig_ratio": 0.2}
+
+
+def test_a_method_that_learns_nothing_can_vary_everything() -> None:
+    points = grid("{occlusion.resolve: [order, atoms]}", "occlusion=banet").points("occlusion")
+    assert points == [{"occlusion.resolve": "order"}, {"occlusion.resolve": "atoms"}]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{data.seed: [1, 2]}", r"data\.seed is not something that one pass can vary; allowed: fusion\.conf_thr, .*"),
+        (
+            "{data.seed: [1, 2]}",
+            r"data\.seed is not something that one pass can vary; allowed: fusion\.canvas_sig_ratio, ",
+        ),
         ("{data.seed: [1, 2]}", r"make a run of each value: python -m panoptic_occ\.train -m data\.seed=\.\.\."),
         ("{fusion.min_visble: [1, 2]}", "'fusion' has no key 'min_visble'; did you mean 'min_visible'"),
         ("{fusion._target_: [a, b]}", "'fusion' has no key '_target_'"),

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.common.kinds import Count, Positive, Range, Share, fits, words
-from panoptic_occ.config.compose import compose, conf_dir
+from panoptic_occ.common.kinds import Count, NotNegative, Positive, Scope, Share
+from panoptic_occ.config.compose import compose
 from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.config.schema import KINDS
-from panoptic_occ.runs.build import build_occlusion, data_settings
-from panoptic_occ.structures.categories import Categories
-from panoptic_occ.training.recipe import build_schedule
+from panoptic_occ.config.schema import entries_of, in_names, setting_of, table_of
+from panoptic_occ.config.values import fits, words
+from panoptic_occ.runs.build import run_plan
+from panoptic_occ.testing import toy_categories
 from panoptic_occ.training.stage import make_trainer
 
-CATEGORIES = Categories.from_json([{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 0}])
 SEED, COUNT = "a whole number, 0 to 4294967295", "a whole number, 1 or more"
 SHARE, SWITCH, RATE = "a number, 0 to 1", "true or false", "a number, above 0"
 GRID = "a grid gives every key a list of different values: 'grid={fusion.min_visible: [0.4, 0.5]}'; grid=null is none"
@@ -118,10 +118,49 @@ def test_what_can_only_be_meant_in_one_way_is_taken_so(words: list[str], key: st
     assert found == meant and (OmegaConf.is_config(found) or type(found) is type(meant))
 
 
-def test_every_key_has_a_kind() -> None:
-    keys = OmegaConf.load(conf_dir() / "config.yaml").keys() - {key.partition(".")[0] for key in KINDS}
-    made, own_check = {"defaults", "hydra", "choices", "command", "method", "backbone_name"}, {"grid", "share"}
-    assert keys == made | own_check | {"table", "backbones"}
+def test_a_leaf_without_an_entry_or_with_two_is_found() -> None:
+    """That all leaves of all configurations have one entry is tested in test_configs."""
+    with pytest.raises(ConfigError, match=r"'nothing\.known' has no entry in the table of settings"):
+        table_of(compose(["+nothing.known=1"]))
+    with pytest.raises(ConfigError, match=r"'stuff\.widht' has no entry"):
+        table_of(compose(["+stuff.widht=1"]))
+    config = compose()
+    OmegaConf.update(config, "data._target_", "panoptic_occ.data.coco.source.CocoSource")  # which takes a name, too
+    assert {key for key, entries in entries_of(config) if len(entries) > 1} >= {"data.name"}
+
+
+@pytest.mark.parametrize(
+    ("key", "scope"),
+    [
+        ("data.seed", Scope.BASE),
+        ("occlusion.sig_ratio", Scope.MODULE),
+        ("occlusion.logit_thr", Scope.RESULT),
+        ("thing.score_thr", Scope.DETECTIONS),
+        ("data.eval_transform.short_edge", Scope.DETECTIONS),
+        ("data.source.val_images", Scope.INPUT),
+        ("data.source.cache_dir", Scope.MACHINE),
+        ("schedule.occlusion.optimizer.weight_decay", Scope.MODULE),
+        ("schedule.base.optimizer.weight_decay", Scope.BASE),
+        ("trainer.accelerator", Scope.MACHINE),
+        ("trainer.precision", Scope.BASE),
+        ("trainer.fast_dev_run", Scope.RESULT),
+        ("logger.csv.name", Scope.COMMAND),
+    ],
+)
+def test_scopes(key: str, scope: Scope) -> None:
+    setting = setting_of(compose(), key)
+    assert setting is not None and setting.scope is scope
+
+
+def test_a_part_is_named_where_any_of_it_changes_results() -> None:
+    config = compose()
+    assert [
+        key for key in ("data.source", "trainer", "validate", "fusion", "policies.plain") if in_names(config, key)
+    ] == [
+        "data.source",
+        "fusion",
+        "policies.plain",
+    ]
 
 
 def test_orders_of_the_users_own_can_be_compared(tmp_path: Path) -> None:
@@ -132,64 +171,42 @@ def test_orders_of_the_users_own_can_be_compared(tmp_path: Path) -> None:
         compose(["compare=[mien]"], tmp_path)
 
 
-def build_data(config: DictConfig) -> None:
-    safe_instantiate(data_settings(config))
-
-
-def build_backbone(config: DictConfig) -> None:
-    safe_instantiate(config.backbone)
-
-
-def build_thing(config: DictConfig) -> None:
-    safe_instantiate(config.thing)(in_channels=8, categories=CATEGORIES)
-
-
-def build_order(config: DictConfig) -> None:
-    build_occlusion(config, 8, CATEGORIES)
-
-
-def build_trainer(config: DictConfig) -> None:
-    make_trainer(config, logger=False)
-
-
 @pytest.mark.parametrize(
-    ("build", "word", "message"),
+    ("word", "message"),
     [
-        (build_data, "data.source.size=abc", "data.source.size=abc: allowed: a whole number"),
-        (build_data, "data.source.train_images=abc", "data.source.train_images=abc: allowed: a whole number"),
-        (build_data, "data.source.crowd_share=5", f"data.source.crowd_share=5: allowed: {SHARE}"),
-        (build_data, "data.train_transform.flip=abc", "data.train_transform.flip=abc: allowed: a number"),
-        (build_backbone, "backbone.widths=[8,8]", f"backbone.widths=[8, 8]: allowed: a list of 5, each {COUNT}"),
-        (build_thing, "thing.nms_thr=abc", "thing.nms_thr=abc: allowed: a number"),
-        (build_thing, "thing.class_agnostic_nms=maybe", f"thing.class_agnostic_nms=maybe: allowed: {SWITCH}"),
-        (build_order, "occlusion.sig_ratio=5", f"occlusion.sig_ratio=5: allowed: {SHARE}"),
-        (build_order, "occlusion.sig_ratio=abc", f"occlusion.sig_ratio=abc: allowed: {SHARE}"),
-        (build_order, "occlusion.intra=maybe", f"occlusion.intra=maybe: allowed: {SWITCH}"),
+        ("data.source.size=abc", "data.source.size=abc: allowed: a whole number"),
+        ("data.source.train_images=abc", "data.source.train_images=abc: allowed: a whole number"),
+        ("data.source.crowd_share=5", f"data.source.crowd_share=5: allowed: {SHARE}"),
+        ("data.train_transform.flip=abc", "data.train_transform.flip=abc: allowed: a number"),
+        ("backbone.widths=[8,8]", f"backbone.widths=[8, 8]: allowed: a list of 5, each {COUNT}"),
+        ("thing.nms_thr=abc", "thing.nms_thr=abc: allowed: a number"),
+        ("thing.class_agnostic_nms=maybe", f"thing.class_agnostic_nms=maybe: allowed: {SWITCH}"),
+        ("occlusion.sig_ratio=5", f"occlusion.sig_ratio=5: allowed: {SHARE}"),
+        ("occlusion.sig_ratio=abc", f"occlusion.sig_ratio=abc: allowed: {SHARE}"),
+        ("occlusion.intra=maybe", f"occlusion.intra=maybe: allowed: {SWITCH}"),
         (
-            build_order,
             "occlusion.significance=eithr",
             "significance=eithr: did you mean 'either'? allowed: either, dir",
         ),
         (
-            build_order,
             "+occlusion.chanels=3",
             "occlusion.chanels=3: panoptic_occ.occlusion.ocfusion.OCFusion cannot be",
         ),
         (
-            build_schedule,
             "+schedule.base.foo=1",
             "schedule.base.foo=1: panoptic_occ.training.schedule.StageSchedule cannot be",
         ),
-        (build_trainer, "trainer.precision=foo", "trainer.precision=foo: allowed: 64, 32, 16, or "),
-        (build_trainer, "trainer.accelerator=gpux", "trainer.accelerator=gpux"),
-        (build_trainer, "trainer.devices='0'", "trainer.devices=0"),
-        (build_trainer, "trainer.deterministic=maybe", f"trainer.deterministic=maybe: allowed: {SWITCH}, or warn"),
+        ("trainer.precision=foo", "trainer.precision=foo: allowed: 64, 32, 16, or "),
+        ("trainer.accelerator=gpux", "trainer.accelerator=gpux"),
+        ("trainer.devices='0'", "trainer.devices=0"),
+        ("trainer.deterministic=maybe", f"trainer.deterministic=maybe: allowed: {SWITCH}, or warn"),
     ],
 )
-def test_a_wrong_parameter_is_answered_before_it_is_used(build: Any, word: str, message: str) -> None:
-    config = compose(["trainer=cpu", word])
+def test_a_wrong_parameter_is_answered_before_it_is_used(word: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        build(config)
+        plan = run_plan(compose(["trainer=cpu", word]))
+        make_trainer(plan, logger=False)
+        plan.order.build(8, toy_categories())
     assert message in str(raised.value)
 
 
@@ -207,9 +224,12 @@ def test_a_wrong_parameter_is_answered_before_it_is_used(build: Any, word: str, 
         (Sequence[float], [[1, 0.5]], ["ab"]),
         (tuple[int, int], [[1, 2]], [[1], [1, 2, 3], ["a", "b"]]),
         (tuple[int, ...], [[], [1, 2, 3]], [["a"]]),
-        (dict[str, Annotated[float, Range(0)]], [{}, {"a": 0}], [{"a": -1}, []]),
+        (dict[str, NotNegative], [{}, {"a": 0}], [{"a": -1}, []]),
         (Mapping[str, int] | None, [{"a": 1}, None], [{"a": "b"}]),
-        (Path | None, ["a", None, 5], []),  # of classes it says nothing
+        (Path | None, ["a", None], [5]),
+        (Annotated[Share, Scope.RESULT], [0.5], [2]),
+        (torch.nn.Module, ["a", None, 5], []),  # of classes it says nothing
+        (Callable[..., int], ["a", None, 5], []),
     ],
 )
 def test_kinds(kind: Any, good: list[object], bad: list[object]) -> None:

@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle_tools
 
+from panoptic_occ.data.coco.dataset import CocoPanoptic
+from panoptic_occ.data.coco.layout import Layout
+
 SKY, CAT, DOG = 101, 17, 18
 CATEGORIES = [
     {"id": SKY, "name": "sky", "isthing": 0, "color": [10, 20, 30]},
@@ -80,19 +83,20 @@ class TinyCoco:
     def instance(self, number: int) -> dict[str, Any]:
         return next(entry for entry in self.instances if entry["id"] == number)
 
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.root, self.split)
+
     def image_path(self, number: int) -> Path:
-        return self.root / self.split / f"{number:04}.jpg"
+        return self.layout.images / f"{number:04}.jpg"
 
     def png_path(self, number: int) -> Path:
-        return self.root / "annotations" / f"panoptic_{self.split}" / f"{number:04}.png"
+        return self.layout.panoptic / f"{number:04}.png"
 
-    @property
-    def panoptic_json(self) -> Path:
-        return self.root / "annotations" / f"panoptic_{self.split}.json"
-
-    @property
-    def instances_json(self) -> Path:
-        return self.root / "annotations" / f"instances_{self.split}.json"
+    def data(self, **options: Any) -> CocoPanoptic:
+        """The images as they are now, which are written first."""
+        self.write()
+        return CocoPanoptic(self.layout, **options)
 
     def write(self) -> Path:
         """Writes everything; the root folder."""
@@ -102,14 +106,11 @@ class TinyCoco:
             rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
             Image.fromarray(rgb).save(self.png_path(number))
             Image.fromarray(np.full((*ids.shape, 3), number * 20, dtype=np.uint8)).save(self.image_path(number))
-        notes = {"images": self.images, "annotations": self.panoptic, "categories": self.categories}
-        self.panoptic_json.write_text(json.dumps(notes))
-        things = {
-            "images": self.instance_images,
-            "annotations": self.instances,
-            "categories": self.instance_categories,
-        }
-        self.instances_json.write_text(json.dumps(things))
+        for path, *lists in (
+            (self.layout.panoptic_json, self.images, self.panoptic, self.categories),
+            (self.layout.instances_json, self.instance_images, self.instances, self.instance_categories),
+        ):
+            path.write_text(json.dumps(dict(zip(("images", "annotations", "categories"), lists, strict=True))))
         return self.root
 
 

@@ -6,23 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_runs import BASE, Trained, options
-from panoptic_occ.commands.training import train
-from panoptic_occ.config.compose import compose
-from panoptic_occ.data.scenes.source import ScenesSource
+from helpers.tiny_runs import TinyRun, cache, tiny_run
+
+__all__ = ["cache"]
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes painted once for all tests."""
-    folder = tmp_path_factory.mktemp("cache")
-    config = compose([*BASE, f"data.source.cache_dir={folder}"])
-    ScenesSource(**{k: v for k, v in config.data.source.items() if k != "_target_"}).prepare()
-    return folder
+def trained(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """An undisturbed run."""
+    run = tiny_run(cache, tmp_path_factory.mktemp("runs"))
+    run.train()
+    return run
 
 
-@pytest.fixture(scope="session")
-def trained(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """An undisturbed run and its metrics."""
-    runs = tmp_path_factory.mktemp("runs")
-    return runs, train(compose(options(cache, runs)))
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit_stage(*args: object) -> None:
+        raise AssertionError("a stage was trained")
+
+    monkeypatch.setattr("panoptic_occ.commands.training.fit_stage", fit_stage)

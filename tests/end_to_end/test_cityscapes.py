@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from helpers.tiny_cityscapes import TinyCityscapes, random_street
-from helpers.tiny_runs import BASE
-from panoptic_occ.commands.evaluating import evaluate
-from panoptic_occ.commands.training import train
-from panoptic_occ.config.compose import compose
+from helpers.tiny_runs import QUIET, TINY, TinyRun, steps
 
 SIZE = (64, 128)
 
@@ -26,25 +20,19 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     tiny = TinyCityscapes(folder / "data", SIZE, {place: random_street(rng, SIZE, 6) for place in places})
     return [
         *("data=cityscapes", f"data.root={tiny.write()}", f"data.source.cache_dir={folder}/cache"),
-        *(f"runs_dir={folder}/runs", "processes=1", "data.num_workers=0", "trainer=cpu", "data.batch_size=2"),
-        *("data.eval_transform.short_edge=64", "data.eval_transform.max_edge=128", "data.train_transform.crop=[48,96]"),
+        *("data.num_workers=0", "data.batch_size=2", "data.train_transform.crop=[48,96]"),
+        *("data.eval_transform.short_edge=64", "data.eval_transform.max_edge=128", f"runs_dir={folder}/runs"),
     ]
 
 
 def test_train_and_evaluate(words: list[str]) -> None:
-    short = [f"schedule.{stage}.{key}" for stage in ("base", "occlusion") for key in ("steps=2", "milestones=[]")]
-    options = [*BASE, *words, *short, "schedule.reference_batch=2", "run_name=tiny"]
-    metrics = train(compose(options), options)
-    assert metrics["images"] == 3
-    run = Path(next(word for word in words if word.startswith("runs_dir=")).partition("=")[2]) / "cityscapes" / "tiny"
-    assert json.loads((run / "metrics.json").read_text())["images"] == 3
-    again = [f"run={run}", "fusion.min_visible=0.4", *BASE[1:]]
-    assert evaluate(compose(again), again)["images"] == 3
+    run = TinyRun([*TINY, *steps(2, 2), "schedule.reference_batch=2", "run_name=tiny", *words])
+    assert run.train()["images"] == run.metrics["images"] == 3
+    assert run.evaluate_folder("fusion.min_visible=0.4", "data.num_workers=0")["images"] == 3
 
 
 def test_annotations_as_detections_reach_everything_in_the_annotated_order(words: list[str]) -> None:
-    words = ["experiment=oracle_base", *words, "fusion.stuff_area=1", "trainer.enable_progress_bar=false"]
-    rows = evaluate(compose(words), words)["relations"]
-    true, random = (rows[k] for k in ("ground_truth", "random"))  # type: ignore[index]
+    rows = TinyRun(["experiment=oracle_base", *QUIET, "fusion.stuff_area=1", *words]).evaluate()["relations"]
+    true, random = rows["ground_truth"], rows["random"]
     assert true["PQ_st"] == 1.0 and true["PQ_th"] > 0.99 > random["PQ_th"]
     assert true["relation_accuracy"] == 1.0 > random["relation_accuracy"]

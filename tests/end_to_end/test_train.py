@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,147 +10,108 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.tiny_runs import BASE, Trained, options
-from panoptic_occ.commands.training import train
+from helpers.tiny_runs import QUIET, TinyRun, read, steps, tiny_run
 from panoptic_occ.common.errors import CheckpointError, ConfigError
-from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.folders import base_folder, occlusion_folder
-from panoptic_occ.runs.keys import base_key, stage_key
+from panoptic_occ.runs.plan import build_model, prepared_data
+from panoptic_occ.runs.weights import load_weights
 
 
-def test_run_leaves_everything_behind(trained: Trained) -> None:
-    runs, metrics = trained
-    folder = runs / "scenes_tiny" / "ocfusion_small_s0"
-    (base,) = (runs / "scenes_tiny").glob("base_*")
+def test_run_leaves_everything_behind(trained: TinyRun) -> None:
+    (base,) = trained.folder.parent.glob("base_*")
     for name in ("config.yaml", "environment.json", "metrics.json", "metrics.csv", "pq.json", "pq.txt", "pictures.png"):
-        assert (folder / name).stat().st_size > 0, name
-    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
-    assert list(metrics["relations"]) == ["score", "area", "random", "ocfusion", "ground_truth"]  # type: ignore[call-overload]
-    assert Image.open(folder / "pictures.png").width > 200
-    assert not list(runs.rglob("*.ckpt")) and not list(runs.rglob("*.tmp"))
-    environment = json.loads((base / "environment.json").read_text())
-    assert environment["packages"]["torch"] == version("torch")
+        assert (trained.folder / name).stat().st_size > 0, name
+    assert list(trained.metrics["relations"]) == ["score", "area", "random", "ocfusion", "ground_truth"]
+    assert Image.open(trained.folder / "pictures.png").width > 200
+    assert not list(trained.runs.rglob("*.ckpt")) and not list(trained.runs.rglob("*.tmp"))
+    assert read(base / "environment.json")["packages"]["torch"] == version("torch")
 
 
-def test_stage_two_trains_the_head_and_leaves_the_base(trained: Trained, cache: Path) -> None:
-    from panoptic_occ.runs.build import build_data, build_model
-    from panoptic_occ.runs.weights import load_weights
-
-    runs, _ = trained
-    config = compose(options(cache, runs))
-    data = build_data(config)
-    model = build_model(config, data.categories)
-    fresh = {name: tensor.clone() for name, tensor in model.occlusion.state_dict().items()}
-    load_weights(base_folder(config).weights("base"), model.base_modules())
-    head = load_file(occlusion_folder(config).weights("occlusion"))
+def test_stage_two_trains_the_head_and_leaves_the_base(trained: TinyRun) -> None:
+    plan = trained.plan()
+    model = build_model(plan, prepared_data(plan.data).categories)
+    load_weights(plan.base.folder.weights("base"), model.base_modules())
+    fresh, head = model.occlusion.state_dict(), load_file(plan.order.folder.weights("occlusion"))
     assert {f"occlusion.{name}" for name in fresh} == set(head)
     assert all(not torch.equal(head[f"occlusion.{name}"], tensor) for name, tensor in fresh.items())
 
 
-def test_finished_run_is_not_repeated_and_the_base_is_shared(
-    trained: Trained, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs, metrics = trained
-
-    def no_training(*args: object) -> None:
-        raise AssertionError("a finished stage was repeated")
-
-    monkeypatch.setattr("panoptic_occ.commands.evaluating.fit_stage", no_training)
-    assert train(compose(options(cache, runs))) == json.loads(json.dumps(metrics))
-    alone = train(compose(options(cache, runs, "method=panoptic_fpn", "fusion=ocfusion")))
-    ours, theirs = (m["relations"]["score"] for m in (alone, metrics))  # type: ignore[index]
-    assert ours == theirs  # the same base, the same detections, the same order
+@pytest.mark.usefixtures("no_training")
+def test_finished_run_is_not_repeated_and_the_base_is_shared(trained: TinyRun, tmp_path: Path) -> None:
+    run, before = trained.copied(tmp_path), trained.metrics["relations"]
+    written = (run.folder / "metrics.json").stat().st_mtime_ns
+    assert run.train() == trained.metrics and (run.folder / "metrics.json").stat().st_mtime_ns == written
+    alone = run.train("method=panoptic_fpn", "fusion=ocfusion")["relations"]
+    assert alone["score"] == before["score"]  # the same base, the same detections, the same order
 
 
-def test_finished_run_is_evaluated_again_for_what_it_has_not_seen(
-    trained: Trained, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs, metrics = trained
-
-    def no_training(*args: object) -> None:
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr("panoptic_occ.commands.evaluating.fit_stage", no_training)
-    before = metrics["relations"]
-    assert isinstance(before, dict) and "larger" not in before
-    after = train(compose(options(cache, runs, "compare=[score,larger]")))["relations"]
-    assert isinstance(after, dict) and list(after) == ["score", "larger", "ocfusion"]
-    assert after["score"] == before["score"] and after["ocfusion"] == before["ocfusion"]
+@pytest.mark.usefixtures("no_training")
+def test_finished_run_is_evaluated_again_for_what_it_has_not_seen(trained: TinyRun, tmp_path: Path) -> None:
+    run, before = trained.copied(tmp_path), trained.metrics["relations"]
+    after = run.train("compare=[score,larger]")["relations"]
+    assert list(after) == ["score", "larger", "ocfusion"]
+    assert all(after[order] == before[order] for order in ("score", "ocfusion"))
     # the same folder with another policy, as after a change in a YAML file
-    strict = train(compose(options(cache, runs, "run_name=ocfusion_small_s0", "fusion.conf_thr=0.9")))["relations"]
-    assert isinstance(strict, dict) and strict["ocfusion"] != before["ocfusion"]
-    again = train(compose(options(cache, runs)))  # as the tests that follow expect it
-    assert again["relations"] == json.loads(json.dumps(before))
+    strict = run.train(f"run_name={run.folder.name}", "fusion.conf_thr=0.9", "compare=[]")["relations"]
+    assert strict["ocfusion"] != before["ocfusion"]
+    assert run.train("compare=[]")["relations"] == {"ocfusion": before["ocfusion"]}
 
 
-def test_other_settings_in_the_same_folder_are_refused(trained: Trained, cache: Path) -> None:
-    runs, _ = trained
-    changed = options(cache, runs, "run_name=ocfusion_small_s0", "occlusion.pairs_per_image=7")
+def test_other_settings_in_the_same_folder_are_refused(trained: TinyRun) -> None:
     with pytest.raises(ConfigError, match=r"occlusion\.pairs_per_image: 8 -> 7"):
-        train(compose(changed))
+        trained.train(f"run_name={trained.folder.name}", "occlusion.pairs_per_image=7")
 
 
-def test_weights_of_another_architecture_are_refused(trained: Trained, cache: Path) -> None:
-    from panoptic_occ.runs.build import build_data, build_model
-    from panoptic_occ.runs.weights import load_weights
-
-    runs, _ = trained
-    config = compose(options(cache, runs, "backbone.out_channels=64"))
-    model = build_model(config, build_data(config).categories)
-    (weights,) = (runs / "scenes_tiny").glob("base_*/base.safetensors")
+def test_weights_of_another_architecture_are_refused(trained: TinyRun) -> None:
+    plan = trained.plan("backbone.out_channels=64")
+    model = build_model(plan, prepared_data(plan.data).categories)
     with pytest.raises(CheckpointError, match=r"another network or data set.*of another shape"):
-        load_weights(weights, model.base_modules())
+        load_weights(trained.plan().base.folder.weights("base"), model.base_modules())
 
 
 def test_keys_hold_what_matters(cache: Path, tmp_path: Path) -> None:
-    plain = compose(options(cache, tmp_path))
+    run = tiny_run(cache, tmp_path, "compare=[]")
+    plain = run.plan()
     same = ("method=panoptic_fpn", "fusion.conf_thr=0.7", "data.num_workers=2", "processes=2", "compare=[score]")
     same += ("thing.nms_thr=0.6", "data.source.cache_dir=/elsewhere")
-    other = ("seed=1", "schedule.base.lr=0.01", "thing.mask_convs=1", "data.source.mix.prior=0.9", "backbone.depth=2")
-    other += (
-        "+trainer.sync_batchnorm=true",
-        "+trainer.gradient_clip_algorithm=value",
-        "+trainer.limit_train_batches=3",
-    )
+    other = ("seed=1", "data.seed=1", "schedule.base.lr=0.01", "thing.mask_convs=1", "data.source.mix.prior=0.9")
+    other += ("backbone.depth=2", "+trainer.sync_batchnorm=true", "+trainer.gradient_clip_algorithm=value")
+    other += ("+trainer.limit_train_batches=3",)
     for change in same:
-        assert base_key(compose(options(cache, tmp_path, change))) == base_key(plain), change
-    for change in other:
-        assert base_key(compose(options(cache, tmp_path, change))) != base_key(plain), change
-    head = compose(options(cache, tmp_path, "occlusion.sig_ratio=0.1"))
-    assert base_key(head) == base_key(plain) and stage_key(head) != stage_key(plain)
+        assert run.plan(change).base.key == plain.base.key, change
+    assert len({run.plan(change).base.key for change in other} | {plain.base.key}) == len(other) + 1
+    head = run.plan("occlusion.sig_ratio=0.1")
+    assert head.base.key == plain.base.key and head.order.folder != plain.order.folder
     for change in ("occlusion.logit_thr=0.5", "occlusion.sym=avg", "occlusion.intra=false", "fusion=rap"):
-        assert stage_key(compose(options(cache, tmp_path, change))) == stage_key(plain), change
+        assert run.plan(change).order.folder == plain.order.folder, change
 
 
 def test_bf16_and_channels_last_train(cache: Path, tmp_path: Path) -> None:
     fast = ("trainer.precision=bf16-mixed", "channels_last=true", "trainer.gradient_clip_val=1.0")
-    short = ("schedule.base.steps=2", "schedule.base.milestones=[]", "schedule.occlusion.steps=2")
-    few = ("schedule.occlusion.milestones=[]", "data.max_eval_images=2", "validate=null")  # bf16 is slow on a CPU
-    metrics = train(compose(options(cache, tmp_path, *fast, *short, *few)))
-    assert metrics["images"] == 2
+    few = ("data.max_eval_images=2", "validate=null")  # bf16 is slow on a CPU
+    assert tiny_run(cache, tmp_path, *fast, *steps(2, 2), *few).train()["images"] == 2
 
 
-def test_joint_training_gives_the_same_base_and_its_occlusion_module(cache: Path, tmp_path: Path) -> None:
+def test_joint_training_gives_the_same_base_and_its_occlusion_module(trained: TinyRun, tmp_path: Path) -> None:
     """The ranking module learns from annotations, so no gradient of it reaches the base."""
-    words = options(cache, tmp_path, "method=panoptic_fpn", "occlusion=oanet", "compare=[score]")
-    apart, joint = compose(words), compose([*words, "joint=true"])
-    train(apart, words)
-    train(joint, [*words, "joint=true"])
-    bases = [load_file(base_folder(config).weights("base")) for config in (apart, joint)]
+    run = trained.copied(tmp_path)
+    words = ("method=panoptic_fpn", "occlusion=oanet", "compare=[score]", "data.max_eval_images=1")
+    for joint in ("joint=false", "joint=true"):
+        run.train(*words, joint)
+    apart, together = run.plan(*words), run.plan(*words, "joint=true")
+    bases = [load_file(plan.base.folder.weights("base")) for plan in (apart, together)]
     assert bases[0].keys() == bases[1].keys()
     assert all(torch.equal(bases[0][name], bases[1][name]) for name in bases[0])
-    assert occlusion_folder(joint) == base_folder(joint)
-    fresh = load_file(occlusion_folder(apart).weights("occlusion"))
-    assert load_file(occlusion_folder(joint).weights("occlusion")).keys() == fresh.keys()
+    assert together.order.folder == together.base.folder != apart.base.folder
+    modules = [load_file(plan.order.folder.weights("occlusion")) for plan in (apart, together)]
+    assert modules[0].keys() == modules[1].keys()
     with pytest.raises(ConfigError, match="joint=true: occlusion=ocfusion learns from the proposals"):
-        train(compose(options(cache, tmp_path, "joint=true")))
+        run.train("joint=true")
 
 
 def test_an_oracle_base_has_nothing_to_train_but_what_learns_from_annotations(cache: Path, tmp_path: Path) -> None:
-    few = ["experiment=oracle_base", "data=scenes_tiny", "schedule=scenes_tiny", "compare=[score]", *BASE[1:]]
-    words = [*few, f"data.source.cache_dir={cache}", f"runs_dir={tmp_path}"]
-    metrics = train(compose([*words, "occlusion=oanet"]), [*words, "occlusion=oanet"])
-    assert set(metrics["relations"]) == {"score", "oanet"}  # type: ignore[call-overload]
+    words = ["experiment=oracle_base", "data=scenes_tiny", "schedule=scenes_tiny", "compare=[score]", *QUIET]
+    run = TinyRun([*words, f"data.source.cache_dir={cache}", f"runs_dir={tmp_path}"])
+    assert set(run.train("occlusion=oanet")["relations"]) == {"score", "oanet"}
     assert not list(tmp_path.rglob("base.*"))
     with pytest.raises(ConfigError, match=r"thing=ground_truth has no proposals.*occlusion=oanet"):
-        train(compose([*words, "occlusion=rap"]), [*words, "occlusion=rap"])
+        run.train("occlusion=rap")

@@ -14,12 +14,12 @@ import torch
 from helpers.evaluation import PARTS, entries_of, perfect
 from panoptic_occ.evaluation import evaluator as evaluation
 from panoptic_occ.evaluation.evaluator import Entry, Evaluation
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.occlusion.baselines.area import AreaOrder
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.outputs import BaseOutput
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
 

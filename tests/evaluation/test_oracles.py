@@ -13,14 +13,16 @@ from helpers.evaluation import entries_of
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.exchange.base import Exchange
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, PanopticMap, Segment, SemanticMap
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.stuff.base import StuffHead
 from panoptic_occ.testing import toy_categories, toy_target
 from panoptic_occ.thing.mask_rcnn import MaskRCNN

@@ -12,7 +12,7 @@ from panoptic_occ.common import background
 from panoptic_occ.common.background import InBackground
 from panoptic_occ.evaluation import listeners
 from panoptic_occ.evaluation.listeners import Pictures
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.testing import toy_categories, toy_sample
 

@@ -16,7 +16,7 @@ from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.exchange.banet import FeatureAggregation, InstanceToSemantic, LayoutContext
-from panoptic_occ.exchange.base import Exchange
+from panoptic_occ.exchange.base import Exchange, Inputs
 from panoptic_occ.stuff.concat import ConcatHead
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
 from panoptic_occ.thing.base import Rois
@@ -62,9 +62,9 @@ def test_everything_off_is_the_plain_base() -> None:
     found = []
     for each in (off, plain):
         torch.manual_seed(3)
-        losses = each.losses(thing.train(), stuff, pyramids(), batch_of((2, 3)))
-        examples = each.positives(thing.eval(), stuff, pyramids(), batch_of((2, 3)), FEATURES)
-        sets, maps = each.outputs(thing, stuff, pyramids(), batch_of((2, 3)), 0.1, FEATURES)
+        losses = each.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 3))))
+        examples = each.positives(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), FEATURES)
+        sets, maps = each.outputs(Inputs(thing, stuff, pyramids(), batch_of((2, 3))), 0.1, FEATURES)
         found.append((losses, examples, sets, maps))
     (a, b) = found
     assert all(torch.equal(a[0].thing[k], b[0].thing[k]) for k in b[0].thing) and a[0].thing.keys() == b[0].thing.keys()
@@ -86,14 +86,14 @@ def test_a_projection_of_zeros_leaves_the_base_as_it_is() -> None:
     set_to(both.phi, 0.0)
     plain = Exchange(in_channels=CHANNELS, categories=CATEGORIES, stuff=stuff)
     torch.manual_seed(3)
-    expected = plain.losses(thing.train(), stuff, pyramids(), batch_of((2, 3)))
+    expected = plain.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 3))))
     torch.manual_seed(3)
-    found = both.losses(thing, stuff, pyramids(), batch_of((2, 3)))
+    found = both.losses(Inputs(thing, stuff, pyramids(), batch_of((2, 3))))
     assert all(torch.equal(found.thing[k], expected.thing[k]) for k in expected.thing)
     assert torch.equal(found.stuff["stuff"], expected.stuff["stuff"])
     assert set(found.stuff) == {"stuff", "i2s"}
     (a, _), (b, _) = (
-        e.outputs(thing.eval(), stuff, pyramids(), batch_of((2, 3)), 0.1, FEATURES) for e in (both, plain)
+        e.outputs(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), 0.1, FEATURES) for e in (both, plain)
     )
     assert sum(map(len, b)) > 0
     for one, other in zip(a, b, strict=True):
@@ -104,7 +104,7 @@ def test_a_projection_of_zeros_leaves_the_base_as_it_is() -> None:
 def test_no_second_classifier_without_sim(sim: bool) -> None:
     thing, stuff = branches()
     module = exchange(stuff, sim=sim, ocm=sim)
-    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((2, 0)))
+    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 0))))
     assert set(losses.stuff) == ({"stuff", "i2s"} if sim else {"stuff"})
     assert (module.i2s is not None) == sim
 
@@ -119,7 +119,7 @@ def test_eq1_every_crop_gets_phi_of_the_semantic_crop() -> None:
     nn.init.normal_(module.phi.bias)  # type: ignore[arg-type]
     features, semantic = pyramids(1), torch.randn(1, stuff.width, 16, 16)
     rois = boxes_of([[4.0, 4.0, 40.0, 30.0], [10.0, 20.0, 60.0, 62.0]])
-    seen = module.seen_by_things(features.thing, semantic)
+    seen = module.with_semantics(features.thing, semantic)
     boxes = [F.pad(rois[0].boxes, (1, 0))]
     for size, pool in ((7, thing.roi_heads.box_roi_pool), (14, thing.roi_heads.mask_roi_pool)):
         crop = roi_align(semantic, torch.cat(boxes), size, spatial_scale=0.25, sampling_ratio=2, aligned=True)
@@ -135,7 +135,7 @@ def test_positives_of_stage_two_see_the_semantic_features() -> None:
     found = []
     for each in (module, plain):
         torch.manual_seed(3)
-        found.append(each.positives(thing.eval(), stuff, pyramids(), batch_of((2, 3)), FEATURES))
+        found.append(each.positives(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), FEATURES))
     for (one, _), (other, _) in zip(*found, strict=True):
         assert one.roi_features is not None and other.roi_features is not None
         assert len(one) == len(other) > 0
@@ -212,7 +212,9 @@ def test_the_panoptic_result_reads_the_second_classifier() -> None:
     set_to(module.i2s.predictor, 0.0)
     with torch.no_grad():
         module.i2s.predictor.bias[4] = 1.0  # type: ignore[index]
-    _, maps = module.outputs(thing.eval(), stuff, pyramids(), batch_of((2, 3)), 0.1, frozenset({"semantic_logits"}))
+    _, maps = module.outputs(
+        Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), 0.1, frozenset({"semantic_logits"})
+    )
     assert all(found.labels.unique().tolist() == [4] for found in maps)
     assert maps[0].logits is not None and maps[0].logits.shape == (5, SIZE, SIZE)
 
@@ -222,12 +224,12 @@ def test_inlaid_boxes_depend_on_their_own_threshold_only() -> None:
     module, requires = exchange(stuff), frozenset({"semantic_logits"})
     nn.init.normal_(module.i2s.predictor.weight)  # type: ignore[union-attr]
     nn.init.normal_(thing.roi_heads.box_predictor.cls_score.weight, std=0.05)
-    everything, _ = module.outputs(thing.eval(), stuff, pyramids(), batch_of((2, 3)), 0.0, requires)
+    everything, _ = module.outputs(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), 0.0, requires)
     low, high = 0.0, float(torch.cat([found.scores for found in everything]).median())
     results = {}
     for name, conf_thr, inlay_thr in (("a", low, high), ("b", high, high), ("c", high, low), ("d", low, 1.0)):
         module.inlay_thr = inlay_thr
-        results[name] = module.outputs(thing.eval(), stuff, pyramids(), batch_of((2, 3)), conf_thr, requires)
+        results[name] = module.outputs(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), conf_thr, requires)
     maps = {name: torch.stack([m.logits for m in found[1]]) for name, found in results.items()}  # type: ignore[misc]
     counts = {name: sum(map(len, found[0])) for name, found in results.items()}
     assert counts["a"] == counts["d"] > counts["b"] == counts["c"] > 0
@@ -264,7 +266,7 @@ def test_branches_without_features_are_refused() -> None:
     _, stuff = branches()
     module = exchange(stuff)
     with pytest.raises(ConfigError, match=r"mask head.*thing=mask_rcnn"):
-        module.outputs(things, stuff, pyramids(), batch_of((1, 1)), 0.5, frozenset())
+        module.outputs(Inputs(things, stuff, pyramids(), batch_of((1, 1))), 0.5, frozenset())
 
 
 def test_the_method_composes_all_its_parts() -> None:

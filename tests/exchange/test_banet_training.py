@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.aggregation import batch_of, branches, exchange, pyramids
+from panoptic_occ.exchange.base import Inputs
 from panoptic_occ.exchange.sampling import sampled_count
 from panoptic_occ.thing.base import Rois
 
@@ -17,7 +18,7 @@ def test_both_directions_learn_from_each_other() -> None:
     """L_I2S reaches the mask head and phi; L_mask reaches the semantic head."""
     thing, stuff = branches()
     module = exchange(stuff, context=32)
-    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((2, 3)))
+    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 3))))
     losses.stuff["i2s"].backward(retain_graph=True)
     heads = thing.roi_heads
     assert module.i2s is not None
@@ -32,7 +33,7 @@ def test_both_directions_learn_from_each_other() -> None:
 def test_images_without_instances_train() -> None:
     thing, stuff = branches()
     module = exchange(stuff)
-    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((0, 0)))
+    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((0, 0))))
     total = torch.stack([*losses.thing.values(), *losses.stuff.values()]).sum()
     total.backward()
     assert torch.isfinite(total)
@@ -56,7 +57,7 @@ def test_only_annotated_boxes_are_inlaid_in_training() -> None:
     seen: list[list[Rois]] = []
     assert module.i2s is not None
     module.i2s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
-    module.losses(thing.train(), stuff, pyramids(3), batch)
+    module.losses(Inputs(thing.train(), stuff, pyramids(3), batch))
     (rois,) = seen
     assert [len(r) for r in rois] == [2, 1, 0]
     for r, target in zip(rois, batch.targets, strict=True):
@@ -85,9 +86,9 @@ def test_masks_weigh_what_is_inlaid(training: bool) -> None:
         own.i2s.register_forward_pre_hook(look)
         torch.manual_seed(2)
         if training:
-            own.losses(thing.train(), stuff, pyramids(), batch)
+            own.losses(Inputs(thing.train(), stuff, pyramids(), batch))
         else:
-            own.eval().outputs(thing.eval(), stuff, pyramids(), batch, 0.0, frozenset())
+            own.eval().outputs(Inputs(thing.eval(), stuff, pyramids(), batch), 0.0, frozenset())
     (features, same), (weights, none) = crops, shares
     assert torch.equal(features, same) and weights is not None and none is None
     labels = torch.cat([r.labels for r in rois[: len(batch.samples)]]).tolist()
@@ -119,9 +120,9 @@ def test_masks_learn_from_where_they_are_inlaid() -> None:
     thing, stuff = branches()
     module = exchange(stuff, inlay="mask")
     nn.init.normal_(module.i2s.predictor.weight)  # type: ignore[union-attr]
-    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((2, 3)))
+    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 3))))
     weight = thing.roi_heads.mask_predictor[-1].weight
     (gradient,) = torch.autograd.grad(losses.stuff["i2s"], [weight])
     assert gradient.abs().sum() > 0
-    losses = module.losses(thing.train(), stuff, pyramids(), batch_of((0, 0)))
+    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((0, 0))))
     assert torch.isfinite(losses.stuff["i2s"])

@@ -38,18 +38,12 @@ def found_in(base: Base) -> list[Rois]:
     return base.thing.find(base.features.thing, base.batch, 0.0)
 
 
-def refined_in(base: Base, rois: list[Rois], shown: list[Rois] | None = None) -> Any:
-    with torch.no_grad():
-        shown = rois if shown is None else shown
-        return base.exchange.refine(base.thing, base.stuff, base.features, rois, shown, base.batch.sizes)
-
-
 @pytest.mark.parametrize("weights", ["separate", "shared"])
 def test_every_iteration_reads_the_boxes_that_the_one_before_it_left(weights: str) -> None:
     base = moving(Base(iterations=3, weights=weights, **CASCADE))
     exchange, heads = base.exchange, base.thing.roi_heads
     rois = found_in(base)
-    refined = refined_in(base, rois)
+    refined = base.refine(rois)
     boxes, scores = [r.boxes for r in rois], torch.cat([r.scores for r in rois])
     labels = torch.cat([r.labels for r in rois])
     one_of_each = torch.arange(len(labels))
@@ -155,7 +149,7 @@ def test_masks_learn_in_the_boxes_of_their_iteration() -> None:
     losses = base.losses()
     torch.manual_seed(1)
     _, positive = base.thing.box_losses(base.features.thing, base.batch)
-    refined = refined_in(base, positive)
+    refined = base.refine(positive)
     assert [torch.equal(a.boxes, b.boxes) for a, b in zip(positive, refined.rois[0], strict=True)] == [True, True]
     assert not torch.allclose(refined.rois[0][0].boxes, refined.rois[1][0].boxes)
     for t, (rois, logits) in enumerate(zip(refined.rois, refined.masks, strict=True), start=1):
@@ -168,7 +162,7 @@ def test_shown_and_wanted_regions_move_alike() -> None:
     base = moving(Base(iterations=3, **CASCADE))
     positive = annotated_rois(base.batch.targets, (1.0, 1.0))
     shown = found_in(base)
-    alone, together = refined_in(base, shown), refined_in(base, positive, shown)
+    alone, together = base.refine(shown), base.refine(positive, shown)
     for own, both in zip(alone.semantics, together.semantics, strict=True):
         torch.testing.assert_close(own, both, rtol=1e-4, atol=1e-5)
     for r, p in zip(together.rois[-1], positive, strict=True):

@@ -65,7 +65,7 @@ def test_equations_2_to_6(projected: str, weights: str, convs: int) -> None:
     exchange: Any = base.exchange
     with torch.no_grad():
         rois = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = exchange.refine(base.thing, base.stuff, base.features, rois, rois, base.batch.sizes)
+        refined = base.refine(rois, rois)
         boxes, scores = [r.boxes for r in rois], torch.cat([r.scores for r in rois])
         trunk = base.stuff.trunk(base.levels)
         p = base.stuff.predictor(trunk)
@@ -127,7 +127,7 @@ def test_losses_by_name_and_weight() -> None:
     torch.manual_seed(1)
     _, positive = base.thing.box_losses(base.features.thing, base.batch)
     shown = annotated_rois(base.batch.targets, base.exchange.keep)
-    refined = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown, base.batch.sizes)
+    refined = base.refine(positive, shown)
     for t, logits in enumerate(refined.masks, start=1):
         torch.testing.assert_close(losses[f"mask_{t}"], mask_loss(logits, positive, base.batch.targets))
     for t, logits in enumerate(refined.semantics):
@@ -155,9 +155,9 @@ def test_the_canvas_in_training_shows_what_train_boxes_says() -> None:
     _, positive = base.thing.box_losses(base.features.thing, base.batch)
     shown = annotated_rois(base.batch.targets, base.exchange.keep)
     with torch.no_grad():
-        several = base.exchange.refine(base.thing, base.stuff, base.features, positive, shown, base.batch.sizes)
-        alone = base.exchange.refine(base.thing, base.stuff, base.features, shown, shown, base.batch.sizes)
-        other = base.exchange.refine(base.thing, base.stuff, base.features, positive, positive, base.batch.sizes)
+        several = base.refine(positive, shown)
+        alone = base.refine(shown, shown)
+        other = base.refine(positive, positive)
     torch.testing.assert_close(several.semantics[1], alone.semantics[1])
     torch.testing.assert_close(several.masks[0], other.masks[0])
     assert not torch.allclose(several.semantics[1], other.semantics[1], atol=1e-5)
@@ -194,7 +194,7 @@ def test_outputs_do_not_depend_on_the_score_that_is_asked_for() -> None:
 def test_logits_only_on_demand() -> None:
     base = Base(iterations=1)
     base.thing.eval()
-    found, maps = base.exchange.outputs(base.thing, base.stuff, base.features, base.batch, 0.0, frozenset())
+    found, maps = base.exchange.outputs(base.inputs, 0.0, frozenset())
     assert all(m.logits is None for m in maps) and all(i.roi_features is None for i in found)
 
 
@@ -206,7 +206,7 @@ def test_positives_read_the_semantics_of_the_detections() -> None:
     rois = base.thing.positive_rois(base.features.thing, base.batch)
     with torch.no_grad():
         detections = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = base.exchange.refine(base.thing, base.stuff, base.features, rois, detections, base.batch.sizes)
+        refined = base.refine(rois, detections)
     soft = base.thing.soft_masks(refined.masks[-1], rois)
     assert torch.equal(torch.cat([instances.soft for instances, _ in found]), soft)
     for (instances, matches), r, target in zip(found, rois, base.batch.targets, strict=True):
@@ -219,7 +219,7 @@ def test_class_agnostic_masks_are_one_for_all_classes() -> None:
     base.thing.eval()
     with torch.no_grad():
         rois = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = base.exchange.refine(base.thing, base.stuff, base.features, rois, rois, base.batch.sizes)
+        refined = base.refine(rois, rois)
     assert all((m == m[:, :1]).all() and m.std() > 0 for m in refined.masks)
 
 
@@ -261,7 +261,7 @@ def test_branches_that_cannot_exchange_are_refused() -> None:
     base = Base(iterations=1)
     things = GroundTruthThings(in_channels=8, categories=CATEGORIES)
     with pytest.raises(ConfigError, match="thing=mask_rcnn"):
-        base.exchange.losses(things, base.stuff, base.features, base.batch)
+        base.exchange.losses(base.inputs._replace(thing=things))
 
 
 def test_a_trunk_as_wide_as_the_pyramid_needs_no_projection() -> None:

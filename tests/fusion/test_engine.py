@@ -1,15 +1,14 @@
 """Hand-checked cases of the fusion: 4x4 images whose areas can be counted on paper."""
 
 import logging
-import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from helpers.small_images import ABC, areas, detections, rectangle, run, statuses
-from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from helpers.small_images import ABC, areas, detections, fused, rectangle, run, statuses
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
@@ -17,6 +16,7 @@ from panoptic_occ.structures.relation import Relation
 A, B, C = 0, 1, 2  # of ABC
 HEURISTIC = FusionPolicy(max_occluded=0.5, stuff_area=0)
 OCFUSION = FusionPolicy(min_visible=0.5, stuff_area=0)
+FULL = torch.ones((4, 4), dtype=torch.bool)
 
 
 class TestHeuristic:
@@ -32,20 +32,13 @@ class TestHeuristic:
 
     @pytest.mark.parametrize(("stuff_area", "filled"), [(5, 0), (4, 4)])
     def test_h3_stuff_of_exactly_the_limit_is_filled(self, stuff_area, filled):
-        policy = FusionPolicy(max_occluded=0.5, stuff_area=stuff_area)
-        panoptic = run(ABC, policy, semantic=torch.full((4, 4), 7))
+        panoptic = run(ABC, replace(HEURISTIC, stuff_area=stuff_area), semantic=torch.full((4, 4), 7))
         assert int((panoptic.ids == 2).sum()) == filled
         assert [s.label for s in panoptic.segments if not s.isthing] == ([7] if filled else [])
 
-    def test_first_of_two_equal_scores_wins(self):
+    def test_of_equal_scores_the_first_wins_and_a_hidden_instance_is_never_kept(self):
         assert areas(run(ABC[:2], HEURISTIC, scores=[0.8, 0.8])) == [12, 0]
-
-    def test_identical_detections_keep_one(self):
-        assert areas(run([ABC[0], ABC[0]], HEURISTIC, scores=[0.8, 0.8])) == [12, 0]
-
-    def test_a_hidden_instance_is_never_kept(self):
-        panoptic = run([ABC[0], ABC[0]], FusionPolicy(max_occluded=1.0))
-        assert statuses(panoptic) == ["kept", "occluded"]
+        assert statuses(run([ABC[0], ABC[0]], FusionPolicy(max_occluded=1.0))) == ["kept", "occluded"]
 
 
 class TestOCFusion:
@@ -53,13 +46,11 @@ class TestOCFusion:
         ("above", "expected"),
         [("all", [5, 6, 4]), ((), [12, 0, 0]), ([(B, A)], [8, 6, 0]), ([(C, A)], [9, 0, 4])],
     )
-    def test_o1_only_the_answers_of_the_later_instance_count(self, above, expected):
+    def test_o1_only_what_the_later_instance_says_counts(self, above, expected):
         assert areas(run(ABC, OCFUSION, above)) == expected
 
     def test_o2_significance_of_either_mask_or_of_the_later_one(self):
-        small = torch.zeros((4, 4), dtype=torch.bool)
-        small[0, :2] = True
-        masks = [small, torch.ones((4, 4), dtype=torch.bool)]
+        masks = [rectangle((0, 1), (0, 2)), FULL]
         either = run(masks, OCFUSION, "all")
         assert areas(either) == [0, 16]
         assert statuses(either) == ["erased", "kept"]
@@ -68,19 +59,12 @@ class TestOCFusion:
         assert areas(run(masks, OCFUSION, "all", mode="directional")) == [2, 14]
 
     @pytest.mark.parametrize(
-        ("policy", "kept"),
-        [
-            (FusionPolicy(min_visible=0.4), True),
-            (FusionPolicy(min_visible=0.5), False),
-            (FusionPolicy(min_visible=0.6), False),
-            (FusionPolicy(max_occluded=0.4), False),
-            (FusionPolicy(max_occluded=0.5), True),
-            (FusionPolicy(max_occluded=0.6), True),
-        ],
+        ("key", "kept"), [("min_visible", (True, False, False)), ("max_occluded", (False, True, True))]
     )
-    def test_o3_the_two_readings_of_tau_differ_at_equality(self, policy, kept):
-        panoptic = run([rectangle((0, 1), (0, 4)), rectangle((0, 2), (0, 4))], policy)
-        assert areas(panoptic) == [4, 4 if kept else 0]
+    def test_o3_the_two_readings_of_tau_differ_at_equality(self, key, kept):
+        masks = [rectangle((0, 1), (0, 4)), rectangle((0, 2), (0, 4))]
+        for tau, stays in zip((0.4, 0.5, 0.6), kept, strict=True):
+            assert areas(run(masks, FusionPolicy(**{key: tau}))) == [4, 4 if stays else 0]
 
     def test_o5_a_cycle_is_decided_by_the_order_of_scores(self):
         c = rectangle((1, 3), (1, 3))
@@ -94,16 +78,11 @@ class TestOCFusion:
         strip = [rectangle((0, 1), columns, (1, 4)) for columns in ((0, 1), (1, 4), (0, 4))]
         panoptic = run(strip, OCFUSION, [(C, A)])
         assert areas(panoptic) == [1, 3, 0]
-        assert panoptic.records[C].reclaimed == 0
-        assert panoptic.records[C].blocker == B
+        assert (panoptic.records[C].reclaimed, panoptic.records[C].blocker) == (0, B)
 
     def test_records_count_free_and_reclaimed_pixels(self):
-        panoptic = run(ABC, OCFUSION, "all")
-        assert [(r.area, r.free, r.reclaimed, r.final) for r in panoptic.records] == [
-            (12, 12, 0, 5),
-            (6, 2, 4, 6),
-            (4, 1, 3, 4),
-        ]
+        records = run(ABC, OCFUSION, "all").records
+        assert [(r.area, r.free, r.reclaimed, r.final) for r in records] == [(12, 12, 0, 5), (6, 2, 4, 6), (4, 1, 3, 4)]
 
 
 class TestPostMinVisible:
@@ -125,8 +104,7 @@ class TestPostMinVisible:
             assert areas(run(masks, policy, [(1, 0)])) == expected
 
     def test_without_anybody_who_took_its_pixels_there_is_no_blocker(self):
-        policy = FusionPolicy(max_occluded=0.9, post_min_visible=0.4)
-        panoptic = run(ABC[:2], policy)  # B gets 2 of its 6 pixels
+        panoptic = run(ABC[:2], FusionPolicy(max_occluded=0.9, post_min_visible=0.4))  # B gets 2 of its 6 pixels
         assert areas(panoptic) == [12, 0]
         assert statuses(panoptic) == ["kept", "erased"] and panoptic.records[B].blocker is None
 
@@ -136,15 +114,14 @@ class TestEdgeCases:
         empty = torch.zeros((0, 4, 4), dtype=torch.bool)
         panoptic = run(empty, HEURISTIC, semantic=torch.full((4, 4), -1))
         assert panoptic.segments == () and panoptic.records == ()
-        assert not panoptic.ids.any()
-        assert panoptic.ids.shape == (4, 4)
+        assert not panoptic.ids.any() and panoptic.ids.shape == (4, 4)
         filled = run(empty, HEURISTIC, semantic=torch.full((4, 4), 5))
         assert [(s.id, s.label, s.area, s.isthing) for s in filled.segments] == [(1, 5, 16, False)]
 
-    def test_one_instance(self):
-        panoptic = run(ABC[:1], OCFUSION)
-        assert areas(panoptic) == [12]
-        segment = panoptic.segments[0]
+    def test_one_instance_and_no_stuff(self):
+        panoptic = run(ABC[:1], OCFUSION, semantic=torch.full((4, 4), -1))
+        assert areas(panoptic) == [12] and int((panoptic.ids == 0).sum()) == 4
+        (segment,) = panoptic.segments
         assert (segment.id, segment.label, segment.isthing, segment.instance) == (1, 0, True, 0)
         assert segment.score == pytest.approx(0.9)
 
@@ -155,37 +132,25 @@ class TestEdgeCases:
 
     @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7])  # 0.6 and 0.7 are no float32 numbers
     def test_score_of_exactly_the_threshold_takes_part(self, threshold):
-        policy = FusionPolicy(conf_thr=threshold)
-        panoptic = run(ABC[:2], policy, scores=[threshold, threshold - 0.01])
-        assert statuses(panoptic) == ["kept", "low_score"]
-        assert areas(panoptic) == [12, 0]
+        panoptic = run(ABC[:2], FusionPolicy(conf_thr=threshold), scores=[threshold, threshold - 0.01])
+        assert statuses(panoptic) == ["kept", "low_score"] and areas(panoptic) == [12, 0]
 
     def test_reclaiming_from_an_erased_instance_changes_nothing(self):
-        small, middle, full = rectangle((0, 1), (0, 2)), rectangle((0, 1), (0, 4)), torch.ones(4, 4, dtype=torch.bool)
-        panoptic = run([small, middle, full], FusionPolicy(min_visible=0.3), [(1, 0), (2, 0)], scores=[0.9, 0.8, 0.7])
-        assert areas(panoptic) == [0, 4, 12]
-        assert panoptic.records[0].blocker == 1
+        masks = [rectangle((0, 1), (0, 2)), rectangle((0, 1), (0, 4)), FULL]
+        panoptic = run(masks, FusionPolicy(min_visible=0.3), [(1, 0), (2, 0)])
+        assert areas(panoptic) == [0, 4, 12] and panoptic.records[0].blocker == 1
 
     def test_nan_margin_is_not_above_and_is_logged_once(self, caplog):
         instances = detections(ABC)
-        stats = PairStats.of(instances.masks)
-        relation = Relation(torch.full((3, 3), torch.nan), stats.significant(0.2))
+        relation = Relation(torch.full((3, 3), torch.nan), PairStats.of(instances.masks).significant(0.2))
         with caplog.at_level(logging.WARNING, logger="panoptic_occ"):
-            panoptic = fuse(instances, stats, relation, None, HEURISTIC)
-        assert areas(panoptic) == [12, 0, 0]
+            assert areas(fused(instances, relation, HEURISTIC)) == [12, 0, 0]
         assert len(caplog.records) == 1 and "NaN" in caplog.text
 
     def test_relation_may_set_the_order(self):
-        instances = detections(ABC[:2])
-        stats = PairStats.of(instances.masks)
-        relation = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool), order=torch.tensor([1, 0]))
-        panoptic = fuse(instances, stats, relation, None, HEURISTIC)
+        panoptic = run(ABC[:2], HEURISTIC, order=[1, 0])
         assert areas(panoptic) == [8, 6]
         assert [segment.instance for segment in panoptic.segments] == [1, 0]
-
-    def test_semantic_map_without_stuff_leaves_void(self):
-        panoptic = run(ABC, HEURISTIC, semantic=torch.full((4, 4), -1))
-        assert int((panoptic.ids == 0).sum()) == 4
 
     def test_more_than_255_segments(self):
         masks = torch.eye(400, dtype=torch.bool).view(400, 20, 20)
@@ -197,8 +162,7 @@ class TestEdgeCases:
         masks = MaskCrops.from_crops([torch.ones(0, 2), torch.ones(2, 2)], [(4, 0), (2, 2)], (4, 4))
         instances = InstanceSet(masks, torch.zeros(2, 4), torch.tensor([0.9, 0.8]), torch.tensor([0, 0]))
         relation = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
-        panoptic = fuse(instances, PairStats.of(masks), relation, None, HEURISTIC)
-        assert statuses(panoptic) == ["empty", "kept"]
+        assert statuses(fused(instances, relation, HEURISTIC)) == ["empty", "kept"]
 
     @pytest.mark.parametrize(("visible", "area"), [(3, 5), (7, 10), (11, 20), (29, 50), (55, 100), (57, 100)])
     def test_quotients_meet_their_decimal_threshold(self, visible, area):
@@ -208,41 +172,19 @@ class TestEdgeCases:
         share, rest = round(visible / area, 2), round(hidden / area, 2)
         assert areas(run(strip, FusionPolicy(min_visible=share))) == [hidden, 0]
         assert areas(run(strip, FusionPolicy(max_occluded=rest))) == [hidden, visible]
-        same_class = FusionPolicy(same_class_thr=rest)
-        assert areas(run(strip, same_class, labels=[1, 1])) == [hidden, 0]
+        assert areas(run(strip, FusionPolicy(same_class_thr=rest), labels=[1, 1])) == [hidden, 0]
 
 
-class TestErrors:
-    def test_sizes_that_contradict_each_other(self):
-        instances = detections(ABC)
-        stats = PairStats.of(instances.masks)
-        good = Relation(torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.bool))
-        with pytest.raises(ValueError, match=r"margin has shape \(2, 2\)"):
-            fuse(instances, stats, Relation(torch.zeros(2, 2), good.valid), None, HEURISTIC)
-        with pytest.raises(ValueError, match=r"stats.inter has shape \(1, 1\)"):
-            fuse(instances, PairStats.of(instances.masks[[0]]), good, None, HEURISTIC)
-        with pytest.raises(ValueError, match=r"semantic map is \(5, 4\)"):
-            fuse(instances, stats, good, torch.zeros(5, 4, dtype=torch.int64), HEURISTIC)
-        with pytest.raises(ValueError, match="order must name each"):
-            wrong = Relation(good.margin, good.valid, order=torch.tensor([0, 0, 1]))
-            fuse(instances, stats, wrong, None, HEURISTIC)
-
-    @pytest.mark.parametrize(
-        ("key", "value"),
-        [
-            ("conf_thr", 1.5),
-            ("conf_thr", None),
-            ("max_occluded", -0.1),
-            ("min_visible", "half"),
-            ("same_class_thr", float("nan")),
-            ("duplicate_thr", 50),
-            ("stuff_area", -1),
-            ("stuff_area", 0.5),
-            ("post_min_visible", 1.1),
-            ("same_class_strict", "yes"),
-            ("duplicate_areas", "canvass"),
-        ],
-    )
-    def test_policy_names_the_key_and_the_value(self, key, value):
-        with pytest.raises(ConfigError, match=re.escape(f"fusion.{key}={value!r}")):
-            FusionPolicy(**{key: value})
+def test_sizes_that_contradict_each_other():
+    instances = detections(ABC)
+    stats = PairStats.of(instances.masks)
+    good = Relation(torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.bool))
+    for changed, message in (
+        ({"relation": Relation(torch.zeros(2, 2), good.valid)}, r"margin has shape \(2, 2\)"),
+        ({"stats": PairStats.of(instances.masks[[0]])}, r"stats.inter has shape \(1, 1\)"),
+        ({"semantic": torch.zeros(5, 4, dtype=torch.int64)}, r"semantic map is \(5, 4\)"),
+        ({"relation": replace(good, order=torch.tensor([0, 0, 1]))}, "order must name each"),
+    ):
+        arguments = {"stats": stats, "relation": good, "semantic": None, "policy": HEURISTIC}
+        with pytest.raises(ValueError, match=message):
+            fuse(instances, **arguments | changed)

@@ -12,78 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap
-from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.relation import Relation
-
-SHARES = (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
-shares = st.none() | st.sampled_from(SHARES)
-
-
-@dataclass
-class Scene:
-    """Dense masks and claims, and what the relation says of them; labels, scores and margins with many ties."""
-
-    masks: np.ndarray
-    claims: np.ndarray | None
-    scores: np.ndarray
-    labels: np.ndarray
-    above: np.ndarray
-    order: np.ndarray | None
-    duplicate_of: np.ndarray | None
-    semantic: np.ndarray
-
-
-def scene(rng: np.random.Generator, n: int, size: tuple[int, int], side: int) -> Scene:
-    """``n`` rectangles with holes, empty ones and near copies among them, no longer than ``side``."""
-    masks = np.zeros((n, *size), dtype=bool)
-    for i, mask in enumerate(masks):
-        if i and rng.random() < 0.4:
-            mask[:] = masks[rng.integers(i)] & (rng.random(size) < 0.95)
-            continue
-        (top, bottom), (left, right) = (sorted(rng.integers(0, length + 1, 2)) for length in size)
-        part = mask[top : min(bottom, top + side), left : min(right, left + side)]
-        part[:] = rng.random(part.shape) < rng.choice([0.4, 0.9, 1.0])
-    patches = np.kron(rng.integers(-2, 4, size), np.ones((2, 2), dtype=int))[: size[0], : size[1]]
-    return Scene(
-        masks,
-        masks & (rng.random(masks.shape) < rng.choice([0.3, 0.8, 1.0])) if rng.random() < 0.4 else None,
-        (0.4 + rng.integers(0, 4, n) / 8).astype(np.float32),
-        rng.integers(0, 3, n),
-        rng.random((n, n)) < rng.choice([0.0, 0.3, 0.6]),
-        rng.permutation(n) if rng.random() < 0.4 else None,
-        np.where(rng.random(n) < 0.2, rng.integers(0, max(n, 1), n), -1) if rng.random() < 0.3 else None,
-        patches if rng.random() < 0.6 else rng.integers(-2, 300, size),
-    )
-
-
-def engine(scene: Scene, policy: FusionPolicy, loose: bool) -> PanopticMap:
-    """The suite's map; ``loose`` claims have crops as large as the image."""
-    instances = InstanceSet(
-        MaskCrops.from_dense(torch.from_numpy(scene.masks)),
-        torch.zeros(len(scene.masks), 4),
-        torch.from_numpy(scene.scores),
-        torch.from_numpy(scene.labels),
-    )
-    claims = None
-    if scene.claims is not None:
-        parts, size = torch.from_numpy(scene.claims), instances.masks.size
-        claims = (
-            MaskCrops.from_crops(list(parts), [(0, 0)] * len(parts), size) if loose else MaskCrops.from_dense(parts)
-        )
-        if not len(parts):
-            claims = MaskCrops.empty(size)
-    above = torch.from_numpy(scene.above)
-    relation = Relation(
-        above.float(),
-        torch.ones_like(above),
-        order=None if scene.order is None else torch.from_numpy(scene.order),
-        antisymmetric=False,
-        claims=claims,
-        duplicate_of=None if scene.duplicate_of is None else torch.from_numpy(scene.duplicate_of),
-    )
-    return fuse(instances, PairStats.of(instances.masks), relation, torch.from_numpy(scene.semantic), policy)
+from helpers.scenes import Scene, fused, owners, policies, scene
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.structures.panoptic_map import PanopticMap
 
 
 @dataclass
@@ -142,13 +73,13 @@ class Literal:
     def twins(self, i: int, others: list[int]) -> np.ndarray:
         """Pixels that mask i shares with each mask that it repeats."""
         scene, policy = self.scene, self.policy
-        found = np.zeros(len(scene.masks), dtype=int)
+        pixels = np.zeros(len(scene.masks), dtype=int)
         for j in others if policy.duplicate_thr is not None else []:
             other = self.owner == j if policy.duplicate_areas == "canvas" else scene.masks[j]
             common = (scene.masks[i] & other).sum()
             if common and min(common / scene.masks[i].sum(), common / other.sum()) >= policy.duplicate_thr:
-                found[j] = (scene.masks[i] & scene.masks[j]).sum()
-        return found
+                pixels[j] = (scene.masks[i] & scene.masks[j]).sum()
+        return pixels
 
     def note(self, i: int, status: str, blocker: int | None = None) -> None:
         self.records[i]["status"], self.records[i]["blocker"] = status, blocker
@@ -212,38 +143,23 @@ def largest(counts: np.ndarray) -> int | None:
 def check(scene: Scene, policy: FusionPolicy, loose: bool = False) -> PanopticMap:
     literal = Literal(scene, policy)
     expected = literal.run()
-    panoptic = engine(scene, policy, loose)
+    panoptic = fused(scene, policy, loose)
     assert panoptic.ids.dtype == torch.int32
-    name = np.array([-1, *(s.instance if s.isthing else -10 - s.label for s in panoptic.segments)])
-    assert np.array_equal(name[panoptic.ids.numpy()], expected)
+    assert np.array_equal(owners(panoptic), expected)
     assert [s.id for s in panoptic.segments] == list(range(1, len(panoptic.segments) + 1))
     assert [s.instance for s in panoptic.segments if s.isthing] == literal.numbered
-    assert [s.area for s in panoptic.segments] == [int((expected == v).sum()) for v in name[1:]]
+    names = [s.instance if s.isthing else -10 - s.label for s in panoptic.segments]
+    assert [s.area for s in panoptic.segments] == [int((expected == name).sum()) for name in names]
+    stuff = [s.label for s in panoptic.segments[len(literal.numbered) :]]  # things first, then stuff by label
+    assert stuff == sorted(set(stuff))
     assert [vars(record) for record in panoptic.records] == literal.records
     numbers = [value for record in panoptic.records for value in (*vars(record).values(), *record.met)]
     assert all(type(value) in (int, str, type(None), tuple) for value in numbers)
     return panoptic
 
 
-@st.composite
-def policies(draw: st.DrawFn) -> FusionPolicy:
-    return FusionPolicy(
-        conf_thr=draw(st.sampled_from(SHARES[:7])),
-        max_occluded=draw(shares),
-        min_visible=draw(shares),
-        canvas_sig_ratio=draw(shares),
-        same_class_thr=draw(shares),
-        same_class_strict=draw(st.booleans()),
-        duplicate_thr=draw(shares),
-        duplicate_areas=draw(st.sampled_from(["original", "canvas"])),
-        post_min_visible=draw(shares),
-        stuff_area=draw(st.integers(0, 12)),
-        stuff_rule=draw(st.sampled_from(["class", "component"])),
-    )
-
-
 @settings(max_examples=250, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.integers(1, 12), policies(), st.booleans())
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9), st.integers(1, 12), policies, st.booleans())
 def test_every_map_and_record_is_the_literal_one(
     seed: int, n: int, side: int, policy: FusionPolicy, loose: bool
 ) -> None:

@@ -1,111 +1,86 @@
-"""The engine against literal transcriptions of the published algorithms, on random masks full of ties."""
+"""The engine against literal transcriptions of the published algorithms, and what must not change a map."""
+
+from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.relation import Relation
+from helpers.scenes import SHARES, Scene, fused, owners, policies, scene
+from panoptic_occ.fusion.policy import FusionPolicy
 
 SIZE = (5, 6)
-SHARES = (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
-shares = st.sampled_from(SHARES)
+share = st.sampled_from(SHARES)
 quick = settings(max_examples=120, deadline=None, derandomize=True)
 
 
-@st.composite
-def scenes(draw, distinct=False):
-    """Random rectangles with holes; scores, values and margins with many ties unless ``distinct``."""
-    n = draw(st.integers(0, 6))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    masks = np.zeros((n, *SIZE), dtype=bool)
-    for mask in masks:
-        (top, bottom), (left, right) = (sorted(rng.integers(0, side + 1, 2)) for side in SIZE)
-        mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < 0.9
-    scores = 0.4 + 0.5 * (rng.permutation(n) / max(n, 1) if distinct else rng.integers(0, 4, n) / 4)
-    return {
-        "masks": masks,
-        "scores": scores.astype(np.float32),
-        "labels": rng.integers(0, 2, n),
-        "margin": rng.integers(-2, 3, (n, n)).astype(np.float32),
-        "values": rng.integers(0, 4, n).astype(np.float32),
-        "semantic": rng.integers(-1, 4, SIZE),
-    }
+def drawn(seed: int, n: int) -> tuple[Scene, np.random.Generator]:
+    """A scene without claims, order and suppressed instances."""
+    rng = np.random.default_rng(seed)
+    return replace(scene(rng, n, SIZE, side=6), claims=None, order=None, duplicate_of=None), rng
 
 
-def instance_set(scene):
-    return InstanceSet(
-        masks=MaskCrops.from_dense(torch.from_numpy(scene["masks"])),
-        boxes=torch.zeros(len(scene["masks"]), 4),
-        scores=torch.from_numpy(scene["scores"]),
-        labels=torch.from_numpy(scene["labels"]),
-    )
+scenes = st.builds(drawn, st.integers(0, 2**32 - 1), st.integers(0, 6))
 
 
-def engine(scene, policy, margin=None, sig_ratio=0.2, semantic=None):
-    """The map as instance numbers (-1: none; 100 + label: stuff) and the PanopticMap."""
-    instances = instance_set(scene)
-    stats = PairStats.of(instances.masks)
-    margin = torch.zeros(stats.inter.shape) if margin is None else torch.from_numpy(margin)
-    relation = Relation(margin, stats.significant(sig_ratio), antisymmetric=False)
-    panoptic = fuse(instances, stats, relation, None if semantic is None else torch.from_numpy(semantic), policy)
-    owner = np.full(SIZE, -1)
-    for segment in panoptic.segments:
-        name = segment.instance if segment.isthing else 100 + segment.label
-        owner[panoptic.ids.numpy() == segment.id] = name
-    return owner, panoptic
-
-
-def ranking(scores, conf_thr):
+def ranking(scores: np.ndarray, conf_thr: float) -> list[int]:
     return [i for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)) if scores[i] >= np.float32(conf_thr)]
 
 
-def literal_heuristic(scene, conf_thr, max_occluded, stuff_area):
+@quick
+@given(scenes, share, share, st.integers(0, 8))
+def test_without_relation_it_is_the_heuristic(case: Any, conf_thr: float, max_occluded: float, stuff_area: int) -> None:
+    plain, _ = case
+    plain.above[:] = False
     owner = np.full(SIZE, -1)
-    for i in ranking(scene["scores"], conf_thr):
-        mask = scene["masks"][i]
-        if not mask.any() or (mask & (owner >= 0)).sum() / mask.sum() > max_occluded:
-            continue
-        owner[mask & (owner == -1)] = i
-    for label in range(4):
-        part = (scene["semantic"] == label) & (owner == -1)
+    for i in ranking(plain.scores, conf_thr):
+        mask = plain.masks[i]
+        if mask.any() and (mask & (owner >= 0)).sum() / mask.sum() <= max_occluded:
+            owner[mask & (owner == -1)] = i
+    for label in range(plain.semantic.max() + 1):
+        part = (plain.semantic == label) & (owner == -1)
         if part.sum() >= stuff_area:
-            owner[part] = 100 + label
-    return owner
+            owner[part] = -10 - label
+    policy = FusionPolicy(conf_thr=conf_thr, max_occluded=max_occluded, stuff_area=stuff_area)
+    assert np.array_equal(owners(fused(plain, policy)), owner)
 
 
-def literal_ocfusion(scene, conf_thr, sig_ratio, min_visible):
-    owner, accepted, masks = np.full(SIZE, -1), [], scene["masks"]
-    for i in ranking(scene["scores"], conf_thr):
-        area = masks[i].sum()
-        if area == 0:
-            continue
+@quick
+@given(scenes, share, share, share)
+def test_with_pairs_it_is_algorithm_1_of_ocfusion(
+    case: Any, conf_thr: float, sig_ratio: float, min_visible: float
+) -> None:
+    pairs, _ = case
+    masks, accepted, owner = pairs.masks, [], np.full(SIZE, -1)
+    common = (masks[:, None] & masks[None]).sum(axis=(2, 3)).reshape(len(masks), len(masks))
+    shares = common / np.maximum(common.diagonal(), 1)[:, None]
+    significant = ((shares >= sig_ratio) | (sig_ratio <= shares.T)) & (common > 0)
+    for i in ranking(pairs.scores, conf_thr):
         claim = masks[i] & (owner == -1)
         for j in accepted:
-            common = (masks[i] & masks[j]).sum()
-            if common == 0:
-                continue
-            significant = common / area >= sig_ratio or common / masks[j].sum() >= sig_ratio
-            if significant and scene["margin"][i, j] > 0:
+            if significant[i, j] and pairs.above[i, j]:
                 claim = claim | (masks[i] & (owner == j))
-        if claim.sum() / area <= min_visible:
-            continue
-        owner[claim] = i
-        accepted.append(i)
-    return owner
+        if masks[i].any() and claim.sum() / masks[i].sum() > min_visible:
+            owner[claim] = i
+            accepted.append(i)
+    policy = FusionPolicy(conf_thr=conf_thr, min_visible=min_visible, stuff_area=SIZE[0] * SIZE[1] + 1)
+    assert np.array_equal(owners(fused(replace(pairs, above=pairs.above & significant), policy)), owner)
 
 
-def literal_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible, code=False):
+@quick
+@given(scenes, share, st.sampled_from(SHARES[1:]), st.sampled_from(SHARES[1:]), share, st.booleans())
+def test_with_values_and_checks_it_is_algorithm_1_of_rap(
+    case: Any, conf_thr: float, same_class_thr: float, duplicate_thr: float, min_visible: float, code: bool
+) -> None:
     """Algorithm 1 of the paper, or with ``code`` the two checks as RAP's program makes them."""
-    masks, labels, values = scene["masks"], scene["labels"], scene["values"]
+    valued, rng = case
+    masks, labels, values = valued.masks, valued.labels, rng.integers(0, 4, len(valued.masks))
     owner, label_map, value_map = np.full(SIZE, -1), np.full(SIZE, -1), np.full(SIZE, np.inf)
-    accepted = []
-    for i in ranking(scene["scores"], conf_thr):
+    accepted: list[int] = []
+    for i in ranking(valued.scores, conf_thr):
         mask, area = masks[i], masks[i].sum()
         if area == 0:
             continue
@@ -113,41 +88,13 @@ def literal_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible, cod
         if same > same_class_thr if code else same >= same_class_thr:
             continue
         others = [owner == j if code else masks[j] for j in accepted]
-        common = [(mask & other).sum() for other in others]
-        if any(
-            c and c / area >= duplicate_thr and c / other.sum() >= duplicate_thr
-            for c, other in zip(common, others, strict=True)
-        ):
+        common = [((mask & other).sum(), other.sum()) for other in others]
+        if any(c and c / area >= duplicate_thr and c / size >= duplicate_thr for c, size in common):
             continue
         claim = mask & (value_map > values[i])
-        if claim.sum() / area <= min_visible:
-            continue
-        owner[claim], label_map[claim], value_map[claim] = i, labels[i], values[i]
-        accepted.append(i)
-    return owner
-
-
-@quick
-@given(scenes(), shares, shares, st.integers(0, 8))
-def test_without_relation_it_is_the_heuristic(scene, conf_thr, max_occluded, stuff_area):
-    policy = FusionPolicy(conf_thr=conf_thr, max_occluded=max_occluded, stuff_area=stuff_area)
-    owner, _ = engine(scene, policy, semantic=scene["semantic"])
-    assert np.array_equal(owner, literal_heuristic(scene, conf_thr, max_occluded, stuff_area))
-
-
-@quick
-@given(scenes(), shares, shares, shares)
-def test_with_pairs_it_is_algorithm_1_of_ocfusion(scene, conf_thr, sig_ratio, min_visible):
-    policy = FusionPolicy(conf_thr=conf_thr, min_visible=min_visible)
-    owner, _ = engine(scene, policy, scene["margin"], sig_ratio)
-    assert np.array_equal(owner, literal_ocfusion(scene, conf_thr, sig_ratio, min_visible))
-
-
-@quick
-@given(scenes(), shares, st.sampled_from(SHARES[1:]), st.sampled_from(SHARES[1:]), shares, st.booleans())
-def test_with_values_and_checks_it_is_algorithm_1_of_rap(
-    scene, conf_thr, same_class_thr, duplicate_thr, min_visible, code
-):
+        if claim.sum() / area > min_visible:
+            owner[claim], label_map[claim], value_map[claim] = i, labels[i], values[i]
+            accepted.append(i)
     policy = FusionPolicy(
         conf_thr=conf_thr,
         same_class_thr=same_class_thr,
@@ -155,109 +102,51 @@ def test_with_values_and_checks_it_is_algorithm_1_of_rap(
         duplicate_thr=duplicate_thr,
         duplicate_areas="canvas" if code else "original",
         min_visible=min_visible,
+        stuff_area=SIZE[0] * SIZE[1] + 1,
     )
-    values = scene["values"]
-    owner, _ = engine(scene, policy, values[None, :] - values[:, None], sig_ratio=0.0)
-    assert np.array_equal(owner, literal_rap(scene, conf_thr, same_class_thr, duplicate_thr, min_visible, code))
+    assert np.array_equal(owners(fused(replace(valued, above=values[:, None] < values[None, :]), policy)), owner)
 
 
-@st.composite
-def policies(draw):
-    optional = st.one_of(st.none(), shares)
-    return FusionPolicy(
-        conf_thr=draw(shares),
-        max_occluded=draw(optional),
-        min_visible=draw(optional),
-        same_class_thr=draw(optional),
-        duplicate_thr=draw(optional),
-        stuff_area=draw(st.integers(0, 6)),
-        same_class_strict=draw(st.booleans()),
-        duplicate_areas=draw(st.sampled_from(["original", "canvas"])),
-        post_min_visible=draw(optional),
+@quick
+@given(scenes, policies)
+def test_the_order_of_the_input_does_not_matter(case: Any, policy: FusionPolicy) -> None:
+    plain, rng = case
+    n = len(plain.masks)
+    plain.scores[:] = 0.4 + 0.5 * rng.permutation(n) / max(n, 1)  # distinct
+    order = rng.permutation(n)
+    above = plain.above[order][:, order]
+    permuted = replace(
+        plain, masks=plain.masks[order], scores=plain.scores[order], labels=plain.labels[order], above=above
     )
+    other = owners(fused(permuted, policy))
+    renamed = np.where(other >= 0, np.append(order, -1)[other.clip(min=-1)], other)
+    assert np.array_equal(renamed, owners(fused(plain, policy)))
 
 
 @quick
-@given(scenes(), policies())
-def test_maps_and_records_are_consistent(scene, policy):
-    owner, panoptic = engine(scene, policy, scene["margin"], semantic=scene["semantic"])
-    ids = panoptic.ids.numpy()
-    assert [segment.id for segment in panoptic.segments] == list(range(1, len(panoptic.segments) + 1))
-    assert sorted(set(ids.flatten()) - {0}) == [segment.id for segment in panoptic.segments]
-    for segment in panoptic.segments:
-        region = ids == segment.id
-        assert segment.area == region.sum() > 0
-        if segment.isthing:
-            assert scene["masks"][segment.instance][region].all()
-            assert segment.label == scene["labels"][segment.instance]
-        else:
-            assert (scene["semantic"][region] == segment.label).all()
-    assert [s.isthing for s in panoptic.segments] == sorted((s.isthing for s in panoptic.segments), reverse=True)
-    stuff = [s.label for s in panoptic.segments if not s.isthing]
-    assert stuff == sorted(set(stuff))
-    for i, record in enumerate(panoptic.records):
-        assert record.area == scene["masks"][i].sum()
-        assert record.final == (owner == i).sum()
-        assert (record.final > 0) == (record.status == "kept")
-        assert (record.status == "low_score") == (scene["scores"][i] < np.float32(policy.conf_thr))
-        assert record.blocker is None or (scene["masks"][i] & scene["masks"][record.blocker]).any()
-        assert record.status not in ("same_class", "duplicate") or record.blocker is not None
-        if record.status == "erased":
-            assert record.blocker is not None or record.free / record.area <= policy.post_min_visible
+@given(scenes, policies)
+def test_flipping_the_image_flips_the_map(case: Any, policy: FusionPolicy) -> None:
+    plain, _ = case
+    flipped = replace(plain, masks=plain.masks[:, :, ::-1].copy(), semantic=plain.semantic[:, ::-1].copy())
+    assert np.array_equal(owners(fused(flipped, policy))[:, ::-1], owners(fused(plain, policy)))
 
 
 @quick
-@given(scenes(distinct=True), policies(), st.randoms(use_true_random=False))
-def test_the_order_of_the_input_does_not_matter(scene, policy, random):
-    order = np.array(random.sample(range(len(scene["masks"])), len(scene["masks"])), dtype=int)
-    permuted = {key: value[order] for key, value in scene.items() if key not in ("margin", "semantic")}
-    owner, _ = engine(scene, policy, scene["margin"])
-    other, _ = engine(permuted, policy, scene["margin"][order][:, order])
-    renamed = np.append(order, -1)[other]
-    assert np.array_equal(owner, renamed)
-
-
-@quick
-@given(scenes(), policies())
-def test_flipping_the_image_flips_the_map(scene, policy):
-    owner, _ = engine(scene, policy, scene["margin"], semantic=scene["semantic"])
-    flipped = {**scene, "masks": scene["masks"][:, :, ::-1].copy()}
-    other, _ = engine(flipped, policy, scene["margin"], semantic=scene["semantic"][:, ::-1].copy())
-    assert np.array_equal(other[:, ::-1], owner)
-
-
-@quick
-@given(scenes(), policies(), st.integers(0, 6))
-def test_an_instance_that_overlaps_nothing_changes_nothing_else(scene, policy, position):
-    owner, _ = engine(scene, policy, scene["margin"])
-    n = len(scene["masks"])
-    position = min(position, n)
-    alone = ~scene["masks"].any(axis=0)
-    keep = np.delete(np.arange(n + 1), position)
-    margin = np.ones((n + 1, n + 1), dtype=np.float32)
-    margin[np.ix_(keep, keep)] = scene["margin"]
-    larger = {
-        "masks": np.insert(scene["masks"], position, alone, axis=0),
-        "scores": np.insert(scene["scores"], position, np.float32(0.65)),
-        "labels": np.insert(scene["labels"], position, 1),
-    }
-    other, _ = engine(larger, policy, margin)
-    renamed = np.append(np.insert(np.arange(n), position, -1), -1)[other]
-    assert np.array_equal(renamed, owner)
-
-
-@quick
-@given(scenes(), policies())
-def test_disjoint_masks_need_no_order(scene, policy):
-    taken = np.zeros(SIZE, dtype=bool)
-    for mask in scene["masks"]:
-        mask &= ~taken
-        taken |= mask
-    for key in ("min_visible", "post_min_visible"):
-        if getattr(policy, key) == 1.0:  # nothing is more than fully visible
-            policy = replace(policy, **{key: 0.5})
-    owner, _ = engine(scene, policy, scene["margin"])
-    expected = np.full(SIZE, -1)
-    for i in ranking(scene["scores"], policy.conf_thr):
-        expected[scene["masks"][i]] = i
-    assert np.array_equal(owner, expected)
+@given(scenes, policies, st.integers(0, 6))
+def test_an_instance_that_overlaps_nothing_changes_nothing_else(case: Any, policy: FusionPolicy, place: int) -> None:
+    plain, _ = case
+    plain.semantic[:] = -1
+    n = len(plain.masks)
+    place = min(place, n)
+    others = np.delete(np.arange(n + 1), place)
+    above = np.ones((n + 1, n + 1), dtype=bool)
+    above[np.ix_(others, others)] = plain.above
+    larger = Scene(
+        np.insert(plain.masks, place, ~plain.masks.any(axis=0), axis=0),
+        np.insert(plain.scores, place, np.float32(0.65)),
+        np.insert(plain.labels, place, 1),
+        above,
+        plain.semantic,
+    )
+    renamed = np.append(np.insert(np.arange(n), place, -1), -1)[owners(fused(larger, policy))]
+    assert np.array_equal(renamed, owners(fused(plain, policy)))

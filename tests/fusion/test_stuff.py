@@ -1,8 +1,6 @@
 import pytest
 import torch
 
-from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.fusion.stuff import fill_stuff
 
 
@@ -30,9 +28,10 @@ def test_one_segment_per_class_even_in_pieces():
     assert torch.equal(filled, (semantic == 3).int())
 
 
-def test_area_zero_adds_no_empty_segments():
+@pytest.mark.parametrize("rule", ["class", "component"])
+def test_area_zero_adds_no_empty_segments(rule):
     semantic = torch.full((2, 2), 5)
-    _, segments = fill_stuff(torch.ones((2, 2), dtype=torch.int32), semantic, 0, 2)
+    _, segments = fill_stuff(torch.ones((2, 2), dtype=torch.int32), semantic, 0, 2, rule)
     assert segments == ()
 
 
@@ -94,13 +93,3 @@ def test_component_rule_measures_what_things_left_free():
     assert fill_stuff(ids, semantic, 4, 2, "component")[1] == ()
     filled, segments = fill_stuff(ids, semantic, 3, 2, "component")
     assert filled.tolist() == [[2, 2, 2, 1, 2, 2, 2]] and segments[0].area == 6
-
-
-def test_component_rule_leaves_nothing_free_alone():
-    full = torch.ones((2, 2), dtype=torch.int32)
-    assert fill_stuff(full, torch.full((2, 2), 5), 0, 2, "component")[1] == ()
-
-
-def test_an_unknown_rule_is_answered():
-    with pytest.raises(ConfigError, match=r"fusion\.stuff_rule='components'.*did you mean 'component'"):
-        FusionPolicy(stuff_rule="components")

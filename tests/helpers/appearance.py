@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.banet import AppearanceOrder
+from panoptic_occ.occlusion.base import Context
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.sample import Context
 from panoptic_occ.testing import toy_categories
 
 COMMON = {"in_channels": 4, "categories": toy_categories()}

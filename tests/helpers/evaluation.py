@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from panoptic_occ.evaluation.evaluator import Entry
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.baselines.area import AreaOrder
 from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
-from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.outputs import BaseOutput
 from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections
 
 PARTS = {"in_channels": 4, "categories": toy_categories()}

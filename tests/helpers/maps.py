@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 NUM = 4
 """Categories; the first two are things."""

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panoptic_occ.exchange.base import Exchange, Pyramids
-from panoptic_occ.exchange.ibpp import IterativeProjection
-from panoptic_occ.structures.sample import Batch, Sample
+from panoptic_occ.exchange.base import Exchange, Inputs, Pyramids
+from panoptic_occ.exchange.ibpp import IterativeProjection, Refined
+from panoptic_occ.structures.batch import Batch
+from panoptic_occ.structures.sample import Sample
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
 from panoptic_occ.testing import toy_categories, toy_sample
+from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 
 CHANNELS, SIZE, CATEGORIES = 8, 64, toy_categories()
@@ -36,23 +38,29 @@ class Base:
         self.levels["pool"] = torch.randn(len(samples), CHANNELS, 1, 1)
         self.features = Pyramids.of(self.levels)
 
+    @property
+    def inputs(self) -> Inputs:
+        return Inputs(self.thing, self.stuff, self.features, self.batch)
+
     def losses(self, exchange: Exchange | None = None) -> dict[str, Tensor]:
         for module in (self.thing, self.stuff, self.exchange):
             module.train()
         torch.manual_seed(1)
-        found = (exchange or self.exchange).losses(self.thing, self.stuff, self.features, self.batch)
-        return found.thing | found.stuff
+        losses = (exchange or self.exchange).losses(self.inputs)
+        return losses.thing | losses.stuff
 
     def outputs(self, exchange: Exchange | None = None, conf_thr: float = 0.0) -> tuple[Any, Any]:
         self.thing.eval()
-        branches = (self.thing, self.stuff, self.features, self.batch)
-        return (exchange or self.exchange).outputs(*branches, conf_thr, REQUIRES)
+        return (exchange or self.exchange).outputs(self.inputs, conf_thr, REQUIRES)
 
     def positives(self, exchange: Exchange | None = None) -> Any:
         self.thing.eval()
         torch.manual_seed(1)
-        branches = (self.thing, self.stuff, self.features, self.batch)
-        return (exchange or self.exchange).positives(*branches, REQUIRES)
+        return (exchange or self.exchange).positives(self.inputs, REQUIRES)
+
+    def refine(self, rois: list[Rois], shown: list[Rois] | None = None) -> Refined:
+        with torch.no_grad():
+            return self.exchange.refine(self.inputs, rois, rois if shown is None else shown)
 
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         parts = {"thing": self.thing, "stuff": self.stuff, "exchange": self.exchange}

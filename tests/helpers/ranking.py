@@ -9,7 +9,7 @@ from torch import Tensor
 from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.occlusion.oanet import SpatialRanking
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.target import Target
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample
 
 

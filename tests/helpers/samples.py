@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from panoptic_occ.structures.instances import PanopticMap, Segment
-from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 
 
 def make_sample(size: tuple[int, int] = (37, 53), n: int = 5, seed: int = 0) -> Sample:
@@ -28,16 +32,12 @@ def make_sample(size: tuple[int, int] = (37, 53), n: int = 5, seed: int = 0) -> 
     ids[height // 2 :] = 7
     for k, mask in enumerate(masks):
         ids[mask] = 100 + k
-    dense = torch.from_numpy(masks)
-    inter = PairStats.of(MaskCrops.from_dense(dense)).inter
-    own = torch.zeros_like(inter)
-    for i in range(n):
-        for j in range(n):
-            own[i, j] = int((masks[i] & masks[j] & (ids == 100 + i)).sum())
-    pan_area = torch.tensor([int((ids == 100 + k).sum()) for k in range(n)])
-    segments = [Segment(100 + k, k % 3, True, int(pan_area[k]), instance=k) for k in range(n) if pan_area[k] > 0]
+    owned = ids == 100 + np.arange(n)[:, None, None]
+    inter, own = (torch.from_numpy(np.einsum("ihw,jhw->ij", m.astype(int), masks.astype(int))) for m in (masks, owned))
+    pan_area = torch.from_numpy(owned.sum(axis=(1, 2)))
+    segments = [Segment(100 + k, k % 3, True, int(pan_area[k])) for k in range(n) if pan_area[k] > 0]
     segments.append(Segment(7, 3, False, int((ids == 7).sum())))
-    crops = MaskCrops.from_dense(dense)
+    crops = MaskCrops.from_dense(torch.from_numpy(masks))
     target = Target(
         boxes=crops.boxes,
         labels=torch.arange(n) % 3,
@@ -46,20 +46,17 @@ def make_sample(size: tuple[int, int] = (37, 53), n: int = 5, seed: int = 0) -> 
         relation=GroundTruthRelation(crops.area, pan_area, inter, own),
         instance_ids=torch.arange(n) + 1000,
     )
-    image = np.stack([ids, rng.integers(0, 256, size), rng.integers(0, 256, size)]).astype(np.uint8)
-    return Sample(torch.from_numpy(image), 1, "1.png", size, target)
+    image = np.stack([ids, rng.integers(0, 256, size), rng.integers(0, 256, size)], axis=-1).astype(np.uint8)
+    return Sample(torch.from_numpy(image).permute(2, 0, 1), seed, f"{seed}.png", size, target)
 
 
-def same(a: Sample, b: Sample) -> bool:
-    assert a.target is not None and b.target is not None
-    pairs = [
-        (a.image, b.image),
-        (a.target.boxes, b.target.boxes),
-        (a.target.labels, b.target.labels),
-        (a.target.masks.dense(), b.target.masks.dense()),
-        (a.target.panoptic.ids, b.target.panoptic.ids),
-        (a.target.instance_ids, b.target.instance_ids),
-        *((getattr(a.target.relation, f), getattr(b.target.relation, f)) for f in ("area", "pan_area", "inter", "own")),
-    ]
-    equal = all(x.shape == y.shape and torch.equal(x, y) for x, y in pairs)
-    return equal and a.target.panoptic.segments == b.target.panoptic.segments
+def assert_same(first: object, second: object, path: str = "") -> None:
+    """Equal down to dtype and every bit, whatever the nesting; ``path`` names the place of a difference."""
+    if isinstance(first, Tensor):
+        assert isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second), path
+    elif is_dataclass(first):
+        assert type(first) is type(second), path
+        for field in fields(first):
+            assert_same(getattr(first, field.name), getattr(second, field.name), f"{path}.{field.name}")
+    else:
+        assert first == second, path

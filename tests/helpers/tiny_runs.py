@@ -1,13 +1,94 @@
-"""Runs on a handful of scenes."""
+"""Runs on a handful of scenes, with a network of a few steps."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-BASE = ["experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false"]
-Trained = tuple[Path, dict[str, object]]
-"""The folder of all runs, and the metrics of the one that is there."""
+import pytest
+
+from panoptic_occ.commands.evaluating import evaluate
+from panoptic_occ.commands.training import train
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import RunPlan
+
+QUIET = ("trainer=cpu", "trainer.enable_progress_bar=false", "processes=1")
+TINY = ("experiment=tiny", "thing.max_detections=10", *QUIET)
 
 
-def options(cache: Path, runs: Path, *more: str) -> list[str]:
-    return [*BASE, f"data.source.cache_dir={cache}", f"runs_dir={runs}", *more]
+def steps(base: int, occlusion: int) -> list[str]:
+    """Words for stages of so many steps."""
+    return [
+        f"schedule.{stage}.{key}"
+        for stage, number in (("base", base), ("occlusion", occlusion))
+        for key in (f"steps={number}", "milestones=[]")
+    ]
+
+
+BRIEF = (
+    "preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=3", *steps(5, 3),
+    "schedule.base.warmup_steps=0", "thing.max_detections=8",
+)  # fmt: skip
+"""A run that tests of processes disturb."""
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A run by the words of its command, of which the last names the folder of all runs."""
+
+    words: Sequence[str]
+
+    def plan(self, *more: str) -> RunPlan:
+        return plan_of([*self.words, *more])
+
+    def train(self, *more: str) -> dict[str, Any]:
+        """The metrics, as their file has them."""
+        return as_written(train(self.plan(*more)))
+
+    def evaluate(self, *more: str) -> dict[str, Any]:
+        return as_written(evaluate(self.plan(*more)))
+
+    def evaluate_folder(self, *more: str) -> dict[str, Any]:
+        """The run found by its folder, as by users who have nothing else of it."""
+        return as_written(evaluate(plan_of([f"run={self.folder}", *QUIET, *more])))
+
+    def copied(self, runs: Path) -> TinyRun:
+        shutil.copytree(self.runs, runs, dirs_exist_ok=True)
+        return TinyRun([*self.words[:-1], f"runs_dir={runs}"])
+
+    @property
+    def runs(self) -> Path:
+        return Path(self.words[-1].removeprefix("runs_dir="))
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.plan("compare=[]").folder.path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return read(self.folder / "metrics.json")
+
+
+def as_written(metrics: dict[str, object]) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads(json.dumps(metrics))
+    return written
+
+
+def read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the scenes of all tests are painted, by the first that needs them."""
+    return tmp_path_factory.getbasetemp() / "scenes"
+
+
+def tiny_run(cache: Path, runs: Path, *more: str) -> TinyRun:
+    return TinyRun([*TINY, f"data.source.cache_dir={cache}", *more, f"runs_dir={runs}"])

@@ -12,13 +12,13 @@ import torch
 from helpers.breakdown import CATEGORIES, POLICY, SMALL, fused, random_case, slow_bins, slow_reason
 from helpers.orders import detections, relation
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.breakdown import BINS, GROUPS, AnnotatedThings, Binning, Breakdown
 from panoptic_occ.metrics.misses import ERRORS, KILLED
 from panoptic_occ.metrics.pq.metric import PanopticQuality, panoptic_matches
 from panoptic_occ.metrics.tables import breakdown_tables
-from panoptic_occ.structures.instances import PanopticMap, Segment
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.testing import toy_target
 
 PLAIN = FusionPolicy(conf_thr=0, stuff_area=1)

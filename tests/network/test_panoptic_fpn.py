@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from panoptic_occ.backbone.resnet import resnet_fpn
-from panoptic_occ.config.compose import compose
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.runs.build import build_model
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import build_model
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.testing import toy_categories, toy_sample
 
 SAMPLES = [toy_sample(3, seed, size=(64, 96)) for seed in (0, 1)]
@@ -19,7 +20,7 @@ REQUIRES = frozenset({"soft", "roi_features", "semantic_logits"})
 
 
 def network(*words: str) -> PanopticFPN:
-    return build_model(compose(["experiment=tiny", "occlusion=score", *words]), toy_categories()).eval()
+    return build_model(plan_of(["experiment=tiny", "occlusion=score", *words]), toy_categories()).eval()
 
 
 def layouts(model: PanopticFPN) -> list[bool]:
@@ -43,8 +44,8 @@ def layouts(model: PanopticFPN) -> list[bool]:
 
 def outputs_in(model: PanopticFPN, layout: torch.memory_format) -> list[BaseOutput]:
     batch = model.batch(SAMPLES)
-    features = model._pyramids(type(batch)(batch.images.contiguous(memory_format=layout), batch.sizes, batch.samples))
-    found = model.exchange.outputs(model.thing, model.stuff, features, batch, 0.05, REQUIRES)
+    batch = replace(batch, images=batch.images.contiguous(memory_format=layout))
+    found = model.exchange.outputs(model._inputs(batch), 0.05, REQUIRES)
     return [BaseOutput(instances, None, semantic) for instances, semantic in zip(*found, strict=True)]  # type: ignore[arg-type]
 
 

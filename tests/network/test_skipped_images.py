@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from panoptic_occ.config.compose import compose
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.runs.build import build_model
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import build_model
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.testing import toy_categories, toy_sample
 
@@ -21,7 +21,7 @@ NO_PAIR = [toy_sample(1, 2, size=(64, 160)), toy_sample(1, 3, size=(64, 96))]
 
 def network(*words: str) -> PanopticFPN:
     torch.manual_seed(0)
-    model = build_model(compose(["experiment=tiny", *words]), toy_categories())
+    model = build_model(plan_of(["experiment=tiny", *words]), toy_categories())
     for part in model.base_modules().values():
         part.eval().requires_grad_(False)
     return model

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import compose
 from panoptic_occ.network.tta import TestTimeAugmentation, View, averaged
-from panoptic_occ.runs.build import build_model
-from panoptic_occ.structures.instances import InstanceSet, SemanticMap
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import build_model
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample
 from panoptic_occ.thing.paste import paste_masks
 
@@ -24,7 +25,7 @@ def sample_of(seed: int) -> Sample:
 
 
 def model_with(*words: str, seed: int = 0):  # type: ignore[no-untyped-def]
-    return build_model(compose(["experiment=tiny", "occlusion=score", *words]), toy_categories()).eval()
+    return build_model(plan_of(["experiment=tiny", "occlusion=score", *words]), toy_categories()).eval()
 
 
 def test_views_are_all_combinations_without_the_plain_one() -> None:
@@ -108,7 +109,7 @@ def test_the_stuff_does_not_depend_on_which_detections_are_asked_for(exchange: s
 
 
 def test_an_oracle_base_is_refused() -> None:
-    model = build_model(compose(["experiment=oracle_base", "tta=flip"]), toy_categories()).eval()
+    model = build_model(plan_of(["experiment=oracle_base", "tta=flip"]), toy_categories()).eval()
     with pytest.raises(ConfigError, match="tta=none"):
         model.base_outputs([sample_of(0)], 0.5)
 

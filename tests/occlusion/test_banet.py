@@ -10,7 +10,7 @@ from torchvision.ops import nms
 from helpers.appearance import BANET, COMMON, NO_DROP, areas, ask, detections, owners, random_masks, strip
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.engine import fuse
-from panoptic_occ.occlusion.banet import AppearanceOrder, answers, mean_colors
+from panoptic_occ.occlusion.banet import AppearanceOrder, mean_colors, ordered_pairs
 from panoptic_occ.ops.suppression import duplicates
 from panoptic_occ.structures.masks import PairStats
 
@@ -154,8 +154,8 @@ class TestTies:
         for i, j in ((0, 4), (0, 3), (1, 2), (2, 3)):
             asked[i, j] = asked[j, i] = True
         margin[3, 0], margin[0, 3] = 0.1, -0.1
-        assert answers(margin, asked, scores, [0, 1, 2, 3, 4]) == [(1, 2), (3, 0), (0, 4), (2, 3)]
-        assert answers(margin, asked, scores, [1, 0, 2, 4, 3]) == [(1, 2), (0, 4), (3, 0), (2, 3)]
+        assert ordered_pairs(margin, asked, scores, [0, 1, 2, 3, 4]) == [(1, 2), (3, 0), (0, 4), (2, 3)]
+        assert ordered_pairs(margin, asked, scores, [1, 0, 2, 4, 3]) == [(1, 2), (0, 4), (3, 0), (2, 3)]
 
 
 class TestPairs:

@@ -8,7 +8,7 @@ import torch
 
 from helpers.appearance import COMMON, NO_DROP, ask, detections, owners, strip
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.occlusion.banet import PIXEL_MEAN, PIXEL_STD, AppearanceOrder, answers, normalized
+from panoptic_occ.occlusion.banet import PIXEL_MEAN, PIXEL_STD, AppearanceOrder, normalized, ordered_pairs
 
 HUES = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (150, 150, 0), (0, 150, 150))
 
@@ -65,9 +65,9 @@ class TestTieBreak:
         for i, j in ((0, 3), (1, 2), (0, 1)):
             asked[i, j] = asked[j, i] = True
         scores, nothing = [0.9, 0.9, 0.8, 0.7], torch.zeros((4, 4))
-        assert answers(nothing, asked, scores, [0, 1, 2, 3]) == [(0, 1), (1, 2), (0, 3)]
-        assert answers(nothing, asked, scores, [0, 1, 2, 3], "index") == [(0, 1), (0, 3), (1, 2)]
-        assert answers(nothing, asked, scores, [1, 0, 2, 3], "index") == [(1, 0), (1, 2), (0, 3)]
+        assert ordered_pairs(nothing, asked, scores, [0, 1, 2, 3]) == [(0, 1), (1, 2), (0, 3)]
+        assert ordered_pairs(nothing, asked, scores, [0, 1, 2, 3], "index") == [(0, 1), (0, 3), (1, 2)]
+        assert ordered_pairs(nothing, asked, scores, [1, 0, 2, 3], "index") == [(1, 0), (1, 2), (0, 3)]
 
 
 class TestColors:

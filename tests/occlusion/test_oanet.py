@@ -12,13 +12,16 @@ from helpers.ranking import literal_scores, loss_of, ranking, scene
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.order.relation_accuracy import relation_counts
 from panoptic_occ.occlusion.oanet import BRANCHES, instance_tensor, ranking_target
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, Segment
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+from panoptic_occ.structures.panoptic_map import Segment
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.semantic_map import VOID_LABEL
+from panoptic_occ.structures.target import Target
 from panoptic_occ.testing import toy_target
 
 PERSON, TIE = 0, 1

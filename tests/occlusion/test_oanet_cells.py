@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
-from panoptic_occ.occlusion.oanet import BRANCHES, SpatialRanking, ranking_map, ranking_target
-from panoptic_occ.structures.instances import VOID_LABEL
+from panoptic_occ.occlusion.oanet import BRANCHES, SpatialRanking, ranking_target
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.semantic_map import VOID_LABEL
 
 
 def whole_map(model: SpatialRanking, masks: Tensor, labels: Tensor) -> Tensor:
     """S of the whole image as the module computes it."""
     crops, box = MaskCrops.from_dense(masks), (0, 0, *masks.shape[1:])
-    return ranking_map(crops, labels, box, model.conv.folded(), model.conv.bias, model.stride, model.pool).detach()
+    return model.ranking_map(crops, labels, box, model.conv.folded()).detach()
 
 
 @pytest.mark.parametrize(("pool", "pixel", "column"), [("average", 1 / 16, 1 / 4), ("any", 1, 1)])

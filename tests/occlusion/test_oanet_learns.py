@@ -10,7 +10,7 @@ from panoptic_occ.metrics.order.relation_accuracy import relation_counts
 from panoptic_occ.occlusion.oanet import SpatialRanking
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.target import Target
 from panoptic_occ.testing import toy_target
 
 

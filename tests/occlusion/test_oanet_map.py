@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
 from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, ranking_target
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.semantic_map import VOID_LABEL
 
 CONVS = sorted(BRANCHES)
 

@@ -8,11 +8,15 @@ import torch.nn.functional as F
 
 from helpers.relations import COMMON, generator, overfit
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.occlusion.heads.pairs import training_pairs
 from panoptic_occ.occlusion.heads.roi_head import roi_inputs
 from panoptic_occ.occlusion.ocfusion import OCFusion
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.testing import toy_example
+
+
+def training_pairs(example, sig_ratio, limit, source, rule="majority"):
+    model = OCFusion(sig_ratio=sig_ratio, pairs_per_image=limit, gt_rule=rule, **COMMON)
+    return model.training_pairs(example, source)
 
 
 @pytest.fixture

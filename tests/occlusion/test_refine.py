@@ -6,7 +6,6 @@ import torch
 
 from helpers.relations import COMMON, generator, overfit, scene
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.occlusion.heads.pairs import training_pairs
 from panoptic_occ.occlusion.heads.roi_head import roi_inputs
 from panoptic_occ.occlusion.ocfusion import OCFusion
 from panoptic_occ.occlusion.refine import SoftOcclusion, soft_margin
@@ -133,17 +132,13 @@ class TestRelation:
     def test_only_the_pairs_that_count_are_asked(self):
         model = build()
         instances, stats = scene()
-        assert torch.equal(~model.answers(instances, stats)["logits"].isnan(), stats.significant(0.2))
-        later = build(sigma=None, sym="raw").answers(instances, stats)["logits"]
+        assert torch.equal(~model.head_outputs(instances, stats)["logits"].isnan(), stats.significant(0.2))
+        later = build(sigma=None, sym="raw").head_outputs(instances, stats)["logits"]
         assert torch.equal(~later.isnan(), stats.significant(0.2).tril())
-        wide = model.answers(instances, stats, wide=True)["logits"]
+        wide = model.head_outputs(instances, stats, wide=True)["logits"]
         assert torch.equal(~wide.isnan(), (stats.inter > 0) & ~torch.eye(7, dtype=torch.bool))
         direct, saved = model(instances, stats), model.relate(instances, stats, {"logits": wide})
         torch.testing.assert_close(direct.margin, saved.margin, rtol=1e-4, atol=1e-6)
-
-    def test_sigma_and_sym_belong_to_the_fusion(self):
-        assert {"sigma", "sym", "intra", "inter", "significance"} <= SoftOcclusion.test_only
-        assert not {"sig_ratio", "inputs", "label_prior"} & SoftOcclusion.test_only
 
 
 class TestNetwork:
@@ -219,7 +214,7 @@ class TestTraining:
         examples = [toy_example(5), toy_example(1), toy_example(4, seed=1)]
         logits, targets = [], []
         for example in examples:
-            pairs, wanted = training_pairs(example, 0.2, 128, generator())
+            pairs, wanted = model.training_pairs(example, generator())
             logits.append(model.logits([example.instances], pairs))
             targets.append(wanted)
         p, y = torch.cat(logits).sigmoid(), torch.cat(targets)
@@ -251,7 +246,7 @@ class TestTraining:
         overfit(model, examples)
         right = []
         for example in examples:
-            pairs, targets = training_pairs(example, 0.2, 1000, generator())
+            pairs, targets = model.training_pairs(example, generator())
             above = model(example.instances, example.stats).above()[pairs[:, 0], pairs[:, 1]]
             right.append(above.float() == targets)
         assert torch.cat(right).float().mean() > 0.95 and len(torch.cat(right)) > 40

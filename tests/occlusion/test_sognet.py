@@ -59,7 +59,7 @@ def test_contested_pixels_are_those_that_two_masks_share() -> None:
     example = toy_example(5)
     first = first_of_each(example.matches)
     assert first.tolist() == [0, 1, 2, 3, 4]
-    logits, owner = contested_pixels(example.instances[first], example.matches[first], example)
+    logits, owner = contested_pixels(example.instances[first], example.matches[first], example.target)
     dense, ids = example.target.masks.dense(), example.target.panoptic.ids
     where = (dense.sum(dim=0) >= 2) & (ids > 0)
     assert torch.equal(owner, ids[where] - 1)  # toy ids are annotation + 1

@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.occlusion.upsnet import STUFF, VOID, PixelArgmax
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, SemanticMap
+from panoptic_occ.data.cityscapes.labels import VOID
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.occlusion.base import Context
+from panoptic_occ.occlusion.upsnet import STUFF, PixelArgmax
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Context
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
 
 COMMON: dict[str, Any] = {"in_channels": 4, "categories": toy_categories()}
@@ -214,8 +217,8 @@ def test_masks_are_removed_when_their_own_class_covers_more_than_the_threshold()
     scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 1, 0, 0])
     instances = InstanceSet(MaskCrops.from_dense(dense), boxes, scores, labels)
     stats = PairStats.of(instances.masks)
-    assert PixelArgmax(nms="none", **COMMON).removed(instances, stats).tolist() == [-1, -1, -1, 2]
-    assert PixelArgmax(**COMMON).removed(instances, stats).tolist() == [
+    assert PixelArgmax(nms="none", **COMMON).suppressors(instances, stats).tolist() == [-1, -1, -1, 2]
+    assert PixelArgmax(**COMMON).suppressors(instances, stats).tolist() == [
         -1,
         0,
         -1,

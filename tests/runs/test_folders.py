@@ -8,15 +8,26 @@ import pytest
 
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.folders import RunFolder, finished, overrides_name, read_config, run_folder
+from panoptic_occ.config.of_run import read_config
+from panoptic_occ.runs.build import run_folder
+from panoptic_occ.runs.folders import RunFolder, finished
 
 
 def test_words_that_change_results_are_in_the_name_and_those_of_the_machine_are_not() -> None:
-    machine = ["trainer=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false", "logger=none", "seed=3"]
-    assert overrides_name(machine) == ""
-    changing = ["trainer.precision=bf16-mixed", "+trainer.gradient_clip_algorithm=value", "fusion.min_visible=0.4"]
-    expected = "fusion.min-visible-0.4_trainer.gradient-clip-algorithm-value_trainer.precision-bf16-mixed"
-    assert overrides_name([*machine, *changing]) == expected
+    machine = ["trainer=cpu", "trainer.devices=2", "trainer.enable_progress_bar=false", "logger=none", "processes=1"]
+    quiet = ["seed=3", "compare=[]", "force=true", "data.source.cache_dir=x", "validate.every=5", "save_maps=true"]
+    assert run_folder(compose([*machine, *quiet]), [*machine, *quiet]).path.name == "ocfusion_small_s3"
+    for changing, named in (
+        (
+            ["trainer.precision=bf16-mixed", "fusion.min_visible=0.4"],
+            "fusion.min-visible-0.4_trainer.precision-bf16-mixed",
+        ),
+        (["+trainer.gradient_clip_algorithm=value"], "trainer.gradient-clip-algorithm-value"),
+        (["data.max_eval_images=5", "schedule.pairs_per_image=4"], "data.max-eval-images-5_schedule.pairs-per-image-4"),
+        (["experiment=tiny", "fusion=rap"], "fusion-rap_tiny"),
+    ):
+        words = [*machine, *changing]
+        assert run_folder(compose(words), words).path.name == f"ocfusion_small_s0_{named}"
 
 
 @pytest.mark.parametrize("name", ["''", ".", "..", "../photos", "a/b", "/tmp/x", "base_0123456789"])

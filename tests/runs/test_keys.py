@@ -1,43 +1,95 @@
-"""The names of trained weights: settings that came later leave the old names alone where they are at their defaults."""
+"""The names of trained weights: what they depend on, by the scopes of the settings."""
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
-from omegaconf import open_dict
 
-from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.keys import base_key, stage_key
-
-LATER = [
-    ("occlusion=oanet", "occlusion.pool=any"),
-    ("occlusion=refine", "occlusion.gt_rule=delta"),
-    ("occlusion=rap", "occlusion.pair_mean=annotations"),
-]
+from panoptic_occ.runs import keys
+from panoptic_occ.runs.build import plan_of
 
 
-@pytest.mark.parametrize("joint", [False, True])
-@pytest.mark.parametrize(("order", "changed"), LATER)
-def test_a_setting_that_came_later_counts_where_it_is_not_at_its_default(order: str, changed: str, joint: bool) -> None:
-    words = [order, f"joint={joint}"]
-    now, before, other = compose(words), compose(words), compose([*words, changed])
-    with open_dict(before.occlusion):
-        del before.occlusion[changed.partition("=")[0].removeprefix("occlusion.")]
-    assert base_key(now) == base_key(before) and stage_key(now) == stage_key(before) != stage_key(other)
-    assert (base_key(other) != base_key(now)) == joint
+@cache
+def names(*words: str) -> tuple[str, str, str]:
+    """Folders of base, module and stored predictions."""
+    plan = plan_of(["experiment=tiny", *words])
+    return plan.base.folder.path.name, plan.order.folder.path.name, plan.evaluation.predictions.name
 
 
-@pytest.mark.parametrize("order", ["occlusion=ocfusion", "occlusion=rap"])
-def test_a_setting_that_others_got_later_stays_in_the_keys_of_those_that_always_had_it(order: str) -> None:
-    now, without = compose([order]), compose([order])
-    with open_dict(without.occlusion):
-        del without.occlusion.gt_rule
-    assert stage_key(now) != stage_key(without)
+@pytest.mark.parametrize(
+    ("word", "same"),
+    [
+        ("data.seed=1", ()),
+        ("seed=1", ()),
+        ("schedule.base.lr=0.5", ()),
+        ("trainer.precision=bf16-mixed", ()),
+        ("+trainer.gradient_clip_algorithm=value", ()),
+        ("data.source.seed=7", ()),
+        ("occlusion.gt_rule=delta", ("base", "predictions")),
+        ("schedule.occlusion.lr=0.5", ("base", "predictions")),
+        ("schedule.pairs_per_image=3", ("base", "predictions")),
+        ("thing.score_thr=0.3", ("base", "module")),
+        ("tta=flip", ("base", "module")),
+        ("data.eval_transform.short_edge=64", ("base", "module")),
+        ("data.source.val_images=5", ("base", "module")),
+        ("data.max_eval_images=5", ("base", "module")),
+        ("occlusion.logit_thr=0.5", ("base", "module", "predictions")),
+        ("occlusion.significance=both", ("base", "module", "predictions")),
+        ("fusion.min_visible=0.1", ("base", "module", "predictions")),
+        ("trainer.accelerator=cpu", ("base", "module", "predictions")),
+        ("processes=1", ("base", "module", "predictions")),
+        ("data.source.cache_dir=elsewhere", ("base", "module", "predictions")),
+        ("data.num_workers=3", ("base", "module", "predictions")),
+        ("logger=none", ("base", "module", "predictions")),
+        ("compare=[]", ("base", "module", "predictions")),
+    ],
+)
+def test_a_setting_changes_the_names_of_what_depends_on_it(word: str, same: tuple[str, ...]) -> None:
+    before, after = (
+        dict(zip(("base", "module", "predictions"), names(*words), strict=True)) for words in ((), (word,))
+    )
+    assert {part for part in before if before[part] == after[part]} == set(same)
 
 
 @pytest.mark.parametrize(
     ("order", "changed"),
-    [("banet", "colors=normalized"), ("banet", "tie_break=index"), ("oanet", "ranking=multiply")],
+    [
+        ("banet", "colors=normalized"),  # learns nothing, whatever is changed
+        ("oanet", "ranking=multiply"),
+        ("refine", "sigma=null"),
+        ("rap", "sig_ratio=0.1"),
+    ],
 )
 def test_settings_of_the_test_alone_share_the_weights(order: str, changed: str) -> None:
-    words = [f"occlusion={order}"]
-    assert stage_key(compose(words)) == stage_key(compose([*words, f"occlusion.{changed}"]))
+    words = [f"occlusion={order}", *(["stuff=pfpn_dense"] if order == "refine" else [])]
+    assert names(*words)[1] == names(*words, f"occlusion.{changed}")[1]
+
+
+def test_a_base_trained_jointly_depends_on_its_order() -> None:
+    joint = ["occlusion=oanet", "joint=true"]
+    assert len({names(*joint)[0], names(*joint, "occlusion.pool=any")[0], names("occlusion=oanet")[0]}) == 3
+    assert names(*joint)[0] == names(*joint, "occlusion.ranking=multiply")[0]
+
+
+def test_another_version_of_the_code_makes_other_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names()
+    monkeypatch.setattr(keys, "BASE_VERSION", keys.BASE_VERSION + 1)
+    assert not set(before) & set(names.__wrapped__())
+
+
+def test_orders_of_one_seed_share_their_base() -> None:
+    assert len({names(f"occlusion={order}")[0] for order in ("score", "ocfusion", "rap", "oanet")}) == 1
+
+
+def test_modules_may_move_without_new_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    from panoptic_occ.backbone import none, small
+
+    monkeypatch.setattr(none, "SmallFPN", small.SmallFPN, raising=False)
+    assert names("backbone._target_=panoptic_occ.backbone.none.SmallFPN") == names()
+
+
+def test_differences_are_named() -> None:
+    before, after = {"a": 1, "b.c": 2, "d": 3}, {"a": 1, "b.c": 5, "e": 4}
+    assert keys.differences(before, after) == "b.c: 2 -> 5; d: 3 -> None; e: None -> 4"
+    assert keys.differences(before, before) == ""

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torch import Tensor
 
+from helpers.samples import assert_same
 from panoptic_occ.common.errors import CheckpointError
 from panoptic_occ.runs.predictions import (
     PredictionFiles,
@@ -25,10 +25,12 @@ from panoptic_occ.runs.predictions import (
     unpack_output,
     unpack_target,
 )
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet, PanopticMap, SemanticMap
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.outputs import BaseOutput
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.panoptic_map import PanopticMap
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.testing import toy_detections, toy_sample, toy_semantic
 
 ADVICE = "store them"
@@ -42,24 +44,10 @@ def output_of(sample: Sample, count: int | None = None) -> BaseOutput:
     return BaseOutput(instances, stats, semantic, {"mine": {"logits": stats.inter / 3.0, "values": stats.area / 7.0}})
 
 
-def assert_same(first: object, second: object, path: str = "") -> None:
-    """Equal down to dtype and every bit, whatever the nesting."""
-    if isinstance(first, Tensor):
-        assert isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second), path
-    elif isinstance(first, MaskCrops | PairStats | InstanceSet | Target | PanopticMap):
-        for name, value in vars(first).items():
-            assert_same(value, getattr(second, name), f"{path}.{name}")
-    elif hasattr(first, "area") and hasattr(first, "own"):
-        for name in ("area", "pan_area", "inter", "own"):
-            assert_same(getattr(first, name), getattr(second, name), f"{path}.{name}")
-    else:
-        assert first == second, path
-
-
 @pytest.mark.parametrize("count", [0, 1, 6])
 def test_output_is_the_same_bit_by_bit(count: int) -> None:
     before = output_of(toy_sample(6, 3), count)
-    after = unpack_output(pack_output(before), before.answers)
+    after = unpack_output(pack_output(before), before.head_outputs)
     assert_same(replace(before.instances, soft=None, roi_features=None), after.instances)
     assert_same(before.stats, after.stats)
     assert_same(before.semantic.labels, after.semantic.labels)
@@ -120,22 +108,9 @@ def test_maps_of_any_kind(dtype: torch.dtype) -> None:
     assert len(pack_map("map", coarse)["map_runs"]) <= 20 * 5
 
 
-def test_files_of_format_1_are_still_read() -> None:
-    sample = toy_sample(4, 1)
-    output, target = output_of(sample), sample.annotations
-    packed, annotated = pack_output(output), pack_target(target)
-    for part in ("values", "runs", "lengths"):
-        del packed[f"semantic_{part}"], annotated[f"ids_{part}"]
-    packed["semantic"] = (output.semantic.labels + 1).to(torch.uint8)
-    annotated["ids"], places = torch.unique(target.panoptic.ids, return_inverse=True)
-    annotated["places"] = places.to(torch.uint8)
-    assert_same(output.semantic.labels, unpack_output(packed, {}).semantic.labels)
-    assert_same(target, unpack_target(annotated))
-
-
 def write(files: PredictionFiles, samples: list[Sample], methods: dict[str, str], shift: float = 0) -> None:
-    answers = {method: (stage, {"weights": "w"}) for method, stage in methods.items()}
-    with PredictionWriter(files, {"annotations": "a"}, answers) as writer:
+    stages = {method: (stage, {"weights": "w"}) for method, stage in methods.items()}
+    with PredictionWriter(files, {"annotations": "a"}, stages) as writer:
         for sample in samples:
             output = output_of(sample)
             instances = replace(output.instances, scores=output.instances.scores - shift)
@@ -147,22 +122,22 @@ def test_split_in_files_in_any_order(tmp_path: Path) -> None:
     write(files, samples, {"mine": "mine_123"})
     stored = StoredPredictions(files, {"mine": "mine_123"}, ADVICE)
     for sample in (samples[2], samples[0], samples[1]):
-        expected, found = output_of(sample), stored.output(sample.image_id)
-        assert_same(expected.stats, found.stats)
-        assert_same(expected.answers["mine"]["values"], found.answers["mine"]["values"])
+        expected, actual = output_of(sample), stored.output(sample.image_id)
+        assert_same(expected.stats, actual.stats)
+        assert_same(expected.head_outputs["mine"]["values"], actual.head_outputs["mine"]["values"])
         again = stored.sample(sample.image_id)
         assert_same(sample.annotations, again.annotations)
         assert (again.file_name, again.original_size) == (sample.file_name, sample.original_size)
 
 
-def test_answers_can_be_added_later_but_not_to_other_detections(tmp_path: Path) -> None:
+def test_head_outputs_can_be_added_later_but_not_to_other_detections(tmp_path: Path) -> None:
     files, samples = PredictionFiles(tmp_path), [toy_sample(4, 1)]
     write(files, samples, {"mine": "mine_1"})
     write(files, samples, {"mine": "other_2"})  # the same detections again, for another module
-    assert StoredPredictions(files, {"mine": "mine_1"}, ADVICE).output(1).answers.keys() == {"mine"}
+    assert StoredPredictions(files, {"mine": "mine_1"}, ADVICE).output(1).head_outputs.keys() == {"mine"}
     write(files, samples, {}, shift=0.01)
-    assert StoredPredictions(files, {}, ADVICE).output(1).answers == {}
-    with pytest.raises(CheckpointError, match=r"mine_1\.zip: holds answers about other detections.*; store them"):
+    assert StoredPredictions(files, {}, ADVICE).output(1).head_outputs == {}
+    with pytest.raises(CheckpointError, match=r"mine_1\.zip: holds head outputs for other detections.*; store them"):
         StoredPredictions(files, {"mine": "mine_1"}, ADVICE)
     with pytest.raises(CheckpointError, match=r"mine_9\.zip: the file does not exist; store them"):
         StoredPredictions(files, {"mine": "mine_9"}, ADVICE)
@@ -170,10 +145,12 @@ def test_answers_can_be_added_later_but_not_to_other_detections(tmp_path: Path) 
 
 def test_a_fault_on_the_way_leaves_no_file(tmp_path: Path) -> None:
     files = PredictionFiles(tmp_path)
-    answers = {"mine": ("mine_1", {})}
-    with pytest.raises(KeyError), PredictionWriter(files, {"annotations": "a"}, answers) as writer:
+    with (
+        pytest.raises(KeyError),
+        PredictionWriter(files, {"annotations": "a"}, {"mine": ("mine_1", {})}) as writer,
+    ):
         writer(toy_sample(3, 0), output_of(toy_sample(3, 0)), {})
-        writer(toy_sample(3, 1), replace(output_of(toy_sample(3, 1)), answers={}), {})
+        writer(toy_sample(3, 1), replace(output_of(toy_sample(3, 1)), head_outputs={}), {})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,39 +9,69 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from panoptic_occ.common.errors import CheckpointError
-from panoptic_occ.runs.weights import FORMAT, load_weights, save_weights
+from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.tensor_file import TensorFormat
+from panoptic_occ.runs.weights import WEIGHTS, check_annotations, load_weights, save_weights
 
 
-def test_round_trip_is_exact(tmp_path: Path) -> None:
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "w.safetensors"
+
+
+def test_round_trip_is_exact_and_equal_weights_give_equal_files(path: Path) -> None:
     first, second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     first(torch.randn(2, 3, 4, 4))
-    save_weights(tmp_path / "w.safetensors", {"norm": first}, {"stage": "base"})
-    assert load_weights(tmp_path / "w.safetensors", {"norm": second})["stage"] == "base"
+    save_weights(path, {"norm": first}, {"stage": "base", "steps": "7"})
+    assert load_weights(path, {"norm": second})["stage"] == "base"
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
+    content = path.read_bytes()
+    save_weights(path, {"norm": second}, {"stage": "base", "steps": "7"})
+    assert path.read_bytes() == content
 
 
-def test_wrong_files_are_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+OTHER = {
+    "nothing": (Path.unlink, "does not exist; train first"),
+    "another shape": (
+        lambda path: save_weights(path, {"l": nn.Linear(4, 3)}, {}),
+        r"another shape \(first: l.weight \(3, 4\) in the file, \(3, 2\)",
+    ),
+    "other tensors": (
+        lambda path: save_weights(path, {"other": nn.Linear(2, 3)}, {}),
+        r"2 missing \(first: l.bias, l.weight\); 2 unknown",
+    ),
+    "half": (lambda path: path.write_bytes(path.read_bytes()[:-5]), "cannot be read .*damaged; .*once it is removed"),
+    "another bit": (flip_a_bit, "damaged, its tensors are not those that were written"),
+    "another format": (lambda path: save_file({"l.weight": torch.ones(3, 2)}, path), "has the format None, not"),
+    "another version": (
+        lambda path: TensorFormat(WEIGHTS.name, 1, CheckpointError, "").write(path, {}, {}),
+        "has the version 1, not 2; train first",
+    ),
+}
+
+
+@pytest.mark.parametrize(("write", "message"), OTHER.values(), ids=OTHER.keys())
+def test_other_files_are_refused_and_nothing_is_loaded(path: Path, write: object, message: str) -> None:
     layer = nn.Linear(2, 3)
+    save_weights(path, {"l": layer}, {})
     before = layer.weight.clone()
-    with pytest.raises(CheckpointError, match="does not exist; train first"):
-        load_weights(path, {"l": layer})
-    save_weights(path, {"l": nn.Linear(4, 3)}, {})
-    with pytest.raises(CheckpointError, match=r"another shape \(first: l.weight \(3, 4\) in the file, \(3, 2\)"):
-        load_weights(path, {"l": layer})
-    save_weights(path, {"other": nn.Linear(2, 3)}, {})
-    with pytest.raises(CheckpointError, match=r"2 missing \(first: l.bias, l.weight\); 2 unknown"):
-        load_weights(path, {"l": layer})
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        load_weights(path, {"l": layer})
-    save_file({"l.weight": before}, path, metadata={"format": str(FORMAT + 1)})
-    with pytest.raises(CheckpointError, match="newer panoptic_occ"):
-        load_weights(path, {"l": layer})
-    save_file({"l.weight": before}, path)
-    with pytest.raises(CheckpointError, match="not written by panoptic_occ"):
+    write(path)  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=rf"w\.safetensors: .*{message}"):
         load_weights(path, {"l": layer})
     assert torch.equal(layer.weight, before)
+
+
+def test_weights_of_other_annotations_are_refused(path: Path) -> None:
+    save_weights(path, {"l": nn.Linear(2, 3)}, {"annotations": "a" * 64})
+    check_annotations(path, "a" * 64)
+    check_annotations(path, None)
+    with pytest.raises(ConfigError, match=r"trained on other annotations \(fingerprint a{12}, .* b{12}\)"):
+        check_annotations(path, "b" * 64)

@@ -9,7 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import compose, conf_dir, group_choices
+from panoptic_occ.config.compose import compose, group_choices
+from panoptic_occ.config.files import conf_dir
 from panoptic_occ.runs.reuse import relevant
 from scripts.tables.plan import PlannedRow, Setting, plan
 from scripts.tables.published import Published

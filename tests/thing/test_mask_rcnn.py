@@ -8,11 +8,13 @@ import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
+from panoptic_occ.structures.batch import Batch
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Batch, Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.ground_truth import GroundTruthThings
 from panoptic_occ.thing.mask_head import mask_loss

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision import ops
+from torchvision.ops import MultiScaleRoIAlign
 
-from panoptic_occ.thing.pooling import PyramidRoIAlign, align_rois, bag_rois, sample_rois
+from panoptic_occ.thing.pooling import Grid, PyramidRoIAlign, align_rois, bag_rois, sample_rois
 
 
 def pyramid(channels: int = 3, size: int = 256) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     levels = {str(k): torch.randn(2, channels, size // 2 ** (k + 2), size // 2 ** (k + 2)) for k in range(4)}
     return levels | {"pool": torch.randn(2, channels, size // 64, size // 64)}
+
+
+def roi_align(feature: torch.Tensor, rois: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """torchvision's own."""
+    return ops.roi_align(feature, rois, grid.output_size, grid.spatial_scale, grid.sampling_ratio, grid.aligned)
 
 
 def test_not_aligned_equals_torchvision() -> None:
@@ -45,7 +51,7 @@ def test_sampling_equals_roi_align_and_its_gradient(aligned: bool, ratio: int) -
     weight = torch.randn(40, 6, 7, 7)
     for function in (sample_rois, roi_align):
         feature = torch.randn(5, 6, 32, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        out = function(feature, rois, 7, spatial_scale=0.25, sampling_ratio=ratio, aligned=aligned)
+        out = function(feature, rois, Grid(7, 0.25, ratio, aligned))
         (out * weight).sum().backward()
         outputs.append(out.detach())
         gradients.append(feature.grad)
@@ -79,15 +85,16 @@ def test_bags_equal_roi_align(aligned: bool, ratio: int, bins: int) -> None:
     for height, width, scale in ((32, 32, 0.25), (11, 23, 0.125), (1, 5, 0.25)):
         rois = any_boxes(60, max(height, width) / scale)
         feature = torch.randn(3, 5, height, width)
-        expected = roi_align(feature, rois, bins, scale, ratio, aligned)
+        grid = Grid(bins, scale, ratio, aligned)
+        expected = roi_align(feature, rois, grid)
         for layout in (torch.contiguous_format, torch.channels_last):
-            found = bag_rois(feature.contiguous(memory_format=layout), rois, bins, scale, ratio, aligned)
+            found = bag_rois(feature.contiguous(memory_format=layout), rois, grid)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
             assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_bags_of_no_boxes() -> None:
-    assert bag_rois(torch.randn(1, 4, 8, 8), torch.zeros(0, 5), 7, 0.25, 2, True).shape == (0, 4, 7, 7)
+    assert bag_rois(torch.randn(1, 4, 8, 8), torch.zeros(0, 5), Grid(7, 0.25)).shape == (0, 4, 7, 7)
 
 
 def test_gradients_are_sampled_and_all_else_is_read_in_bags(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +106,7 @@ def test_gradients_are_sampled_and_all_else_is_read_in_bags(monkeypatch: pytest.
             lambda *args, _name=name, _function=function, **kwargs: taken.append(_name) or _function(*args, **kwargs),
         )
     rois, feature = torch.tensor([[0.0, 4.0, 4.0, 20.0, 20.0]]), torch.randn(1, 2, 8, 8)
-    settings = (7, 0.25, 2, True)
+    settings = (Grid(7, 0.25),)
     plain = align_rois(feature, rois, *settings)
     assert taken.pop() == "bag_rois" and not plain.requires_grad
     feature.requires_grad_()
@@ -130,6 +137,6 @@ def test_gradient_of_a_pyramid_equals_torchvision() -> None:
 def test_half_precision_keeps_its_type_and_the_boxes_theirs() -> None:
     ramp = (torch.arange(300) - 256.0).expand(1, 1, 4, 300)  # column x holds x - 256
     box = torch.tensor([[0.0, 1021.0, 4.0, 1027.0, 12.0]])  # bfloat16 would make 1020 and 1024 of its sides
-    found = align_rois(ramp.bfloat16(), box, 1, 0.25, 2, True)
+    found = align_rois(ramp.bfloat16(), box, Grid(1, 0.25))
     assert found.dtype == torch.bfloat16
     assert found.item() == pytest.approx(1024 / 4 - 0.5 - 256, abs=0.05)

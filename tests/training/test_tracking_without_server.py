@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import wandb
 
-from helpers.wandb_files import configured, offline_runs
+from helpers.wandb_files import logging_plan, offline_runs
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.training.tracking import answers, tracked, usable_mode
+from panoptic_occ.training.tracking import server_answers, tracked, usable_mode
 
 
 @pytest.fixture
@@ -39,6 +39,12 @@ def log_in(patch: pytest.MonkeyPatch, url: str | None = None) -> None:
     if url:
         patch.setenv("WANDB_BASE_URL", url)
     wandb.teardown()
+
+
+def track_online(folder: Path) -> None:
+    plan = logging_plan(folder, "logger.wandb.mode=online")
+    with tracked(plan, plan.order, folder / "a", "base"):
+        pass
 
 
 def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -73,8 +79,7 @@ def test_without_a_server_it_is_offline_within_seconds(
     assert time.monotonic() - start < 5
     assert not wandb.setup().settings.silent  # only while it asked
     caplog.clear()
-    with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
-        pass
+    track_online(tmp_path)
     (message,) = ours(caplog)
     assert message.startswith("W&B: http://127.0.0.1:") and "does not answer; going on offline" in message
     assert len(offline_runs(tmp_path / "a")) == 1
@@ -83,7 +88,7 @@ def test_without_a_server_it_is_offline_within_seconds(
 def test_a_server_that_never_answers_is_not_waited_for(stranger: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}", within=0.5)
+        assert not server_answers(f"http://127.0.0.1:{silent.getsockname()[1]}", within=0.5)
         assert time.monotonic() - start < 2
 
 
@@ -106,10 +111,9 @@ def test_a_server_that_does_not_take_the_run_is_no_reason_to_stop(
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        assert answers(url)
+        assert server_answers(url)
         log_in(stranger, url)
-        with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
-            pass
+        track_online(tmp_path)
         server.shutdown()
     (message,) = ours(caplog)
     assert "401" in message and message.endswith("`wandb sync` uploads the run later")

@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
+from panoptic_occ.ops.initialise import zero_biases
+
 TAPS = 9
 
 
@@ -34,9 +36,7 @@ class DeformableConv(nn.Module):
         else:
             nn.init.zeros_(self.offset.weight)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        zero_biases(self)
 
     @staticmethod
     def like(conv: nn.Conv2d) -> DeformableConv:
@@ -48,7 +48,7 @@ class DeformableConv(nn.Module):
         return layer
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o y x"]:
-        """The convolution of ``x`` at its own offsets, at every ``stride``-th pixel."""
+        """The convolution of ``x`` at the predicted offsets, at every ``stride``-th pixel."""
         predicted = self.offset(x)
         factors = predicted[:, 2 * TAPS :].sigmoid() if self.modulated else None
         out: Tensor = self.conv(x, predicted[:, : 2 * TAPS], factors)

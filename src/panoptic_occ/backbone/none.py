@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from panoptic_occ.structures.batch import Features
+
 
 class NoBackbone(nn.Module):
     """Gives no features."""
 
     out_channels = 0
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> Features:
         """An empty pyramid."""
         return {}

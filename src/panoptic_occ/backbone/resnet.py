@@ -15,7 +15,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
 
 
 class FrozenNorm(FrozenBatchNorm2d):
@@ -32,11 +32,12 @@ class FrozenNorm(FrozenBatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"frozen": FrozenNorm, "batch": nn.BatchNorm2d}
-OWN: dict[str, Callable[[Callable[..., nn.Module]], ResNet]] = {
+Norm = Literal["frozen", "batch"]
+NORMS: dict[Norm, Callable[..., nn.Module]] = {"frozen": FrozenNorm, "batch": nn.BatchNorm2d}
+OURS: dict[str, Callable[[Callable[..., nn.Module]], ResNet]] = {
     "resnext152_32x8d": lambda norm: ResNet(Bottleneck, [3, 8, 36, 3], groups=32, width_per_group=8, norm_layer=norm)
 }
-"""Networks that torchvision has the blocks of, but no name and no weights for."""
+"""Networks of torchvision's blocks for which it has no name and no weights."""
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -44,7 +45,7 @@ def resnet_fpn(
     name: str = "resnet50",
     weights: str | None = None,
     out_channels: int = 256,
-    norm: Literal["frozen", "batch"] = "frozen",
+    norm: Norm = "frozen",
     frozen_stages: int = 0,
     fpn_norm: Literal["group"] | None = None,
     deformable_stages: int = 0,
@@ -59,14 +60,13 @@ def resnet_fpn(
     bottleneck is deformable (version 1), and begins as what the weights make of it.
     Returns a module: image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool.
     """
-    if norm not in NORMS:
-        raise ConfigError(f"backbone.norm={norm!r} is unknown; {did_you_mean(norm, NORMS)}")
-    if not 0 <= frozen_stages <= len(STAGES):
-        raise ConfigError(f"backbone.frozen_stages={frozen_stages} must lie in 0..{len(STAGES)}")
-    if not 0 <= deformable_stages < len(STAGES):
-        raise ConfigError(f"backbone.deformable_stages={deformable_stages} must lie in 0..{len(STAGES) - 1}")
+    check_choice("backbone.norm", norm, Norm)
+    last = len(STAGES)
+    for key, stages, most in (("frozen", frozen_stages, last), ("deformable", deformable_stages, last - 1)):
+        if not 0 <= stages <= most:
+            raise ConfigError(f"backbone.{key}_stages={stages} must lie in 0..{most}")
     if weights is not None:
-        allowed = [] if name in OWN else [w.name for w in get_model_weights(name)]
+        allowed = [] if name in OURS else [w.name for w in get_model_weights(name)]
         if weights not in allowed:
             hint = did_you_mean(weights, allowed) if allowed else "there are none; set backbone.weights=null"
             raise ConfigError(f"backbone.weights={weights!r} is unknown for {name}; {hint}")
@@ -81,7 +81,7 @@ def resnet_fpn(
             "set backbone.norm=frozen or backbone.frozen_stages=0"
         )
     try:
-        body = OWN[name](NORMS[norm]) if name in OWN else get_model(name, weights=weights, norm_layer=NORMS[norm])
+        body = OURS[name](NORMS[norm]) if name in OURS else get_model(name, weights=weights, norm_layer=NORMS[norm])
     except OSError as error:
         raise ConfigError(
             f"backbone.weights={weights}: cannot be loaded ({error}); without a network, put torchvision's file "
@@ -89,18 +89,16 @@ def resnet_fpn(
         ) from error
     _deform(body, deformable_stages)
     for stage in STAGES[:frozen_stages]:
-        frozen = [getattr(body, stage), *([body.bn1] if stage == "conv1" else [])]
-        for module in frozen:
+        for module in (getattr(body, stage), *([body.bn1] if stage == "conv1" else [])):
             module.requires_grad_(False)
-    width = body.inplanes // 8
-    returned = {f"layer{k + 1}": str(k) for k in range(4)}
-    layer = partial(nn.GroupNorm, 32) if fpn_norm else None
-    return BackboneWithFPN(body, returned, [width * 2**k for k in range(4)], out_channels, norm_layer=layer)
+    widths = [body.inplanes // 8 * 2**k for k in range(4)]
+    layers = {f"layer{k + 1}": str(k) for k in range(4)}
+    norm_layer = partial(nn.GroupNorm, 32) if fpn_norm else None
+    return BackboneWithFPN(body, layers, widths, out_channels, norm_layer=norm_layer)
 
 
 def _deform(body: ResNet, stages: int) -> None:
-    """Makes the 3x3 convolutions of the last ``stages`` deformable, in place; ConfigError for networks without
-    bottlenecks."""
+    """Makes the 3x3 convolutions of the last ``stages`` deformable, in place; ConfigError without bottlenecks."""
     for stage in STAGES[len(STAGES) - stages :]:
         for block in getattr(body, stage):
             if not isinstance(block, Bottleneck):

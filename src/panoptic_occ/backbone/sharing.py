@@ -7,23 +7,23 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.structures.batch import Features
 
 Share = Literal["fpn", "backbone", "none"]
-SHARES = ("fpn", "backbone", "none")
 STUFF = "stuff/"
-"""What the names of the stuff branch's own levels begin with; ``exchange.base.Pyramids`` reads them."""
+"""What the names of levels begin with that only the stuff branch reads, see ``exchange.base.Pyramids``."""
 
 
 def share_features(backbone: nn.Module, share: Share) -> nn.Module:
-    """``backbone`` with as much of its own for the stuff branch as ``share`` leaves it.
+    """``backbone`` with a second copy, for the stuff branch, of everything that the branches do not share.
 
-    ``fpn``: nothing, both branches read one pyramid (the backbone is given back as it is).  ``backbone``: a pyramid.
-    ``none``: a whole network.  What is not shared starts as a copy, so that pretrained weights serve both branches and
-    the thing branch starts as it would without.  Raises ConfigError for a backbone that has no part ``fpn``.
+    ``fpn``: both read one pyramid, the backbone is given back as it is.  ``backbone``: the stuff branch has a pyramid
+    of its own.  ``none``: it has a network of its own.
+    Copies begin equal, so that pretrained weights serve both branches and the thing branch starts as it would without.
+    Raises ConfigError for a backbone without a part ``fpn``.
     """
-    if share not in SHARES:
-        raise ConfigError(f"share={share!r} is unknown; {did_you_mean(share, SHARES)}")
+    check_choice("share", share, Share)
     if share == "fpn":
         return backbone
     if share == "none":
@@ -50,8 +50,7 @@ class OwnFeatures(nn.Module):
         self.stuff = deepcopy(thing)
         self.out_channels = getattr(thing, "out_channels", None)
 
-    def forward(self, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, x: Tensor | Features) -> Features:
         """The levels of both branches in one dictionary."""
-        own = {f"{STUFF}{name}": level for name, level in self.stuff(x).items()}
-        features: dict[str, Tensor] = self.thing(x) | own
-        return features
+        features: Features = self.thing(x)
+        return features | {f"{STUFF}{name}": level for name, level in self.stuff(x).items()}

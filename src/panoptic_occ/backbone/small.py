@@ -10,6 +10,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from panoptic_occ.common.kinds import Count
+from panoptic_occ.structures.batch import Features
 
 Widths = tuple[Count, Count, Count, Count, Count]
 
@@ -32,12 +33,12 @@ class SmallFPN(nn.Module):
             self.stages.append(nn.Sequential(*layers))
         self.fpn = FeaturePyramidNetwork(list(widths[1:]), out_channels, extra_blocks=LastLevelMaxPool())
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> Features:
         """Features of the pyramid, finest first."""
         x = self.stem(x)
         stages: OrderedDict[str, Tensor] = OrderedDict()
         for level, stage in enumerate(self.stages):
             x = stage(x)
             stages[str(level)] = x
-        features: dict[str, Tensor] = self.fpn(stages)
+        features: Features = self.fpn(stages)
         return features

@@ -11,31 +11,40 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import ConfigError, PanopticOccError
-from panoptic_occ.config.compose import CONFIG_NAME, conf_dir, explain, finish, group_choices
+from panoptic_occ.config.compose import finish
+from panoptic_occ.config.explain import explain
+from panoptic_occ.config.files import CONFIG_NAME, conf_dir, group_choices
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
-Run = Callable[["DictConfig"], float | None]
+    from panoptic_occ.runs.plan import RunPlan
+
+Run = Callable[["RunPlan"], float | None]
 """Runs a command; the number that a sweep compares and a sweeper maximises, if the command has one."""
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+KEY = re.compile(r"^(\w+): (.+?) +# ((?:[a-z]+(?:, )?)+: )?(.+)$", re.MULTILINE)
+"""A key of conf/config.yaml, its value, the commands that read it, and its meaning."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as a shell has it."""
 
 
-def command(name: str, doc: str, examples: Mapping[str, str]) -> Callable[[Run], Callable[[], None]]:
-    """Makes ``run(config)`` the command ``python -m panoptic_occ.<name>``.
+def command(
+    name: str, doc: str, examples: Mapping[str, str], groups: Collection[str] = ()
+) -> Callable[[Run], Callable[[], None]]:
+    """Makes ``run(plan)`` the command ``python -m panoptic_occ.<name>``.
 
-    ``doc``: one sentence for the help.  ``examples``: arguments, each with what they do.  Errors that the suite or
-    Hydra raise on purpose become one message on stderr and exit status 1, unless HYDRA_FULL_ERROR=1 or debug=true.
+    ``doc``: sentences for the help.  ``examples``: arguments, each with what they do.  ``groups``: that it reads, all
+    by default.  Errors that the suite or Hydra raise on purpose become one message on stderr and exit status 1, unless
+    HYDRA_FULL_ERROR=1 or debug=true.
     """
 
     def decorate(run: Run) -> Callable[[], None]:
@@ -43,9 +52,10 @@ def command(name: str, doc: str, examples: Mapping[str, str]) -> Callable[[Run],
         def main() -> None:
             flags, overrides = _parse(sys.argv[1:])
             if flags.help:
-                print_help(name, doc, examples, flags.config_dir)
+                print_help(name, doc, examples, groups, flags.config_dir)
                 return
             try:
+                sys.argv[1:] = _about_a_run(sys.argv[1:])
                 _run_hydra(name, run)
             except KeyboardInterrupt:
                 sys.stderr.write("interrupted; what was written before is whole\n")
@@ -98,8 +108,7 @@ def _run_hydra(name: str, run: Run) -> None:
             if settings.mode == RunMode.MULTIRUN:
                 return _run_in_sweep(run, config, settings, debug=users_choice == "1" or bool(config.debug))
             try:
-                finish(config, settings.runtime.choices, settings.overrides.task)
-                return run(config)
+                return run(_plan(config, settings))
             except Exception as error:
                 failures.append(error)
                 return None
@@ -119,17 +128,41 @@ def _run_in_sweep(run: Run, config: DictConfig, settings: HydraConf, debug: bool
     score = None
     words = list(settings.overrides.task)
     with recorded_job(Path(settings.runtime.output_dir), settings.job.num, words, raises=debug):
-        finish(config, settings.runtime.choices, words)
-        _check_processes(config, settings.launcher)
-        score = run(config)
+        plan = _plan(config, settings)
+        _check_processes(plan.trainer.settings, settings.launcher)
+        score = run(plan)
         note(score=score)
     return score
 
 
-def _check_processes(config: DictConfig, launcher: DictConfig) -> None:
+def _plan(config: DictConfig, settings: HydraConf) -> RunPlan:
+    """The plan of the job that Hydra has composed ``config`` for."""
+    words = [word for word in settings.overrides.task if not word.startswith("hydra")]
+    if config.run is None:
+        finish(config, settings.runtime.choices, words)
+    from panoptic_occ.runs.build import plan_of_run, run_plan  # here: a wrong word need not wait for torch
+
+    if config.run is None:
+        return run_plan(config, words)
+    return plan_of_run(Path(str(config.run)), [word.removeprefix("++") for word in words], config.trusted)
+
+
+def _about_a_run(arguments: list[str]) -> list[str]:
+    """The arguments of a command as Hydra takes them.
+
+    With ``run=`` a word may name a setting that only the configuration of the run has; Hydra, which reads the words
+    before the run is opened, adds it then.  Whether the run has it is checked with the run (``config.of_run``).
+    """
+    if not any(word.startswith("run=") and word != "run=null" for word in arguments):
+        return arguments
+    settings = re.compile(r"^(?!hydra)\w+\.[\w.]+=")
+    return [f"++{word}" if settings.match(word) else word for word in arguments]
+
+
+def _check_processes(trainer: Mapping[str, Any], launcher: DictConfig) -> None:
     """Several processes a run need a launcher that starts them: by itself, Lightning would repeat the whole sweep."""
-    devices, strategy = config.trainer.devices, str(config.trainer.strategy)
-    count = len(devices) if hasattr(devices, "__len__") and not isinstance(devices, str) else devices
+    devices, strategy = trainer["devices"], str(trainer.get("strategy"))
+    count = len(devices) if isinstance(devices, list) else devices
     if launcher._target_.endswith(".SlurmLauncher"):
         if launcher.tasks_per_node != count:
             raise ConfigError(
@@ -174,8 +207,13 @@ def log_handler() -> logging.Handler:
     return handler
 
 
-def print_help(name: str, doc: str, examples: Mapping[str, str], config_dir: Path | None = None) -> None:
-    """Prints usage, groups with their choices, top-level keys with their meaning, and examples."""
+def print_help(
+    name: str, doc: str, examples: Mapping[str, str], groups: Collection[str] = (), config_dir: Path | None = None
+) -> None:
+    """Prints usage, the command's own keys, those that every command has, groups with their choices, and examples.
+
+    ``groups``: those that the command reads, all by default.
+    """
     from omegaconf import OmegaConf
     from rich.console import Console
     from rich.markup import escape
@@ -183,22 +221,26 @@ def print_help(name: str, doc: str, examples: Mapping[str, str], config_dir: Pat
 
     file = conf_dir() / f"{CONFIG_NAME}.yaml"
     defaults = {group: choice for entry in OmegaConf.load(file).defaults[1:] for group, choice in entry.items()}
-    groups = Table.grid(padding=(0, 2))
+    choices_of = Table.grid(padding=(0, 2))
     for group, choices in group_choices(config_dir).items():
-        marked = [f"[bold]{escape(c)}*[/bold]" if defaults.get(group) == c else escape(c) for c in choices]
-        groups.add_row(f"  {group}", ", ".join(marked))
-    keys = Table.grid(padding=(0, 2))
-    for key, value, meaning in re.findall(r"^(\w+): (.+?) +# (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE):
-        keys.add_row(f"  {key}", escape(value), escape(meaning))
+        if not groups or group in groups:
+            marked = [f"[bold]{escape(c)}*[/bold]" if defaults.get(group) == c else escape(c) for c in choices]
+            choices_of.add_row(f"  {group}", ", ".join(marked))
+    own, common = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
+    for key, value, readers, meaning in KEY.findall(file.read_text(encoding="utf-8")):
+        if not readers or name in readers.removesuffix(": ").split(", "):
+            (own if readers else common).add_row(f"  {key}", escape(value), escape(meaning))
 
     console = Console(highlight=False)
-    start = f"python -m panoptic_occ.{name}"
-    console.print(f"[bold]{start}[/bold] \\[group=choice ...] \\[key=value ...] \\[flags]\n\n{escape(doc)}\n")
-    console.print("[bold]Groups[/bold]  (group=choice; * marks the default)", groups, "", sep="\n")
-    console.print("[bold]Keys[/bold]  (key=value; keys inside a group are group.key=value)", keys, "", sep="\n")
+    start = f"panoptic-occ {name}"
+    console.print(f"[bold]{start}[/bold] \\[key=value ...] \\[group=choice ...] \\[flags]\n\n{escape(doc)}\n")
+    console.print(f"[bold]Keys of {name}[/bold]", own, "", sep="\n")
+    console.print("[bold]Keys of every command[/bold]", common, "", sep="\n")
+    heading = "[bold]Groups[/bold]  (* marks the default; keys inside a group are group.key=value)"
+    console.print(heading, choices_of, "", sep="\n")
     console.print(
         "[bold]Flags[/bold]\n"
-        "  --cfg job         print the composed configuration and stop\n"
+        "  --cfg job         print the composed configuration, which has every key, and stop\n"
         "  --multirun, -m    run every combination of values given with commas (seed=0,1,2)\n"
         "  --config-dir DIR  add your own configuration files, for example DIR/method/mine.yaml\n"
         "  --hydra-help      every other flag\n",

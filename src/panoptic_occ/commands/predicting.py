@@ -1,27 +1,21 @@
-"""Panoptic maps of images without annotations."""
+"""``predict``: panoptic maps of images without annotations."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from omegaconf import DictConfig
 from PIL import Image
 from rich.progress import track
 
-from panoptic_occ.commands.evaluating import find_run
+from panoptic_occ.commands.evaluating import of_trained_run
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.common.files import atomic_path
-from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.data.coco.images import read_rgb
+from panoptic_occ.common.files import atomic_path, read_json
 from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, predictions_in
-from panoptic_occ.fusion.engine import fuse
-from panoptic_occ.fusion.erasing import StuffLabels
-from panoptic_occ.runs.build import build_model
-from panoptic_occ.runs.loading import load_base, load_occlusion, run_categories
-from panoptic_occ.structures.sample import Context, Sample
+from panoptic_occ.evaluation.predictor import Predictor, pixels_of
+from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.visuals.overlay import overlay
 
 log = logging.getLogger(__name__)
@@ -29,72 +23,104 @@ log = logging.getLogger(__name__)
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
-def predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> Path:
-    """Segments ``cfg.input`` into ``cfg.output``: panoptic.json, panoptic/*.png and overlays/*.png; returns the folder.
+@dataclass(frozen=True)
+class Photograph:
+    """An image to be segmented: its file, and the id and the name that its map gets."""
+
+    path: Path
+    image_id: int
+    file_name: str
+
+
+def predict(plan: RunPlan) -> Path:
+    """Segments ``input``, or the images that the COCO JSON ``images`` lists, into ``output``: panoptic.json,
+    panoptic/*.png and overlays/*.png; returns the folder.
 
     panoptic.json lists the maps beside it, also after an interruption.  Raises ConfigError for a missing setting and a
     folder in use (see ``find_results``), and in the end one DataError for the images that cannot be read.
     """
-    for key in ("input", "output"):
-        if cfg[key] is None:
-            raise ConfigError(f"'{key}' needs a value; add {key}=... to the command (see --help)")
-    files, output, force = find_images(Path(cfg.input)), Path(cfg.output), bool(cfg.force)
-    earlier = find_results(output, files, force)
-    cfg, folder = find_run(cfg, overrides)
-    categories = run_categories(folder)
-    model = build_model(cfg, categories)
-    load_base(model, cfg)
-    model.occlusion = load_occlusion(cfg, model.occlusion.in_channels, categories)
-    if "target" in model.occlusion.requires:
-        raise ConfigError(
-            f"occlusion={cfg.choices.occlusion} reads annotations, and these images have none; choose another"
-        )
-    if "class_table" in model.occlusion.requires:
-        raise ConfigError(
-            f"occlusion={cfg.choices.occlusion} counts the pairs of a training set, and predict reads none; choose "
-            "another, such as occlusion=area"
-        )
-    device = torch.device("cuda" if cfg.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-    transform = safe_instantiate(cfg.data.eval_transform)
-    policy = safe_instantiate(cfg.fusion)
-    requires = model.occlusion.requires | policy.requires
-    writer = PanopticResultWriter(output / "panoptic", output / "panoptic.json", categories)
+    photographs, output = find_photographs(plan), Path(_needed(plan, "output"))
+    earlier = find_results(output, photographs, plan.force)
+    predictor = Predictor.of(of_trained_run(plan))
+    writer = PanopticResultWriter(output / "panoptic", output / "panoptic.json", predictor.categories)
     bad: list[str] = []
     done = 0
     try:
-        with torch.inference_mode():
-            for number, file in enumerate(track(files, description="predicting"), start=1):
-                try:
-                    image = torch.from_numpy(read_rgb(file, upright=True)).permute(2, 0, 1).contiguous()
-                except DataError as error:
-                    bad.append(str(error))
-                    continue
-                sample = Sample(image, number, file.name, (image.shape[1], image.shape[2]))
-                (found,) = model.base_outputs([transform(sample, 0).to(device)], policy.conf_thr, requires)
-                context = Context(image.to(device), semantic=found.semantic)
-                relation = model.occlusion(found.instances, found.stats, context)
-                stuff = StuffLabels(found.semantic).under(policy)
-                panoptic = fuse(found.instances, found.stats, relation, stuff, policy)
-                while earlier:
-                    earlier.pop(0).unlink(missing_ok=True)
-                # both appear together: the overlay tells a map of predict from those of other commands
-                with atomic_path(output / "overlays" / f"{file.stem}.png") as temporary:
-                    Image.fromarray(overlay(image, panoptic, categories)).save(temporary, "PNG")
-                    writer.write(number, file.name, panoptic)
-                done += 1
+        for photograph in track(photographs, description="predicting"):
+            try:
+                pixels = pixels_of(photograph.path)
+            except DataError as error:
+                bad.append(str(error))
+                continue
+            prediction = predictor(pixels)
+            while earlier:
+                earlier.pop(0).unlink(missing_ok=True)
+            # both appear together: the overlay tells a map of predict from those of other commands
+            with atomic_path(output / "overlays" / Path(photograph.file_name).with_suffix(".png")) as temporary:
+                Image.fromarray(overlay(pixels, prediction, predictor.categories)).save(temporary, "PNG")
+                writer.write(photograph.image_id, photograph.file_name, prediction)
+            done += 1
     finally:
         if done:
             writer.close()
     log.info("%d maps and overlays are in %s", done, output)
     if bad:
         rest = f"the maps of the other {done} are in {output}" if done else "nothing was written"
-        raise DataError(f"{len(bad)} of {len(files)} images cannot be read; {rest}:\n  " + "\n  ".join(bad))
+        raise DataError(f"{len(bad)} of {len(photographs)} images cannot be read; {rest}:\n  " + "\n  ".join(bad))
     return output
 
 
-def find_results(output: Path, files: Sequence[Path], force: bool) -> list[Path]:
-    """What an earlier predict left in ``output`` and ``force`` has replaced by the results of ``files``.
+def find_photographs(plan: RunPlan) -> list[Photograph]:
+    """The images of ``input`` by name, numbered from 1, or those of the COCO JSON ``images`` under their own ids."""
+    listing = plan.options["images"]
+    if listing is None:
+        files = find_images(Path(_needed(plan, "input")))
+        return [Photograph(file, number, file.name) for number, file in enumerate(files, start=1)]
+    return listed_images(Path(listing), None if plan.options["input"] is None else Path(plan.options["input"]))
+
+
+def listed_images(listing: Path, folder: Path | None) -> list[Photograph]:
+    """The images that a COCO JSON (of instances, of a panoptic annotation, of images alone) lists, in its order.
+
+    They lie in ``folder``, which is by default where that of the JSON's split would be: beside the JSON, or, by the
+    official layout, in ``../<split>`` or ``../images/<split>``.  DataError for entries without id or name, for names
+    that lead out of the folder and for images that are in none of these places.
+    """
+    content = read_json(listing)
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{listing}: has no list 'images'; images= takes a COCO JSON, input= an image or a folder")
+    split = listing.stem.rpartition("_")[2]
+    nearby = (listing.parent, listing.parent.parent / split, listing.parent.parent / "images" / split)
+    places = nearby if folder is None else (folder,)
+    photographs: dict[str, Photograph] = {}
+    for number, entry in enumerate(entries):
+        name, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(name, str) or type(image_id) is not int:
+            raise DataError(
+                f"{listing}: images[{number}] is {entry!r}; a file_name and a whole number as id are needed"
+            )
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{listing}: images[{number}] has the file_name {name!r}, which leads out of its folder")
+        path = next((place / name for place in places if (place / name).is_file()), None)
+        if path is None:
+            tried = ", ".join(map(str, places))
+            raise DataError(f"{listing}: the image {name!r} is not in {tried}; input= names the folder of the images")
+        other = photographs.setdefault(Path(name).with_suffix("").as_posix(), Photograph(path, image_id, name))
+        if other.image_id != image_id or other.file_name != name:
+            raise DataError(f"{listing}: the images {other.file_name!r} and {name!r} would get one map; rename one")
+    return list(photographs.values())
+
+
+def _needed(plan: RunPlan, key: str) -> str:
+    value = plan.options[key]
+    if value is None:
+        raise ConfigError(f"'{key}' needs a value; add {key}=... to the command (see --help)")
+    return str(value)
+
+
+def find_results(output: Path, photographs: Sequence[Photograph], force: bool) -> list[Path]:
+    """What an earlier predict left in ``output`` and ``force`` has replaced by the maps of ``photographs``.
 
     Raises ConfigError when there is something without ``force``, and, in any case, for a file in the way that is not
     known to be a result of predict: a map of it has an overlay.
@@ -105,8 +131,9 @@ def find_results(output: Path, files: Sequence[Path], force: bool) -> list[Path]
     listed = output / "panoptic.json"
     if earlier:
         earlier.insert(0, listed)  # removed first: no list is longer than its maps
-    wanted = [output / kind / f"{file.stem}.png" for file in files for kind in ("panoptic", "overlays")]
-    known, inputs = set(earlier), {file.resolve() for file in files}
+    names = [Path(photograph.file_name).with_suffix(".png") for photograph in photographs]
+    wanted = [output / kind / name for name in names for kind in ("panoptic", "overlays")]
+    known, inputs = set(earlier), {photograph.path.resolve() for photograph in photographs}
     for path in (listed, *maps, *earlier, *wanted):
         if path.exists() and (path not in known or path.resolve() in inputs):
             raise ConfigError(

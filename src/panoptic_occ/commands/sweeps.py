@@ -102,8 +102,8 @@ def recorded_job(folder: Path, number: int, words: Sequence[str], *, raises: boo
     def save(state: str, **more: Any) -> None:
         if is_main_process():
             minutes = (time.monotonic() - start) / 60
-            known = replace(job, **{**notes, "state": state, "minutes": minutes, **more})
-            write_json(folder / RECORD, asdict(known), indent=2)
+            record = replace(job, **{**notes, "state": state, "minutes": minutes, **more})
+            write_json(folder / RECORD, asdict(record), indent=2)
 
     save("running")
     try:
@@ -206,12 +206,12 @@ def _submitted(sweep: Path, before: Set[Path]) -> list[_Submitted]:
     import submitit
     from submitit.core.utils import DelayedSubmission
 
-    found = []
+    submitted = []
     for path in pickles:
         words, _, number, *_ = DelayedSubmission.load(path).args
         job: Any = submitit.SlurmJob(folder=sweep / ".submitit" / "%j", job_id=path.name.removesuffix("_submitted.pkl"))
-        found.append(_Submitted(int(number), tuple(words), job))
-    return found
+        submitted.append(_Submitted(int(number), tuple(words), job))
+    return submitted
 
 
 def to_table(jobs: Sequence[Job]) -> Table:
@@ -255,10 +255,10 @@ def best(jobs: Sequence[Job], sweep: Path) -> list[Text]:
     scored = [job for job in jobs if job.score is not None]
     if not scored or not (sweep / SEARCH).exists():
         return []
-    found = max(scored, key=lambda job: job.score or 0.0)
-    words = " ".join(word for word in found.words if word.startswith(("fusion.", "occlusion.")))
+    winner = max(scored, key=lambda job: job.score or 0.0)
+    words = " ".join(word for word in winner.words if word.startswith(("fusion.", "occlusion.")))
     return [
-        Text(f"best of {len(jobs)} trials: job {found.number} with PQ {100 * (found.score or 0.0):.2f}: {words}"),
+        Text(f"best of {len(jobs)} trials: job {winner.number} with PQ {100 * (winner.score or 0.0):.2f}: {words}"),
         Text(
             "This PQ is optimistic: the values were chosen on the images that it is measured on. Report the PQ that "
             "they reach on other images, or with another seed."
@@ -271,9 +271,9 @@ def score_of(metrics: Mapping[str, Any]) -> float:
     from panoptic_occ.common.tables import SEPARATOR  # takes a moment, which commands without a sweep need not wait
 
     method, rows = str(metrics["method"]), metrics["relations"]
-    own = [row for name, row in rows.items() if name.partition(SEPARATOR)[0] == method]
-    found = [float(row["PQ"]) for row in own if row.get("PQ") is not None]
-    return max(found, default=float("nan"))
+    of_method = [row for name, row in rows.items() if name.partition(SEPARATOR)[0] == method]
+    scores = [float(row["PQ"]) for row in of_method if row.get("PQ") is not None]
+    return max(scores, default=float("nan"))
 
 
 def last_error(text: str) -> str | None:
@@ -281,8 +281,8 @@ def last_error(text: str) -> str | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = re.compile(r"(error:|[\w.]*(Error|Exception|Interrupt)\b)|.*: SIG\w+: stopped (?!.*queued again)")
     errors = [line for line in lines if named.match(line)]
-    found = (errors or lines)[-1:]
-    return re.sub(r"^error: |^.* (?=SIG\w+: stopped)", "", found[0]) if found else None
+    last = (errors or lines)[-1:]
+    return re.sub(r"^error: |^.* (?=SIG\w+: stopped)", "", last[0]) if last else None
 
 
 def _counts(jobs: Sequence[Job]) -> str:

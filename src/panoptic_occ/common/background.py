@@ -1,4 +1,4 @@
-"""Writes and shows what a run found: numbers as JSON, CSV and text, and a sheet of pictures."""
+"""Functions of images in a thread beside the network."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ IMAGES_BEHIND = 8
 
 
 class InBackground:
-    """Functions that get every image in a thread of their own, so that the network need not wait for them: the metrics,
+    """Calls functions with every image in a thread of their own, so that the network need not wait for them: metrics,
     and listeners, which wait for codecs and disks.
 
-    They see the images one after the other, and are at most IMAGES_BEHIND behind, which bounds the memory.  A context
-    manager: at its end everything has been seen.  What a function raises is raised by a later call, or at the end.
+    The images come one after the other, at most IMAGES_BEHIND of them wait, which bounds the memory.  A context
+    manager: at its end none waits.  What a function raises is raised by a later call, or at the end.
     """
 
     def __init__(self, functions: Sequence[Callable[..., object]]) -> None:

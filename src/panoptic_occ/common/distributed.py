@@ -1,4 +1,4 @@
-"""The processes of one run (DDP): which of them is_main_process, and how all of them act on what it finds."""
+"""The processes of one run (DDP): which of them is the main one, and how all of them act on what it finds."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def join(trainer: pl.Trainer) -> None:
         trainer.strategy.setup_environment()
 
 
-def broadcast_from_main(find: Callable[[], T]) -> T:
-    """What ``find`` returns or raises in the first process, in every process; without others just ``find()``.
+def broadcast_from_main(call: Callable[[], T]) -> T:
+    """What ``call`` returns or raises in the first process, in every process; without others just ``call()``.
 
     Files must be asked about in this way: on a shared file system two machines may see different things.
     """
     if not is_distributed():
-        return find()
+        return call()
     import torch.distributed
 
-    answer: list[tuple[T | None, Exception | None]] = [(None, None)]
+    outcome: list[tuple[T | None, Exception | None]] = [(None, None)]
     if is_main_process():
         try:
-            answer[0] = (find(), None)
-        except Exception as problem:
-            answer[0] = (None, problem)
-    torch.distributed.broadcast_object_list(answer, src=0)
-    value, error = answer[0]
+            outcome[0] = (call(), None)
+        except Exception as raised:
+            outcome[0] = (None, raised)
+    torch.distributed.broadcast_object_list(outcome, src=0)
+    value, error = outcome[0]
     if error is not None:
         raise error
     return value  # type: ignore[return-value]

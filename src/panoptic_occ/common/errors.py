@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import get_args
 
 
 class PanopticOccError(Exception):
@@ -34,3 +35,9 @@ def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     close = get_close_matches(str(value), names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}allowed: {', '.join(names) if names else '(none)'}"
+
+
+def check_choice(key: str, value: object, kind: object) -> None:
+    """ConfigError unless ``value`` is one of the words of ``kind``, a Literal."""
+    if value not in get_args(kind):
+        raise ConfigError(f"{key}={value!r} is unknown; {did_you_mean(value, get_args(kind))}")

@@ -60,7 +60,8 @@ def cannot_write(path: Path, error: OSError) -> DataError:
     """The error for a file that the disk does not take: which, why, how much space there is, and what to do."""
     if error.errno not in FULL:
         return DataError(
-            f"{path}: cannot write here ({error.strerror}); make the folder writable or choose another one"
+            f"{path}: cannot write here ({error.strerror}); make the folder writable or choose another one "
+            "(runs_dir=...)"
         )
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free / 2**20

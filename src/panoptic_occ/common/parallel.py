@@ -38,17 +38,13 @@ def ordered_map(
     stops everything; PanopticOccError when a worker is killed.
     """
     from rich.console import Console  # takes a moment, and the workers of others do without
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import track
 
     # a worker costs seconds to start: there is no use for more of them than chunks
     processes = min(processes or available_cores(), -(-total // chunk))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    results = map(function, items) if processes <= 1 else _spread(function, items, processes, chunk)
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        for result in map(function, items) if processes <= 1 else _spread(function, items, processes, chunk):
-            yield result
-            progress.advance(task)
+    yield from track(results, title, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def available_cores() -> int:
@@ -95,8 +91,8 @@ def _spread(function: Callable[[In], Out], items: Iterable[In], processes: int, 
     pending: deque[Future[bytes]] = deque()
     with worker_pool(processes, _set_work, work) as pool:
         while True:
-            while len(pending) < 3 * processes and (some := list(islice(source, chunk))):
-                pending.append(pool.submit(_run, some))
+            while len(pending) < 3 * processes and (batch := list(islice(source, chunk))):
+                pending.append(pool.submit(_run, batch))
             if not pending:
                 return
             yield from pickle.loads(pending.popleft().result())
@@ -105,12 +101,12 @@ def _spread(function: Callable[[In], Out], items: Iterable[In], processes: int, 
 _work: Callable[[Any], Any] | None = None  # of this worker
 
 
-def _run(chunk: list[Any]) -> bytes:
+def _run(batch: list[Any]) -> bytes:
     assert _work is not None
     if torch := sys.modules.get("torch"):  # imported by the function's own module, or not needed at all
         torch.set_num_threads(1)
     # pickled here, because torch would hand every tensor over as a file that stays open
-    return pickle.dumps([_work(item) for item in chunk], protocol=pickle.HIGHEST_PROTOCOL)
+    return pickle.dumps([_work(item) for item in batch], protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def _set_work(work: bytes) -> None:

@@ -1,47 +1,18 @@
-"""Where the configuration lives, how it is composed, and what would have been right when that fails."""
+"""From words to a configuration: composed, complete, checked."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.config.schema import KINDS, check_settings
-from panoptic_occ.config.trust import check_targets
+from panoptic_occ.config.checking import check_settings
+from panoptic_occ.config.explain import explain
+from panoptic_occ.config.files import composed, group_choices, users_conf
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-CONFIG_NAME = "config"
-REBUILD = "a file of your own may lack it, or the run is of another version; --cfg job prints what there is"
-
-
-def conf_dir() -> Path:
-    """The folder of the configuration: inside the installed package, else at the root of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    candidates = (package / "conf", package.parents[1] / "conf")
-    for folder in candidates:
-        if (folder / f"{CONFIG_NAME}.yaml").is_file():
-            return folder
-    tried = " and ".join(str(folder) for folder in candidates)
-    raise ConfigError(f"no {CONFIG_NAME}.yaml in {tried}; install the package again or run from a complete checkout")
-
-
-def group_choices(config_dir: Path | None = None) -> dict[str, list[str]]:
-    """Every config group with its choices; ``config_dir`` adds those of the user's own folder."""
-    groups: dict[str, set[str]] = {}
-    for root in (conf_dir(), *([config_dir] if config_dir else [])):
-        for file in root.glob("*/**/*.yaml"):
-            group, *name = file.relative_to(root).with_suffix("").parts
-            if group == "hydra":  # settings of Hydra itself, nothing to choose from in daily work
-                continue
-            groups.setdefault(group, set()).add("/".join(name))
-    return {group: sorted(names) for group, names in sorted(groups.items())}
 
 
 def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> DictConfig:
@@ -49,176 +20,78 @@ def compose(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Di
 
     Raises ConfigError with what would have been right when a key, group or choice does not exist.
     """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return _compose(overrides, config_dir)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides, config_dir) from error
+    return finish(*explained(overrides, config_dir), overrides, config_dir)
 
 
 def finish(
     config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str], config_dir: Path | None = None
 ) -> DictConfig:
     """Completes a composed configuration in place: ``choices`` (what Hydra chose for every group), ``command`` (the
-    words that led to it), the schedule of the chosen occlusion method, and all references resolved.
+    words that led to it), and all references resolved.
 
     A reference to a key that does not exist and a value that is not allowed fail here, not after an hour of training.
     """
     from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
 
     with open_dict(config):
         config.choices = {group: name for group, name in choices.items() if not group.startswith("hydra/")}
         config.command = [word for word in overrides if not word.startswith("hydra")]
-        own = config.schedule.get("methods", {}).get(config.choices.occlusion)
-        if own is not None:
-            # the command line wins over what the schedule says about a method
-            words = [word for word in config.command if word.startswith("schedule.occlusion.")]
-            typed = OmegaConf.select(OmegaConf.from_dotlist(words), "schedule.occlusion", default={})
-            config.schedule.occlusion = OmegaConf.merge(config.schedule.occlusion, own, typed)
-    check_settings(config, config.command, group_choices(config_dir or users_conf())["occlusion"])
-    OmegaConf.resolve(config)
+        # the command line wins over what the schedule says about a method
+        words = [word for word in config.command if word.startswith("schedule.occlusion.")]
+        typed = OmegaConf.select(OmegaConf.from_dotlist(words), "schedule.occlusion", default={})
+        for different in (config.schedule.get("methods") or {}).values():
+            for key in typed.keys() & different.keys():
+                del different[key]
+    try:
+        check_settings(config, config.command, group_choices(config_dir or users_conf())["occlusion"])
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise explain(error, overrides, config_dir) from error
     return config
 
 
-def sibling(config: DictConfig, occlusion: str) -> DictConfig:
-    """The configuration of the same command with another occlusion method, on the same base.
+def order_configs(config: DictConfig, names: Sequence[str], config_dir: Path | None = None) -> dict[str, DictConfig]:
+    """``config`` with each of the orders ``names``, on the same base; all are read in one composition."""
+    from omegaconf import OmegaConf, open_dict
 
-    ConfigError when the words of a run folder would build something that such a folder may not build.
-    """
-    words = [word for word in config.command if not word.lstrip("+~").startswith(("occlusion", "hydra"))]
-    found = compose([*words, f"occlusion={occlusion}"], users_conf())
-    if config.run is not None:
-        check_targets(found, f"{config.run}: the command in config.yaml", config.trusted)
-    return found
-
-
-def users_conf() -> Path | None:
-    """The folder of the user's own configuration files (--config-dir) when a command runs."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if not HydraConfig.initialized():
-        return None
-    sources = HydraConfig.get().runtime.config_sources
-    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
+    others = [name for name in names if name != config.choices.occlusion]
+    nodes = _orders(tuple(others), config_dir or users_conf()) if others else {}
+    configs = {str(config.choices.occlusion): config}
+    for number, name in enumerate(others):
+        configs[name] = config.copy()
+        with open_dict(configs[name]):
+            configs[name].occlusion = OmegaConf.to_container(nodes[f"order{number}"], resolve=False)
+            configs[name].choices.occlusion = name
+        OmegaConf.resolve(configs[name])
+    return {name: configs[name] for name in names}
 
 
-def explain(error: Exception, overrides: Sequence[str] = (), config_dir: Path | None = None) -> ConfigError:
-    """What a Hydra or OmegaConf error means for the user, with the closest name that exists."""
-    from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import (
-        ConfigAttributeError,
-        ConfigKeyError,
-        InterpolationResolutionError,
-        MissingMandatoryValue,
-    )
-
-    text = str(error)
-    cause = error.__cause__
-    if isinstance(error, OverrideParseException):
-        return ConfigError(
-            f"cannot read '{error.override}' ({text.splitlines()[0]}); write key=value, and quote a value with spaces "
-            "or special characters: 'key=\"a value\"'"
-        )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _unknown_choice(error.missing_cfg_file, error.options, config_dir)
-    if isinstance(error, MissingMandatoryValue):
-        return ConfigError(f"'{error.full_key}' needs a value; add {error.full_key}=... to the command")
-    if isinstance(error, InterpolationResolutionError):
-        where = f"'{error.full_key}'" if error.full_key else "a value"
-        return ConfigError(f"{where} refers to something that does not exist: {text.splitlines()[0]}")
-    if isinstance(error, ConfigAttributeError | ConfigKeyError):
-        return ConfigError(f"'{error.full_key}' is read here, but the configuration does not have it; {REBUILD}")
-    unknown = re.search(r"Could not (?:override|delete(?: from config)?)[ .]*'([^'=]+)", text)
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return _unknown_key(cause.full_key, overrides, config_dir)
-    if unknown:
-        return _unknown_key(unknown[1], overrides, config_dir)
-    return ConfigError(text.strip() + (f" ({cause})" if cause is not None else ""))
+@cache
+def _orders(names: tuple[str, ...], config_dir: Path | None) -> DictConfig:
+    """The files of several orders, references not resolved, in one composition."""
+    words = [f"+occlusion@orders.order{number}={name}" for number, name in enumerate(names)]
+    nodes: DictConfig = explained(words, config_dir)[0].orders
+    return nodes
 
 
-def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
-    import hydra
-    from omegaconf import open_dict
-
-    search = [] if config_dir is None else [f"hydra.searchpath=[{json.dumps(f'file://{config_dir.resolve()}')}]"]
-    with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra.compose(CONFIG_NAME, [*search, *overrides], return_hydra_config=True)
-    choices = config.hydra.runtime.choices
-    with open_dict(config):
-        del config["hydra"]
-    return finish(config, choices, overrides, config_dir)
-
-
-@contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Lets a command that Hydra runs compose another configuration: Hydra keeps only one state at a time."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    state = GlobalHydra.instance()
-    outer, state.hydra = state.hydra, None
-    try:
-        yield
-    finally:
-        state.hydra = outer
-
-
-def _unknown_choice(path: str, options: Sequence[str] | None, config_dir: Path | None) -> ConfigError:
-    parts = path.removesuffix(".yaml").split("/")
-    if len(parts) == 1:
-        return ConfigError(f"there is no configuration '{parts[0]}.yaml'; {did_you_mean(parts[0], [CONFIG_NAME])}")
-    groups = group_choices(config_dir)
-    # experiment=ocfusion/table6 belongs to the group 'experiment', hydra/launcher=slurm to 'hydra/launcher'.
-    size = 1 if parts[0] in groups else len(parts) - 1
-    group, choice = "/".join(parts[:size]), "/".join(parts[size:])
-    allowed = groups.get(group) or options or []
-    return ConfigError(f"{group}={choice}: group '{group}' has no choice '{choice}'; {did_you_mean(choice, allowed)}")
-
-
-def _unknown_key(key: str, overrides: Sequence[str], config_dir: Path | None) -> ConfigError:
-    if key.startswith("hydra."):
-        return ConfigError(f"there is no key '{key}'; --cfg hydra prints Hydra's own settings")
-    if key in KINDS and key.startswith("schedule."):
-        return ConfigError(f"'{key}' is not set by default; +{key}=... sets it")
-    groups = group_choices(config_dir)
-    known = _known_keys(overrides, groups, config_dir)
-    parent = key.rpartition(".")[0]
-    while parent and parent not in known:
-        parent = parent.rpartition(".")[0]
-    prefix = f"{parent}." if parent else ""
-    name = key.removeprefix(prefix)
-    siblings = {k.removeprefix(prefix) for k in known if k.startswith(prefix)} | (set() if parent else groups.keys())
-    allowed = {k for k in siblings if "." not in k and not k.startswith("_")}
-    there = any(path.endswith(f".{name}") for path in known)
-    hint = _elsewhere(name, known) if there or not get_close_matches(name, allowed, n=1) else ""
-    what = f"'{parent}' has no key '{name}'" if parent else f"there is no key or group '{name}'"
-    rest = did_you_mean("" if hint else name, allowed)
-    return ConfigError(f"{what}; {hint}{rest}; +{key}=... adds a new key")
-
-
-def _elsewhere(name: str, known: Sequence[str]) -> str:
-    """A hint at a key of the same or nearly the same name under another parent, as fusion.sig_ratio."""
-    homes = {path.rpartition(".")[2]: path for path in known if not path.startswith("choices.")}
-    close = get_close_matches(name.rpartition(".")[2], homes, n=1, cutoff=0.8)
-    return f"did you mean '{homes[close[0]]}'? " if close else ""
-
-
-def _known_keys(overrides: Sequence[str], groups: Mapping[str, object], config_dir: Path | None) -> list[str]:
-    """Paths of all keys, composed with the groups that the user chose as far as they exist."""
-    from hydra.errors import HydraException
+def stage_of_order(config: DictConfig) -> DictConfig:
+    """How the occlusion module of ``config`` trains: ``schedule.occlusion``, and what its method does differently."""
     from omegaconf import OmegaConf
 
-    chosen = [o.partition(",")[0] for o in overrides if o.partition("=")[0] in groups]
+    different = (config.schedule.get("methods") or {}).get(config.choices.occlusion, {})
+    stage: Any = OmegaConf.create({**config.schedule.occlusion, **different})
+    stage._set_parent(config.schedule)  # errors name the whole key
+    stage._set_key("occlusion")
+    return stage
+
+
+def explained(overrides: Sequence[str], config_dir: Path | None) -> tuple[DictConfig, Mapping[str, Any]]:
+    """``composed``, with errors that say what would have been right."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
-        config = _compose(chosen, config_dir)
-    except HydraException:
-        config = _compose((), config_dir)
-    return list(_paths(OmegaConf.to_container(config)))
-
-
-def _paths(node: object, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from _paths(value, f"{prefix}{key}.")
+        return composed(overrides, config_dir)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides, config_dir) from error

@@ -1,34 +1,42 @@
-"""A grid of fusion and relation settings, evaluated in one pass over the same detections.
+"""A grid of fusion and order settings, evaluated in one pass over the same detections.
 
 On the command line: ``'grid={fusion.min_visible: [0.4, 0.5, 0.6], occlusion.sig_ratio: [0.05, 0.1, 0.2]}'``.
 """
 
 from __future__ import annotations
 
-import pkgutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.config.schema import table_of
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 Values = Mapping[str, Any]
 """Settings by dotted key."""
 
 
 class Grid:
-    """The values of ``cfg.grid`` by dotted key; no keys at all when it is null.
+    """The values of a grid by dotted key; none at all without a grid."""
 
-    ConfigError for a key that a grid cannot vary: what the network or its training depends on is no part of a pass.
-    """
+    def __init__(self, values: Mapping[str, list[Any]]) -> None:
+        self.values = values
 
-    def __init__(self, cfg: DictConfig) -> None:
-        self.values = grid_lists(cfg)
-        for key in self.values:
-            _check_key(key, cfg)
+    @classmethod
+    def of(cls, config: DictConfig) -> Grid:
+        """The grid of a configuration; ConfigError for a key that a grid cannot vary: what the network or its training
+        depends on is no part of a pass."""
+        values = grid_lists(config)
+        if values:
+            varied = _varied(config)
+            for key in values:
+                _check_key(key, config, varied)
+        return cls(values)
 
     def points(self, group: str) -> list[Values]:
         """Every combination of the values below ``group`` (fusion or occlusion), one empty one when there are none."""
@@ -43,18 +51,17 @@ class Grid:
         return ", ".join(f"{short[key]}={'null' if value is None else value}" for key, value in values.items())
 
 
-def grid_lists(cfg: DictConfig) -> dict[str, list[Any]]:
-    """The values of ``cfg.grid`` by dotted key; ConfigError when it is neither null nor lists by key."""
-    grid = OmegaConf.to_container(cfg.grid, resolve=True) if OmegaConf.is_config(cfg.grid) else cfg.grid
+def grid_lists(config: DictConfig) -> dict[str, list[Any]]:
+    """The values of ``config.grid`` by dotted key; ConfigError when it is neither null nor lists by key."""
+    from omegaconf import OmegaConf
+
+    grid = OmegaConf.to_container(config.grid, resolve=True) if OmegaConf.is_config(config.grid) else config.grid
     return {} if grid is None else dict(_lists(grid))
 
 
-def changed(config: DictConfig, values: Values) -> DictConfig:
-    """A copy of a group's configuration with the settings that ``values`` has for it."""
-    copy = config.copy()
-    for key, value in values.items():
-        copy[key.partition(".")[2]] = value
-    return copy
+def inside(group: str, values: Values) -> dict[str, Any]:
+    """The settings of ``values`` that belong to ``group``, as they are called within it."""
+    return {key.removeprefix(f"{group}."): value for key, value in values.items() if key.startswith(f"{group}.")}
 
 
 def _lists(node: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
@@ -71,37 +78,31 @@ def _lists(node: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
         yield prefix, node
 
 
-def _check_key(key: str, cfg: DictConfig) -> None:
+def _check_key(key: str, config: DictConfig, varied: list[str]) -> None:
     group, _, name = key.partition(".")
+    allowed = f"allowed: {', '.join(varied)}"
     if group not in ("fusion", "occlusion"):
         raise ConfigError(
-            f"grid: {key} is not something that one pass can vary; {_allowed(cfg)}. "
+            f"grid: {key} is not something that one pass can vary; {allowed}. "
             f"For {key}, make a run of each value: python -m panoptic_occ.train -m {key}=...,..."
         )
-    if name not in cfg[group] or name.startswith("_"):
-        raise ConfigError(f"grid: '{group}' has no key '{name}'; {did_you_mean(name, _names(cfg[group]))}")
-    if group == "occlusion" and name not in _varied(cfg):
+    names = [str(key) for key in config[group] if not str(key).startswith("_")]
+    if name not in names:
+        raise ConfigError(f"grid: '{group}' has no key '{name}'; {did_you_mean(name, names)}")
+    if key not in varied:
         raise ConfigError(
-            f"grid: {key} is part of what occlusion={cfg.choices.occlusion} was trained with; {_allowed(cfg)}. "
+            f"grid: {key} is part of what occlusion={config.choices.occlusion} was trained with; {allowed}. "
             f"For {key}, train a run of each value: python -m panoptic_occ.train -m {key}=...,..."
         )
 
 
-def _allowed(cfg: DictConfig) -> str:
-    keys = [f"fusion.{name}" for name in _names(cfg.fusion)] + [f"occlusion.{name}" for name in sorted(_varied(cfg))]
-    return f"allowed: {', '.join(keys)}"
-
-
-def _varied(cfg: DictConfig) -> set[str]:
-    """Settings of the occlusion method that a pass can vary.  Training reads ``sig_ratio`` too, but sweeps of it over
-    one set of weights are what the papers' question about the fusion is."""
-    return (set(_test_only(cfg)) | {"sig_ratio"}) & set(cfg.occlusion)
-
-
-def _test_only(cfg: DictConfig) -> Iterable[str]:
-    names: frozenset[str] = pkgutil.resolve_name(cfg.occlusion._target_).test_only
-    return names
-
-
-def _names(config: DictConfig) -> list[str]:
-    return [str(name) for name in config if not str(name).startswith("_")]
+def _varied(config: DictConfig) -> list[str]:
+    """Settings that a pass can vary: those of the result, and ``sig_ratio``, which training reads too, but sweeps of it
+    over one set of weights are what the papers' question about the fusion is (``kinds.IN_GRID``)."""
+    return sorted(
+        key
+        for key, setting in table_of(config).items()
+        if key.startswith(("fusion.", "occlusion."))
+        and not key.endswith("_")
+        and (setting.scope is Scope.RESULT or setting.in_grid)
+    )

@@ -11,13 +11,45 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from panoptic_occ.common.errors import ConfigError, PanopticOccError, did_you_mean
-from panoptic_occ.common.kinds import problem, shown
+from panoptic_occ.config.schema import parameters_of
+from panoptic_occ.config.values import problem, shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Blueprint(Generic[T]):
+    """An object as the configuration describes it, to be built when it is needed."""
+
+    node: DictConfig
+
+    def build(self, **kwargs: Any) -> T:
+        """The object; ``kwargs``: what the configuration does not say of it.  Errors as ``safe_instantiate``."""
+        built = safe_instantiate(self.node) if self.node.get("_partial_") else None
+        return safe_instantiate(self.node, **kwargs) if built is None else built(**kwargs)
+
+    def changed(self, values: Mapping[str, Any]) -> Blueprint[T]:
+        """The same with other values of some settings, named within the group."""
+        node = self.node.copy()
+        node._set_parent(self.node._get_parent())  # errors name the whole key
+        for name, value in values.items():
+            node[name] = value
+        return Blueprint(node)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, as plain values."""
+        from omegaconf import OmegaConf
+
+        plain: Any = OmegaConf.to_container(self.node, resolve=True)
+        return plain
 
 
 def safe_instantiate(config: DictConfig, /, **kwargs: Any) -> Any:
@@ -93,7 +125,7 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _check_values(path: str, node: Mapping[str, Any]) -> None:
     """Raises ConfigError for a value that is not what the annotation of its parameter says."""
     try:
-        parameters = _parameters(pkgutil.resolve_name(node["_target_"]))
+        parameters = parameters_of(pkgutil.resolve_name(node["_target_"]))
     except Exception:  # of the target, of which Hydra says more; or of an annotation, which then says nothing
         return
     plain = {name: value for name, value in node.items() if not (isinstance(value, dict) and "_target_" in value)}
@@ -103,20 +135,6 @@ def _check_values(path: str, node: Mapping[str, Any]) -> None:
             continue
         if wrong := problem(f"{path}.{name}", value, parameter.annotation):
             raise ConfigError(wrong)
-
-
-def _parameters(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of a function or a class, also those that a class leaves to its base classes (``**kwargs``)."""
-    if not inspect.isclass(call):
-        return dict(inspect.signature(call, eval_str=True).parameters)
-    found: dict[str, inspect.Parameter] = {}
-    for base in call.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(vars(base)["__init__"], eval_str=True).parameters
-            found = {**parameters, **found}
-            if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
-                break
-    return found
 
 
 def _check_arguments(

@@ -1,113 +1,287 @@
-"""The settings that the suite itself reads: what each may be, checked before anything is built.
+"""The table of settings: what every leaf of the configuration may be, and what it changes (its scope).
 
-Parameters of objects are checked against the annotations of their constructors, see ``instantiate``.
+A leaf has exactly one entry: a row of ``SETTINGS``, or the parameter that it becomes, whose annotation says both.  The
+keys of folders, their names, what ``run=`` inherits, what a grid may vary, and what makes two results comparable follow
+from the scopes; ``python -m scripts.configuration`` prints the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
+import inspect
+import pkgutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.common.kinds import Count, Positive, Range, Share, Size, fits, problem
+from annotated_types import Interval
+
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import IN_GRID, Count, NotNegative, Positive, Scope, Share, Size
+from panoptic_occ.config.values import is_path
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-ORACLES = ("box", "class", "order", "order_by_box", "stuff")
+OURS = "panoptic_occ."
+Oracle = Literal["box", "class", "order", "order_by_box", "stuff"]
 """Parts that ``oracle`` takes from the annotations; the order by mask or by box is one part."""
-
-SWITCHES = (
-    *("force", "details", "timing", "save_maps", "save_predictions", "saved", "joint", "channels_last", "compile"),
-    *("check", "debug", "average_precision"),
-)
-PATHS = ("run", "input", "output", "run_name", "data.root", "data.source.root", "data.source.cache_dir")
-GROUPS = ("validate", "data.source", "schedule.base", "schedule.occlusion")
-STAGE: Mapping[str, Any] = {
-    "lr": Positive,
-    "steps": Count,
-    "milestones": list[Size],
-    "gamma": Positive,
-    "warmup_steps": Size,
-    "warmup_factor": Annotated[float, Range(0)],
-    "checkpoint_every": Count,
-}
-KINDS: Mapping[str, Any] = {
-    "seed": Annotated[int, Range(0, 2**32 - 1)],
-    **dict.fromkeys(SWITCHES, bool),
-    **dict.fromkeys(PATHS, str | None),
-    **dict.fromkeys(GROUPS, dict),
-    **dict.fromkeys(("runs_dir", "data.name", "data.source.train_split", "data.source.val_split"), str),
-    **dict.fromkeys(("compare", "oracle", "trusted"), list[str]),
-    "policies": dict,
-    "save_conf_thr": Share,
-    "processes": Count | None,
-    "validate.every": Count | None,
-    "validate.images": Count,
-    "data.stuff_area": Size,
-    "data.stuff_component_area": Size,
-    "data.erase_radius": Size,
-    "data.object_sizes": tuple[Positive, Positive],
-    "data.batch_size": Count,
-    "data.eval_batch_size": Count,
-    "data.num_workers": Size,
-    "data.max_train_images": Count | None,
-    "data.max_eval_images": Count | None,
-    "schedule.reference_batch": Count,
-    "schedule.pairs_per_image": Count,
-    "schedule.loss_weights": dict[str, Annotated[float, Range(0)]],
-    **{f"schedule.{stage}.{name}": kind for stage in ("base", "occlusion") for name, kind in STAGE.items()},
-    "trainer.devices": Count | Literal[-1, "auto"] | str | list[Size],
-    "trainer.num_nodes": Count,
-}
+ORACLES = get_args(Oracle)
 
 
-def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[str]) -> None:
-    """Raises ConfigError for the first value that is not allowed; ``orders``: the choices of the group occlusion.
+@dataclass(frozen=True)
+class Setting:
+    """A leaf, or all leaves below a key: the annotation of its value, and what it changes.
 
-    What can only be meant in one way is put in place: ``compare=score``, ``run=2024``, ``validate=null``.
+    ``named``: a word of the command line about it is part of the name of the folder that it leads to.  ``inherited``:
+    ``run=`` takes it from the run, if its scope is one of ``INHERITED``.  ``in_grid``: a grid may vary it over one set
+    of weights, although training reads it too.
     """
+
+    kind: Any
+    scope: Scope
+    named: bool = True
+    inherited: bool = True
+    in_grid: bool = False
+
+    @property
+    def in_names(self) -> bool:
+        """Whether the names of folders tell it: of data, the content counts and not the place."""
+        return self.named and self.scope not in (Scope.MACHINE, Scope.COMMAND) and not is_path(self.kind)
+
+    @property
+    def from_run(self) -> bool:
+        """Whether ``run=`` takes it from the run."""
+        return self.inherited and self.scope in INHERITED
+
+
+COMPUTING = frozenset({Scope.BASE, Scope.MODULE, Scope.DETECTIONS, Scope.RESULT, Scope.INPUT})
+"""Scopes of what changes a result."""
+INHERITED = COMPUTING | {Scope.LABEL}
+"""Scopes of what a command takes from ``run=``."""
+
+GROUPS: Mapping[str, Setting] = {
+    "data": Setting(str, Scope.BASE, named=False),  # the folders of a data set lie together
+    "backbone": Setting(str, Scope.BASE, named=False),  # has a place of its own in the name
+    "thing": Setting(str, Scope.BASE),
+    "stuff": Setting(str, Scope.BASE),
+    "exchange": Setting(str, Scope.BASE),
+    "occlusion": Setting(str, Scope.MODULE),
+    "fusion": Setting(str, Scope.RESULT),
+    "tta": Setting(str, Scope.DETECTIONS),
+    "schedule": Setting(str, Scope.BASE),
+    "schedule.occlusion": Setting(str, Scope.MODULE),
+    "trainer": Setting(str, Scope.MACHINE, named=False),
+    "logger": Setting(str, Scope.COMMAND, named=False),
+    "preset": Setting(str, Scope.LABEL),
+    "method": Setting(str, Scope.LABEL, named=False),  # has a place of its own in the name
+    "experiment": Setting(str, Scope.LABEL),
+    "sweep": Setting(str, Scope.LABEL, named=False, inherited=False),
+}
+"""Choices, and the scope of parameters in a group (or a part of one) that say none."""
+
+_OF_BASE, _OF_RESULT, _OF_COMMAND = (Setting(bool, scope) for scope in (Scope.BASE, Scope.RESULT, Scope.COMMAND))
+
+SETTINGS: Mapping[str, Setting] = {
+    "seed": Setting(Annotated[int, Interval(ge=0, le=2**32 - 1)], Scope.BASE, named=False),
+    "joint": _OF_BASE,
+    "share": Setting(Literal["fpn", "backbone", "none"], Scope.BASE),
+    "channels_last": _OF_BASE,
+    "compile": _OF_BASE,
+    "compare": Setting(list[str], Scope.RESULT, named=False),
+    "policies": Setting(dict[str, Any], Scope.RESULT),
+    "grid": Setting(Any, Scope.RESULT, inherited=False),
+    "oracle": Setting(list[str], Scope.RESULT),
+    "details": _OF_RESULT,
+    "timing": _OF_RESULT,
+    "average_precision": _OF_RESULT,
+    "processes": Setting(Count | None, Scope.MACHINE),
+    "run": Setting(str | None, Scope.COMMAND),
+    "force": _OF_COMMAND,
+    "save_maps": _OF_COMMAND,
+    "save_predictions": _OF_COMMAND,
+    "save_conf_thr": Setting(Share, Scope.COMMAND),
+    "saved": _OF_COMMAND,
+    "input": Setting(str | None, Scope.COMMAND),
+    "images": Setting(str | None, Scope.COMMAND),
+    "output": Setting(str | None, Scope.COMMAND),
+    "check": _OF_COMMAND,
+    "validate.every": Setting(Count | None, Scope.COMMAND),
+    "validate.images": Setting(Count, Scope.COMMAND),
+    "runs_dir": Setting(str, Scope.COMMAND),
+    "run_name": Setting(str | None, Scope.COMMAND),
+    "trusted": Setting(list[str], Scope.COMMAND),
+    "debug": _OF_COMMAND,
+    "table": Setting(dict[str, Any] | None, Scope.LABEL),
+    "backbones": Setting(dict[str, str], Scope.LABEL),
+    "choices": Setting(dict[str, Any], Scope.LABEL),
+    "command": Setting(list[str], Scope.LABEL),
+    "method.name": Setting(str, Scope.LABEL),
+    "backbone_name": Setting(str, Scope.LABEL),
+    "data.name": Setting(str, Scope.LABEL),
+    "data.root": Setting(str | None, Scope.LABEL, named=False),
+    "data.stuff_area": Setting(Size, Scope.LABEL),
+    "data.stuff_component_area": Setting(Size, Scope.LABEL),
+    "data.erase_radius": Setting(Size, Scope.LABEL),
+    "data.object_sizes": Setting(tuple[Positive, Positive], Scope.RESULT),
+    "data.ocfusion": Setting(dict[str, Share], Scope.LABEL),
+    "schedule.name": Setting(str, Scope.LABEL),
+    "schedule.loss_weights": Setting(dict[str, NotNegative], Scope.BASE),
+    "schedule.weights_of": Setting(dict[str, dict[str, NotNegative]], Scope.LABEL),
+    "schedule.methods": Setting(dict[str, dict[str, Any]], Scope.LABEL),  # part of schedule.occlusion, see ``finish``
+    "schedule.pairs_per_image": Setting(Count, Scope.LABEL),
+    "trainer.devices": Setting(Count | Literal[-1, "auto"] | str | list[Size], Scope.MACHINE),
+    "trainer.num_nodes": Setting(Count, Scope.MACHINE),
+}
+"""Leaves that no object of ours takes as they are, and whole parts (``table``)."""
+
+SCOPES_OF_OTHERS: Mapping[str, Mapping[str, Scope]] = {
+    "pytorch_lightning.Trainer": {
+        "precision": Scope.BASE,
+        "gradient_clip_val": Scope.BASE,
+        "gradient_clip_algorithm": Scope.BASE,
+        "limit_train_batches": Scope.BASE,
+        "sync_batchnorm": Scope.BASE,
+        "limit_test_batches": Scope.RESULT,
+        "fast_dev_run": Scope.RESULT,
+    }
+}
+"""Parameters of classes that we cannot annotate, where they are not of their group's scope."""
+
+
+def table_of(config: DictConfig) -> dict[str, Setting]:
+    """The entry of every leaf of ``config`` by its dotted key; ConfigError for a leaf that has none or several."""
+    table: dict[str, Setting] = {}
+    for key, entries in entries_of(config):
+        if len(entries) != 1:
+            what = "no entry" if not entries else f"{len(entries)} entries"
+            raise ConfigError(
+                f"'{key}' has {what} in the table of settings; a new setting needs a row of SETTINGS, or a parameter "
+                "of the class that takes it, and not both"
+            )
+        table[key] = entries[0]
+    return table
+
+
+def entries_of(config: DictConfig) -> Iterator[tuple[str, list[Setting]]]:
+    """Every leaf of ``config`` with all its entries; a part that has an entry of its own counts as a leaf."""
     from omegaconf import OmegaConf
 
-    from panoptic_occ.config.grid import grid_lists
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    yield from _entries(plain, "", Scope.LABEL)
 
-    if config.validate is None:
-        config.validate = {"every": None, "images": 1}
-    if config.policies is None:
-        config.policies = {}
-    typed = dict(word.lstrip("+").partition("=")[::2] for word in words)
-    for key, kind in KINDS.items():
-        if (found := OmegaConf.select(config, key, default=...)) is ...:
+
+def _entries(node: Mapping[str, Any], key: str, scope: Scope) -> Iterator[tuple[str, list[Setting]]]:
+    target = node.get("_target_")
+    parameters = _parameter_settings(target, scope) if isinstance(target, str) else {}
+    scope = _scope_of_class(target) or scope if isinstance(target, str) else scope
+    for name, value in node.items():
+        path = f"{key}.{name}" if key else str(name)
+        if str(name).startswith("_") and str(name).endswith("_"):
+            yield path, [Setting(str if name == "_target_" else bool, scope, named=name == "_target_")]
             continue
-        value = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
-        meant = _meant(value, kind, typed.get(key, str(value)))
-        if wrong := problem(key, meant, kind):
-            raise ConfigError(wrong)
-        if meant is not value:
-            OmegaConf.update(config, key, meant)
-    grid_lists(config)
-    _check_words("compare", config.compare, orders)
-    _check_words("oracle", config.oracle, ORACLES)
-    for title, changes in config.policies.items():
-        if not OmegaConf.is_dict(changes):
-            example = f"'policies={{{title}: {{duplicate_thr: 0.5}}}}'"
-            raise ConfigError(f"policies.{title}={changes}: allowed: changes of the fusion policy, as {example}")
-        for name in changes.keys() - config.fusion.keys():
-            raise ConfigError(f"policies.{title}: 'fusion' has no key '{name}'; {did_you_mean(name, config.fusion)}")
+        row, parameter = SETTINGS.get(path), parameters.get(str(name)) or parameters.get("**")
+        if row is not None and not str(target).startswith(OURS):
+            parameter = None  # others say less of it than we do
+        inner = GROUPS[path].scope if path in GROUPS else parameter.scope if parameter is not None else scope
+        if row is None and isinstance(value, dict) and ("_target_" in value or parameter is None):
+            yield from _entries(value, path, inner)
+        else:
+            yield path, [entry for entry in (row, parameter) if entry is not None]
 
 
-def _meant(value: Any, kind: Any, text: str) -> Any:
-    """``value`` as the kind that it stands for: a list of one, a path that looks like a number, 1e3 steps."""
-    if get_origin(kind) is list and not isinstance(value, list):
-        return [] if value is None else [value]
-    if kind in (str, str | None) and type(value) in (int, float):
-        return text
-    if type(value) is float and value.is_integer() and not fits(value, kind) and fits(int(value), kind):
-        return int(value)
-    return value
+@cache
+def _parameter_settings(target: str, scope: Scope) -> dict[str, Setting]:
+    """What the parameters of a target say, by name; ``**`` where it takes any; nothing for one that cannot be found."""
+    try:
+        call = pkgutil.resolve_name(target)
+        parameters = parameters_of(call)
+    except Exception:  # of the target, of which Hydra says more when it is built
+        return {"**": Setting(Any, scope)}
+    default, others = _scope_of_class(target) or scope, SCOPES_OF_OTHERS.get(target, {})
+    settings = {}
+    for name, parameter in parameters.items():
+        if parameter.kind == parameter.VAR_KEYWORD:
+            settings["**"] = Setting(Any, default)
+            continue
+        kind: Any = Any if parameter.annotation is parameter.empty else parameter.annotation
+        marks = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+        scope_of_parameter = next((mark for mark in marks if isinstance(mark, Scope)), others.get(name, default))
+        if parameter.default is None:
+            kind = Union[kind, None]  # noqa: UP007 - of any annotation, also of one without the operator
+        settings[name] = Setting(kind, scope_of_parameter, in_grid=IN_GRID in marks)
+    return settings
 
 
-def _check_words(key: str, words: Collection[Any], allowed: Collection[Any]) -> None:
-    for word in words:
-        if word not in allowed:
-            raise ConfigError(f"{key}=[{word}] is unknown; {did_you_mean(word, allowed)}")
+def _scope_of_class(target: str) -> Scope | None:
+    """The scope that a class of ours gives to its parameters (``OcclusionModel.scope``)."""
+    try:
+        scope = getattr(pkgutil.resolve_name(target), "scope", None)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return scope if isinstance(scope, Scope) else None
+
+
+@cache
+def parameters_of(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or a class, also those that a class leaves to its base classes (``**kwargs``)."""
+    if not inspect.isclass(call):
+        return dict(inspect.signature(call, eval_str=True).parameters)
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in call.__mro__:
+        if "__init__" in vars(base):
+            named = dict(inspect.signature(vars(base)["__init__"], eval_str=True).parameters)
+            rest = [name for name, parameter in named.items() if parameter.kind == parameter.VAR_KEYWORD]
+            parameters = {**named, **parameters}
+            if not rest:
+                return {name: p for name, p in parameters.items() if p.kind != p.VAR_KEYWORD}
+    return parameters
+
+
+def values_of(config: DictConfig, scopes: Collection[Scope]) -> dict[str, Any]:
+    """The values of all leaves of ``scopes`` by dotted key; classes of ours without the module that they lie in."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    values = {}
+    for key, entries in entries_of(config):
+        if entries and entries[0].scope in scopes and not key.endswith("._partial_"):
+            value = plain
+            for part in key.split("."):
+                value = value[part]
+            is_ours = key.endswith("._target_") and str(value).startswith(OURS)
+            values[key] = str(value).rpartition(".")[2] if is_ours else value
+    return values
+
+
+def setting_of(config: DictConfig, key: str) -> Setting | None:
+    """The entry of a key of ``config``; of a part, that of its leaves which names tell before all others; None for a
+    key that the table does not know."""
+    below = [entries[0] for path, entries in entries_of(config) if entries and _touches(path, key)]
+    return max(below, key=lambda entry: (entry.in_names, entry.scope in COMPUTING), default=None)
+
+
+def _touches(path: str, key: str) -> bool:
+    return path == key or path.startswith(f"{key}.") or key.startswith(f"{path}.")
+
+
+def is_parameter(config: DictConfig, key: str) -> bool:
+    """Whether the object that the parent of ``key`` describes could take it."""
+    from omegaconf import OmegaConf
+
+    parent, _, name = key.rpartition(".")
+    node: Any = OmegaConf.select(config, parent) if parent else None
+    target = node.get("_target_") if OmegaConf.is_dict(node) else None
+    return isinstance(target, str) and name in _parameter_settings(target, Scope.LABEL)
+
+
+def setting_of_word(config: DictConfig, word: str) -> Setting | None:
+    """The entry of what a word of the command line sets or chooses; None for one that the table does not know."""
+    key = word.lstrip("+~").partition("=")[0]
+    return GROUPS[key] if key in GROUPS and "." not in key else setting_of(config, key)
+
+
+def in_names(config: DictConfig, word: str) -> bool:
+    """Whether the names of folders tell a word of the command line."""
+    entry = setting_of_word(config, word)
+    return "=" in word and not word.startswith("hydra") and (entry is None or entry.in_names)

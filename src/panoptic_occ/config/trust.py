@@ -42,28 +42,28 @@ def check_targets(config: DictConfig, source: object, trusted: Iterable[str] = (
     """
     from omegaconf import OmegaConf
 
-    own = tuple(f"{package.rstrip('.')}." for package in trusted)
+    packages = tuple(f"{package.rstrip('.')}." for package in trusted)
     for key, target in _targets(OmegaConf.to_container(config, resolve=True)):
-        if not _allowed(target, own):
+        if not _allowed(target, packages):
             raise ConfigError(
                 f"{source}: {key}={target!r} is not allowed in a run folder's configuration, because it could run any "
-                f"code; allowed: classes in {', '.join(CLASSES + own)}; if you wrote this run and trust it, add "
+                f"code; allowed: classes in {', '.join(CLASSES + packages)}; if you wrote this run and trust it, add "
                 f"trusted=[{str(target).partition('.')[0]}]"
             )
 
 
-def _allowed(target: object, own: tuple[str, ...]) -> bool:
-    if not isinstance(target, str) or not target.startswith(CLASSES + own):
+def _allowed(target: object, packages: tuple[str, ...]) -> bool:
+    if not isinstance(target, str) or not target.startswith(CLASSES + packages):
         return False
     try:
-        found = pkgutil.resolve_name(target)
+        value = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError):
         return False
-    if target.startswith(own):
+    if target.startswith(packages):
         return True
     # Where it was defined counts: torch.nn.modules.module.functools.partial is none of torch's.
-    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-    return home.startswith(CLASSES if inspect.isclass(found) else FUNCTIONS)
+    home = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+    return home.startswith(CLASSES if inspect.isclass(value) else FUNCTIONS)
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, object]]:

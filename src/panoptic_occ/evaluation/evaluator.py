@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.config.schema import ORACLES
-from panoptic_occ.evaluation.recording import Recording, has_answers
+from panoptic_occ.evaluation.recording import Recording, has_head_outputs
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels
 from panoptic_occ.metrics.average_precision import AveragePrecision
@@ -23,14 +23,14 @@ from panoptic_occ.metrics.order.relation_accuracy import RelationAccuracy
 from panoptic_occ.metrics.pq.core import PQCounts
 from panoptic_occ.metrics.pq.metric import PanopticQuality, PQResult, panoptic_counts
 from panoptic_occ.metrics.step_time import StepTime, timed
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.base import Context, OcclusionModel
 from panoptic_occ.occlusion.baselines.oracle import with_annotated_order
 from panoptic_occ.ops.matching import Match, best_boxes, match_instances
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Context, Sample
+from panoptic_occ.structures.sample import Sample
 from panoptic_occ.stuff.ground_truth import annotated_stuff
 
 MATCH_OF: Mapping[str, Match] = {"order": "mask", "order_by_box": "box"}
@@ -102,10 +102,10 @@ class Evaluation:
 
     ``sig_ratio``: overlap from which a ground-truth pair counts for the relation accuracy.
     ``listeners`` see every image with its maps (pictures, result files); nothing else is kept, so memory is bounded.
-    ``recording``: ask every network once about all pairs, so that entries with other thresholds share the answers and
+    ``recording``: ask every network once about all pairs, so that entries with other thresholds share the outputs and
     listeners can store them; None: ask it what each entry needs.
     ``details``: also break the quality of things down, by these bins, and count right orders as RAP does.
-    ``timing``: also time relation and fusion (on one image at a time; without the network where its answers come from a
+    ``timing``: also time relation and fusion (on one image at a time; without the network where its outputs come from a
     file or a recording), and the base, which the caller adds to ``base_time``.
     ``average_precision``: also COCO's AP of all detections, the same for all entries; ``score_thr``: the lowest score
     that the base gives one.
@@ -165,8 +165,8 @@ class Evaluation:
 
     @property
     def networks(self) -> dict[str, OcclusionModel]:
-        """The orders that ask the network and can keep its answers, by name; entries of one name share weights."""
-        return {entry.order: entry.model for entry in reversed(self.entries) if has_answers(entry.model)}
+        """The orders that ask the network and can keep its outputs, by name; entries of one name share weights."""
+        return {entry.order: entry.model for entry in reversed(self.entries) if has_head_outputs(entry.model)}
 
     def update(self, sample: Sample, output: BaseOutput) -> dict[str, PanopticMap]:
         """Scores one image and returns its maps by entry."""
@@ -244,12 +244,12 @@ def oracle_policy(policy: FusionPolicy, oracle: frozenset[str]) -> FusionPolicy:
 
 
 def relate(entry: Entry, output: BaseOutput, sample: Sample, oracle: frozenset[str]) -> Relation:
-    """The relation of one image, from the network's recorded answers where ``output`` has them; ``oracle`` may put the
+    """The relation of one image, from the network's recorded outputs where ``output`` has them; ``oracle`` may put the
     annotated order into it."""
     model, inputs = entry.model, (output.instances, output.stats)
     relation: Relation
-    if entry.order in output.answers:
-        relation = model.relate(*inputs, output.answers[entry.order])
+    if entry.order in output.head_outputs:
+        relation = model.relate(*inputs, output.head_outputs[entry.order])
     else:
         image = sample.original_image if "image" in model.requires else None
         target = sample.target if "target" in model.requires else None

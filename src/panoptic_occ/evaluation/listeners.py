@@ -15,9 +15,9 @@ from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.metrics.pq.metric import panoptic_quality
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet, sheet
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from panoptic_occ.fusion.dilation import Dilation
 from panoptic_occ.fusion.erasing import component_confidence
 from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.base_output import BaseOutput
 
 FROM_NETWORK = frozenset({"soft", "roi_features"})
 
@@ -30,15 +30,17 @@ class Recording:
         return frozenset({"semantic_logits"} if self.dilations else ())
 
     def complete(self, output: BaseOutput, models: Mapping[str, OcclusionModel]) -> BaseOutput:
-        """``output`` with the answers of ``models`` about all pairs and the confidences of the stuff."""
-        answers = {name: model.answers(output.instances, output.stats, wide=True) for name, model in models.items()}
+        """``output`` with the head outputs of ``models`` about all pairs and the confidences of the stuff."""
+        outputs = {
+            name: model.head_outputs(output.instances, output.stats, wide=True) for name, model in models.items()
+        }
         semantic = output.semantic
         if semantic.logits is not None:
             confidence = {dilation.name: component_confidence(semantic, dilation) for dilation in self.dilations}
             semantic = replace(semantic, confidence={**semantic.confidence, **confidence})
-        return replace(output, semantic=semantic, answers={**output.answers, **answers})
+        return replace(output, semantic=semantic, head_outputs={**output.head_outputs, **outputs})
 
 
-def has_answers(model: OcclusionModel) -> bool:
+def has_head_outputs(model: OcclusionModel) -> bool:
     """Whether an order reads what only the network gives, and what the network says of it can be recorded."""
-    return bool(model.requires & FROM_NETWORK) and type(model).answers is not OcclusionModel.answers
+    return bool(model.requires & FROM_NETWORK) and type(model).head_outputs is not OcclusionModel.head_outputs

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.console import Console
 
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
@@ -16,6 +15,7 @@ from panoptic_occ.common.files import write_json, write_text
 from panoptic_occ.common.tables import SEPARATOR, comparison_table
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.metrics.tables import breakdown_tables, pq_table
+from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.visuals.grid_plot import GridPoint, save_grid
 
 Rows = Mapping[str, Mapping[str, float]]
@@ -58,12 +58,12 @@ def summary(rows: Rows, title: str) -> str:
     return comparison_table(heads, title)
 
 
-def show(cfg: DictConfig, folder: Path, metrics: dict[str, object]) -> None:
+def show(plan: RunPlan, folder: Path, metrics: dict[str, object]) -> None:
     """Prints the table of a run and where everything lies, once for all its processes."""
     if not is_main_process():
         return
     console = Console()
-    title = f"{cfg.choices.data}: {metrics['images']} held-out images, seed {cfg.seed}, percent"
+    title = f"{plan.data_choice}: {metrics['images']} held-out images, seed {plan.seed}, percent"
     console.print(summary(read_rows(metrics), title), markup=False, highlight=False, soft_wrap=True)
     console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)
 

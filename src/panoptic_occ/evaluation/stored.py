@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -22,42 +20,43 @@ from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.evaluation.recording import FROM_NETWORK, Recording
 from panoptic_occ.fusion.dilation import Dilation
 from panoptic_occ.runs.archive import Archive
-from panoptic_occ.runs.folders import occlusion_folder, predictions_folder
-from panoptic_occ.runs.keys import prediction_key, prediction_settings
+from panoptic_occ.runs.keys import predictions_key
+from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.runs.predictions import PredictionFiles, PredictionWriter, StoredPredictions
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.sample import Sample
 
 FUSIONS_A_BLOCK = 256  # about a second of work
 FUSIONS_A_WORKER = 1024  # fewer are done sooner than another worker has started
-NOT_REPEATED = ("saved=", "save_", "grid", "+grid", "sweep=", "processes=")
 
 
-def recording_of(cfg: DictConfig) -> Recording | None:
+def recording_of(plan: RunPlan) -> Recording | None:
     """What an evaluation with the network records: to store it, or for the points of a grid to share it."""
-    if cfg.save_predictions:
-        radius = int(cfg.fusion.get("erase_radius", cfg.data.erase_radius))
-        shape, stride = cfg.fusion.get("erase_shape", "square"), cfg.fusion.get("erase_stride", 1)
+    if plan.evaluation.save_predictions:
+        radius, policy = plan.evaluation.erase_radius, plan.policy
         radii = sorted({0, radius // 2, radius, 2 * radius})
-        return Recording(float(cfg.save_conf_thr), tuple(Dilation(r, shape, stride) for r in radii))
-    return Recording() if cfg.grid else None
+        dilations = tuple(Dilation(r, policy.erase_shape, policy.erase_stride) for r in radii)
+        return Recording(plan.evaluation.save_conf_thr, dilations)
+    return Recording() if plan.evaluation.grid.values else None
 
 
 def prediction_writer(
-    cfg: DictConfig, methods: Mapping[str, DictConfig], evaluation: Evaluation, data: PanopticDataModule, channels: int
+    plan: RunPlan, evaluation: Evaluation, data: PanopticDataModule, channels: int
 ) -> PredictionWriter:
-    """Stores what ``evaluation`` sees; ``methods``: the configuration of every compared occlusion method."""
+    """Stores what ``evaluation`` sees."""
     about = {
-        "key": prediction_key(cfg),
-        "settings": prediction_settings(cfg),
+        "key": predictions_key(plan.evaluation.detection_settings),
+        "settings": plan.evaluation.detection_settings,
         "annotations": data.eval_data.fingerprint,
         "conf_thr": evaluation.conf_thr,
         "in_channels": channels,
     }
     stages = {
-        name: (stage_name(methods[name]), {"weights": weights_digest(methods[name])}) for name in evaluation.networks
+        order.name: (order.folder.path.name, {"weights": digest(order.folder.weights("occlusion"))})
+        for order in plan.orders
+        if order.name in evaluation.networks
     }
-    return PredictionWriter(PredictionFiles(predictions_folder(cfg)), about, stages)
+    return PredictionWriter(PredictionFiles(plan.evaluation.predictions), about, stages)
 
 
 def _check_relations(evaluation: Evaluation, advice: str) -> None:
@@ -67,68 +66,48 @@ def _check_relations(evaluation: Evaluation, advice: str) -> None:
         if reads and (entry.order not in evaluation.networks or "semantic_logits" in reads):
             raise ConfigError(
                 f"occlusion={entry.order} reads {', '.join(sorted(reads))}, which saved predictions do not hold, "
-                f"and it has no answers to keep instead (answers and relate of occlusion/base.py); {advice}, or leave "
-                f"{entry.order} out of method, occlusion and compare"
+                f"and it has no outputs to keep instead (head_outputs and relate in occlusion/base.py); {advice}, or "
+                f"leave {entry.order} out of method, occlusion and compare"
             )
 
 
-def stage_name(cfg: DictConfig) -> str:
-    """The trained occlusion module of ``cfg``, as files and folders name it."""
-    return occlusion_folder(cfg).path.name
-
-
-def weights_digest(cfg: DictConfig) -> str:
-    """A hash of the trained weights: answers of weights that were trained again are answers no more."""
-    return digest(occlusion_folder(cfg).weights("occlusion"))
-
-
-def save_command(overrides: Sequence[str]) -> str:
-    """The advice that ends the errors about stored predictions."""
-    words = [shlex.quote(word) for word in overrides if not word.startswith(NOT_REPEATED)]
-    return f"to store them, run: python -m panoptic_occ.evaluate {' '.join([*words, 'save_predictions=true'])}"
-
-
-def stored_channels(cfg: DictConfig, advice: str) -> int:
+def stored_channels(plan: RunPlan) -> int:
     """Width of the features of the base that made the stored predictions; CheckpointError when there are none."""
-    path = PredictionFiles(predictions_folder(cfg)).base
+    path, advice = PredictionFiles(plan.evaluation.predictions).base, plan.evaluation.advice
     if not path.exists():  # perhaps the base has others, and what differs was not meant to
         for other in sorted(path.parent.parent.glob(f"predictions_*/{path.name}")):
-            _check_settings(Archive(other, advice), prediction_settings(cfg))
+            _check_settings(Archive(other, advice), plan.evaluation.detection_settings)
     return int(Archive(path, advice).header["in_channels"])
 
 
-def open_predictions(
-    cfg: DictConfig,
-    methods: Mapping[str, DictConfig],
-    evaluation: Evaluation,
-    data: PanopticDataModule,
-    advice: str,
-) -> StoredPredictions:
+def open_predictions(plan: RunPlan, evaluation: Evaluation, data: PanopticDataModule) -> StoredPredictions:
     """The stored predictions that ``evaluation`` needs; ConfigError or CheckpointError says what does not fit."""
     _check_relations(evaluation, "set saved=false")
-    stages = {name: stage_name(methods[name]) for name in evaluation.networks}
-    found = StoredPredictions(PredictionFiles(predictions_folder(cfg)), stages, advice)
-    _check_settings(found.base, prediction_settings(cfg))
-    if found.base.header["annotations"] != data.eval_data.fingerprint:
+    advice = plan.evaluation.advice
+    orders = {order.name: order.folder for order in plan.orders if order.name in evaluation.networks}
+    stages = {name: folder.path.name for name, folder in orders.items()}
+    stored = StoredPredictions(PredictionFiles(plan.evaluation.predictions), stages, advice)
+    _check_settings(stored.base, plan.evaluation.detection_settings)
+    if stored.base.header["annotations"] != data.eval_data.fingerprint:
         raise CheckpointError(
-            f"{found.base.path}: was stored for other annotations than those of {data.eval_data.layout.panoptic_json}; "
-            f"{advice}"
+            f"{stored.base.path}: was stored for other annotations than those of "
+            f"{data.eval_data.layout.panoptic_json}; {advice}"
         )
-    for name, archive in found.answers.items():
-        if archive.header["weights"] != weights_digest(methods[name]):
+    for name, archive in stored.head_outputs.items():
+        if archive.header["weights"] != digest(orders[name].weights("occlusion")):
             raise CheckpointError(
                 f"{archive.path}: holds answers of occlusion={name} before it was trained again; {advice}"
             )
-    if evaluation.conf_thr < found.base.header["conf_thr"]:
+    if evaluation.conf_thr < stored.base.header["conf_thr"]:
         asked, instead = f"fusion.conf_thr={evaluation.conf_thr:g}", "raise the threshold"
         if evaluation.conf_thr == evaluation.score_thr:
             asked = f"average_precision=true ranks all detections of score {evaluation.conf_thr:g} and more"
             instead = "set average_precision=false"
         raise ConfigError(
-            f"{asked}: {found.base.path} holds detections of score {found.base.header['conf_thr']:g} and more; "
+            f"{asked}: {stored.base.path} holds detections of score {stored.base.header['conf_thr']:g} and more; "
             f"{instead}, or, {advice} save_conf_thr={evaluation.conf_thr:g}"
         )
-    return found
+    return stored
 
 
 def _check_settings(archive: Archive, settings: Mapping[str, Any]) -> None:

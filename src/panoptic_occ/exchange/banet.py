@@ -13,27 +13,28 @@ Occlusion handling (section 3.3) is ``occlusion.banet``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
+from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, needed
 from panoptic_occ.exchange.roi_inlay import roi_inlay
-from panoptic_occ.exchange.sampling import annotated_rois
+from panoptic_occ.exchange.sampling import annotated_rois, checked_range
+from panoptic_occ.ops.initialise import zero_biases
+from panoptic_occ.structures.batch import Features, Requires
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import InstanceSet, SemanticMap
-from panoptic_occ.structures.sample import Batch
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
-from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
+from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 from panoptic_occ.thing.pooling import SEMANTIC
 
 STRIDE = 4
-INLAYS = ("box", "mask")
+Inlay = Literal["box", "mask"]
 
 
 class FeatureAggregation(Exchange):
@@ -41,12 +42,13 @@ class FeatureAggregation(Exchange):
     the paper's Table 2; with all off it is the plain base.
 
     ``keep``: in training, the share of the annotated boxes that is inlaid is uniform in this range, at least one box of
-    an image; ``inlay_thr``: at test, the lowest score of a box that is; ``inlay``: all of the ``box``, or every cell as
-    far as it lies in the predicted ``mask``, with the weighted mean where boxes overlap.  ``channels``, ``context``:
-    width of F_I2S and of the encoding of the layout; None: ``in_channels`` and half of ``channels`` (256 and 128).
-    ``layout_channels`` (E) and ``bins`` of the layout's pooling pyramid.  All widths but E are assumptions, the paper
-    does not give them.
-    ConfigError for switches that exclude each other and branches without features to exchange.
+    an image.  ``inlay_thr``: at test, the lowest score of a box that is.
+    ``inlay``: all of the ``box``, or every cell as far as it lies in the predicted ``mask``, with the weighted mean
+    where boxes overlap.
+    ``channels``, ``context``: width of F_I2S and of the encoding of the layout; None: ``in_channels`` and half of
+    ``channels`` (256 and 128).  ``layout_channels`` (E) and ``bins`` of the layout's pooling pyramid.  All widths but E
+    are assumptions, the paper does not give them.
+    Raises ConfigError for switches that exclude each other and branches without features to exchange.
     """
 
     def __init__(
@@ -59,8 +61,8 @@ class FeatureAggregation(Exchange):
         sim: bool = True,
         ocm: bool = True,
         keep: tuple[float, float] = (0.6, 1.0),
-        inlay_thr: float = 0.5,
-        inlay: Literal["box", "mask"] = "box",
+        inlay_thr: Annotated[float, Scope.DETECTIONS] = 0.5,
+        inlay: Inlay = "box",
         channels: int | None = None,
         context: int | None = None,
         layout_channels: int = 10,
@@ -69,11 +71,8 @@ class FeatureAggregation(Exchange):
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
         if ocm and not sim:
             raise ConfigError("exchange.ocm=true adds to what SIM gives; set exchange.sim=true, or exchange.ocm=false")
-        if not 0 <= keep[0] <= keep[1] <= 1:
-            raise ConfigError(f"exchange.keep={list(keep)} must be a rising range within 0..1, as [0.6, 1.0]")
-        if inlay not in INLAYS:
-            raise ConfigError(f"exchange.inlay={inlay!r} is unknown; {did_you_mean(inlay, INLAYS)}")
-        self.keep = (float(keep[0]), float(keep[1]))
+        check_choice("exchange.inlay", inlay, Inlay)
+        self.keep = checked_range(keep)
         self.inlay_thr = inlay_thr
         self.inlay = inlay
         self.phi = projection(_semantic_head(stuff).width, in_channels) if s2i else None
@@ -84,85 +83,66 @@ class FeatureAggregation(Exchange):
             layout = LayoutContext(channels, context or max(channels // 2, 1), layout_channels, bins) if ocm else None
             self.i2s = InstanceToSemantic(in_channels, head.width, channels, head.num_classes, layout)
             self.shown_thr = inlay_thr
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        zero_biases(self)
 
-    def losses(self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch) -> BranchLosses:
+    def losses(self, inputs: Inputs) -> BranchLosses:
         """The losses of both branches, and with I2S the second semantic loss ``i2s`` (Eq. 5)."""
         if self.phi is None and self.i2s is None:
-            return super().losses(thing, stuff, features, batch)
-        thing, stuff = _mask_rcnn(thing), _semantic_head(stuff)
-        semantic = stuff.trunk(features.stuff)
-        seen = self.seen_by_things(features.thing, semantic)
-        things = thing.losses(seen, batch)
+            return super().losses(inputs)
+        thing, stuff, batch = _mask_rcnn(inputs.thing), _semantic_head(inputs.stuff), inputs.batch
+        semantic = stuff.trunk(inputs.features.stuff)
+        pyramid = self.with_semantics(inputs.features.thing, semantic)
+        things = thing.losses(pyramid, batch)
         truth = semantic_target(batch)
         stuffs = {"stuff": stuff.loss(stuff.predictor(semantic), truth)}
         if self.i2s is not None:
             rois = annotated_rois(batch.targets, self.keep)
-            inner = thing.mask_features(thing.pool(seen, rois))
+            inner = thing.mask_features(thing.pool(pyramid, rois))
             weights = self._weights(thing, inner, rois)
             stuffs["i2s"] = stuff.loss(self.i2s(semantic, inner, rois, batch.sizes, _aligned(thing), weights), truth)
         return BranchLosses(things, stuffs)
 
     @torch.no_grad()
-    def outputs(
-        self,
-        thing: ThingBranch,
-        stuff: StuffBranch,
-        features: Pyramids,
-        batch: Batch,
-        conf_thr: float,
-        requires: frozenset[str],
-    ) -> tuple[list[InstanceSet], list[SemanticMap]]:
+    def outputs(self, inputs: Inputs, conf_thr: float, requires: Requires) -> Outputs:
         """Ranked detections from F_S2I, and the semantic maps that F_I2S gives where there is one."""
         if self.phi is None and self.i2s is None:
-            return super().outputs(thing, stuff, features, batch, conf_thr, requires)
-        thing, stuff = _mask_rcnn(thing), _semantic_head(stuff)
-        semantic = stuff.trunk(features.stuff)
-        seen = self.seen_by_things(features.thing, semantic)
+            return super().outputs(inputs, conf_thr, requires)
+        thing, stuff, batch = _mask_rcnn(inputs.thing), _semantic_head(inputs.stuff), inputs.batch
+        semantic = stuff.trunk(inputs.features.stuff)
+        pyramid = self.with_semantics(inputs.features.thing, semantic)
         if self.i2s is None:
             maps = stuff.decode(stuff.predictor(semantic), batch, requires)
-            return thing.detect(seen, batch, conf_thr, requires), maps
-        rois = thing.find(seen, batch, min(conf_thr, self.inlay_thr))
-        pooled = thing.pool(seen, rois)
+            return thing.detect(pyramid, batch, conf_thr, requires), maps
+        rois = thing.find(pyramid, batch, min(conf_thr, self.inlay_thr))
+        pooled = thing.pool(pyramid, rois)
         inner = thing.mask_features(pooled)
-        inlaid, chosen = _above(rois, self.inlay_thr)
-        weights = self._weights(thing, inner[chosen], inlaid)
-        logits = self.i2s(semantic, inner[chosen], inlaid, batch.sizes, _aligned(thing), weights)
-        kept, chosen = _above(rois, conf_thr)
-        soft = thing.soft_masks(thing.mask_logits(inner[chosen]), kept)
-        return thing.placed(kept, soft, pooled[chosen], batch, requires), stuff.decode(logits, batch, requires)
+        inlaid, index = _above(rois, self.inlay_thr)
+        weights = self._weights(thing, inner[index], inlaid)
+        logits = self.i2s(semantic, inner[index], inlaid, batch.sizes, _aligned(thing), weights)
+        detections, index = _above(rois, conf_thr)
+        soft = thing.soft_masks(thing.mask_logits(inner[index]), detections)
+        return thing.placed(detections, soft, pooled[index], batch, requires), stuff.decode(logits, batch, requires)
 
     @torch.no_grad()
-    def positives(
-        self,
-        thing: ThingBranch,
-        stuff: StuffBranch,
-        features: Pyramids,
-        batch: Batch,
-        requires: frozenset[str],
-        wanted: Wanted = None,
-    ) -> list[tuple[InstanceSet, Tensor]]:
-        """Positive proposals, seen with S2I as at test."""
+    def positives(self, inputs: Inputs, requires: Requires, trainable: Trainable = None) -> Positives:
+        """Positive proposals from F_S2I, as at test."""
         if self.phi is None:
-            return super().positives(thing, stuff, features, batch, requires, wanted)
-        semantic = _semantic_head(stuff).trunk(features.stuff)
-        return _mask_rcnn(thing).positives(self.seen_by_things(features.thing, semantic), batch, requires, wanted)
+            return super().positives(inputs, requires, trainable)
+        semantic = _semantic_head(inputs.stuff).trunk(inputs.features.stuff)
+        pyramid = self.with_semantics(inputs.features.thing, semantic)
+        return _mask_rcnn(inputs.thing).positives(pyramid, inputs.batch, requires, trainable)
 
     def _weights(
         self, thing: MaskRCNN, inner: Float[Tensor, "n c 14 14"], rois: Sequence[Rois]
     ) -> Float[Tensor, "n 14 14"] | None:
-        """How much of every cell of F_ins is laid into the map: its mask probability, or None for all of it."""
+        """How much of every cell of F_ins is inlaid: its mask probability, or None for all of it."""
         if self.inlay == "box":
             return None
         return F.avg_pool2d(thing.soft_masks(thing.mask_logits(inner), rois)[:, None], 2).squeeze(1)
 
-    def seen_by_things(self, features: dict[str, Tensor], semantic: Float[Tensor, "b s h4 w4"]) -> dict[str, Tensor]:
-        """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box.
-
-        phi runs on the map: a 1x1 convolution and RoIAlign commute for boxes inside the image.
-        """
+    def with_semantics(self, features: Features, semantic: Float[Tensor, "b s h4 w4"]) -> Features:
+        """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box; phi runs on the
+        map, because a 1x1 convolution and RoIAlign commute for boxes inside the image."""
         return features if self.phi is None else features | {SEMANTIC: self.phi(semantic)}
 
 
@@ -198,8 +178,7 @@ class InstanceToSemantic(nn.Module):
         weights: Float[Tensor, "n m m"] | None = None,
     ) -> Float[Tensor, "b k h4 w4"]:
         """Logits at stride 4 from F_S and the F_ins of ``rois``; ``sizes``: images in pixels, without padding;
-        ``weights``: of every cell of F_ins, None: 1.
-        """
+        ``weights``: of every cell of F_ins, None: 1."""
         images, _, height, width = semantic.shape
         boxes = torch.cat([F.pad(r.boxes, (1, 0), value=i) for i, r in enumerate(rois)])
         inlay = roi_inlay(self.project_instances(inner), boxes, (images, height, width), STRIDE, aligned, weights)
@@ -229,10 +208,7 @@ class LayoutContext(nn.Module):
         nn.init.kaiming_normal_(self.merge.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(
-        self,
-        mixed: Float[Tensor, "b c h4 w4"],
-        layout: Float[Tensor, "b e h4 w4"],
-        sizes: Sequence[tuple[int, int]],
+        self, mixed: Float[Tensor, "b c h4 w4"], layout: Float[Tensor, "b e h4 w4"], sizes: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "b c h4 w4"]:
         """F_I2S; the padding of the batch is no part of the layout."""
         code = F.relu(self.encode(self.pyramid(layout, sizes)))
@@ -246,15 +222,15 @@ class LayoutContext(nn.Module):
     ) -> Float[Tensor, "b e*cells"]:
         """Maxima over every cell of every grid, image by image."""
         inside = [
-            own[:, : -(-height // STRIDE), : -(-width // STRIDE)]
-            for own, (height, width) in zip(layout, sizes, strict=True)
+            maps[:, : -(-height // STRIDE), : -(-width // STRIDE)]
+            for maps, (height, width) in zip(layout, sizes, strict=True)
         ]
-        pooled = [[F.adaptive_max_pool2d(own, cells).flatten() for cells in self.bins] for own in inside]
+        pooled = [[F.adaptive_max_pool2d(maps, cells).flatten() for cells in self.bins] for maps in inside]
         return torch.stack([torch.cat(parts) for parts in pooled])
 
 
 def projection(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv2d:
-    """A 1x1 convolution that begins as the lateral ones of an FPN do, without bias."""
+    """A 1x1 convolution, initialised as the lateral ones of an FPN; its bias, if any, is 0."""
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     if conv.bias is not None:
@@ -263,29 +239,20 @@ def projection(in_channels: int, out_channels: int, bias: bool = True) -> nn.Con
 
 
 def _above(rois: Sequence[Rois], threshold: float) -> tuple[list[Rois], Int[Tensor, " m"]]:
-    """The regions with ``score >= threshold``, and their places among all regions, image after image."""
-    kept = [r.scores >= threshold for r in rois]
-    return [r[k] for r, k in zip(rois, kept, strict=True)], torch.cat(kept).nonzero().flatten()
+    """The regions with ``score >= threshold``, and their indices among those of all images."""
+    above = [r.scores >= threshold for r in rois]
+    return [r[k] for r, k in zip(rois, above, strict=True)], torch.cat(above).nonzero().flatten()
 
 
 def _aligned(thing: MaskRCNN) -> bool:
-    """Where the thing branch's RoIAlign puts the centre of a pixel; the inlay must agree with it."""
+    """Where the thing branch's RoIAlign puts the centre of a pixel; the inlay must agree."""
     return bool(thing.roi_heads.mask_roi_pool.aligned)
 
 
 def _mask_rcnn(thing: ThingBranch) -> MaskRCNN:
-    if not isinstance(thing, MaskRCNN):
-        raise ConfigError(
-            f"exchange=banet needs the features of a mask head, and {type(thing).__name__} has none; choose "
-            "thing=mask_rcnn (or mask_rcnn_small), or exchange=none"
-        )
-    return thing
+    fix = "thing=mask_rcnn (or mask_rcnn_small)"
+    return needed(thing, MaskRCNN, "banet", "the features of a mask head", fix)
 
 
 def _semantic_head(stuff: StuffBranch) -> StuffHead:
-    if not isinstance(stuff, StuffHead):
-        raise ConfigError(
-            f"exchange=banet needs the features of a semantic head, and {type(stuff).__name__} has none; choose "
-            "stuff=banet or another head, or exchange=none"
-        )
-    return stuff
+    return needed(stuff, StuffHead, "banet", "the features of a semantic head", "stuff=banet or another head")

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from panoptic_occ.structures.instances import InstanceSet, SemanticMap
-from panoptic_occ.structures.sample import Batch
+from panoptic_occ.backbone.sharing import STUFF
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.batch import Batch, Features, Requires
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.stuff.base import StuffBranch
-from panoptic_occ.thing.base import ThingBranch, Wanted
+from panoptic_occ.thing.base import Positives, ThingBranch, Trainable
 
-STUFF = "stuff/"
+Outputs = tuple[list[InstanceSet], list[SemanticMap]]
+"""Detections and semantic map of every image."""
+Branch = TypeVar("Branch", bound=nn.Module)
 
 
 class Pyramids(NamedTuple):
     """Feature pyramids (P2..P5 under the keys 0..3, P6 under pool) as each branch reads them, often the same."""
 
-    thing: dict[str, Tensor]
-    stuff: dict[str, Tensor]
+    thing: Features
+    stuff: Features
 
     @staticmethod
-    def of(features: dict[str, Tensor]) -> Pyramids:
-        """What a backbone gives: maps named ``stuff/...`` are the stuff branch's own, else both read the same."""
-        own = {name.removeprefix(STUFF): level for name, level in features.items() if name.startswith(STUFF)}
-        shared = {name: level for name, level in features.items() if not name.startswith(STUFF)}
-        return Pyramids(shared, own or shared)
+    def of(features: Features) -> Pyramids:
+        """From the features of a backbone: the stuff branch reads the maps named ``stuff/...``, else the same ones."""
+        stuff = {name.removeprefix(STUFF): level for name, level in features.items() if name.startswith(STUFF)}
+        thing = {name: level for name, level in features.items() if not name.startswith(STUFF)}
+        return Pyramids(thing, stuff or thing)
+
+
+class Inputs(NamedTuple):
+    """Both branches, the pyramids that they read, and the batch."""
+
+    thing: ThingBranch
+    stuff: StuffBranch
+    features: Pyramids
+    batch: Batch
 
 
 class BranchLosses(NamedTuple):
@@ -39,8 +53,9 @@ class Exchange(nn.Module):
     """No exchange (Panoptic FPN, Kirillov et al. 2019), and the contract of those that have one.
 
     An exchange runs both branches, so that it can pass features or predictions from one to the other; its own layers
-    are part of the base.  ``stuff``: the stuff branch, to read widths from; it is not kept.  ``shown_thr``: the score
-    from which the stuff branch sees a detection, whatever is asked for (1: it sees none).
+    are part of the base.
+    ``stuff``: the stuff branch, to read widths from; it is not kept.
+    ``shown_thr``: the score from which the stuff branch sees a detection, whatever the fusion's threshold (1: none).
     """
 
     shown_thr: float = 1.0
@@ -48,33 +63,25 @@ class Exchange(nn.Module):
     def __init__(self, *, in_channels: int, categories: Any, stuff: StuffBranch) -> None:
         super().__init__()
 
-    def losses(self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch) -> BranchLosses:
+    def losses(self, inputs: Inputs) -> BranchLosses:
         """Losses of stage 1."""
+        thing, stuff, features, batch = inputs
         return BranchLosses(thing.losses(features.thing, batch), stuff.losses(features.stuff, batch))
 
-    def outputs(
-        self,
-        thing: ThingBranch,
-        stuff: StuffBranch,
-        features: Pyramids,
-        batch: Batch,
-        conf_thr: float,
-        requires: frozenset[str],
-    ) -> tuple[list[InstanceSet], list[SemanticMap]]:
+    def outputs(self, inputs: Inputs, conf_thr: float, requires: Requires) -> Outputs:
         """Ranked detections and semantic map of every image, in its original frame."""
-        return (
-            thing.detect(features.thing, batch, conf_thr, requires),
-            stuff.semantic_maps(features.stuff, batch, requires),
-        )
+        thing, stuff, features, batch = inputs
+        detections = thing.detect(features.thing, batch, conf_thr, requires)
+        return detections, stuff.semantic_maps(features.stuff, batch, requires)
 
-    def positives(
-        self,
-        thing: ThingBranch,
-        stuff: StuffBranch,
-        features: Pyramids,
-        batch: Batch,
-        requires: frozenset[str],
-        wanted: Wanted = None,
-    ) -> list[tuple[InstanceSet, Tensor]]:
+    def positives(self, inputs: Inputs, requires: Requires, trainable: Trainable = None) -> Positives:
         """Positive proposals with their annotations, which train the occlusion module in stage 2."""
-        return thing.positives(features.thing, batch, requires, wanted)
+        return inputs.thing.positives(inputs.features.thing, inputs.batch, requires, trainable)
+
+
+def needed(branch: nn.Module, kind: type[Branch], exchange: str, part: str, fix: str) -> Branch:
+    """``branch`` as the ``kind`` whose ``part`` the exchange reads; ConfigError for any other."""
+    if not isinstance(branch, kind):
+        name = type(branch).__name__
+        raise ConfigError(f"exchange={exchange} needs {part}, and {name} has none; choose {fix}, or exchange=none")
+    return branch

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import clip_boxes_to_image
 
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.batch import Features
+from panoptic_occ.structures.target import Target
 from panoptic_occ.thing.base import Rois
-from panoptic_occ.thing.mask_rcnn import MaskRCNN
+from panoptic_occ.thing.mask_rcnn import MaskRCNN, initialise_box_head
 
 SMALLEST = 1.0
 """Pixels: a box that would become thinner stays where it was, because nothing can be read in it."""
@@ -25,17 +26,15 @@ SMALLEST = 1.0
 class BoxCascade(nn.Module):
     """A regression of boxes before every iteration but the first, on the features of the pyramid in them.
 
-    ``heads``: how many of its own it has, T - 1, or 0 to regress with the thing branch's box head each time (shared
-    weights).  The class of a region chooses among its offsets and never changes, nor does its score.
+    ``heads``: number of its heads, T - 1, or 0 to regress with the thing branch's box head each time (shared weights).
+    A region keeps its class, which selects one of the four offsets per class, and its score.
     """
 
     def __init__(self, in_channels: int, classes: int, heads: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(BoxRegression(in_channels, classes) for _ in range(heads))
 
-    def offsets(
-        self, thing: MaskRCNN, features: dict[str, Tensor], t: int, rois: Sequence[Rois]
-    ) -> Float[Tensor, "n 4"]:
+    def offsets(self, thing: MaskRCNN, features: Features, t: int, rois: Sequence[Rois]) -> Float[Tensor, "n 4"]:
         """How the boxes of all images should move before iteration ``t`` (from 1), in the units of the box coder."""
         pooled = thing.roi_heads.box_roi_pool(features, [r.boxes for r in rois])
         if len(self.heads) > 0:
@@ -78,9 +77,5 @@ class BoxRegression(nn.Sequential):
     def __init__(self, in_channels: int, classes: int) -> None:
         hidden = 4 * in_channels
         head, last = TwoMLPHead(in_channels * 7**2, hidden), nn.Linear(hidden, 4 * classes)
-        for layer in (head.fc6, head.fc7):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
-        nn.init.normal_(last.weight, std=0.001)
-        nn.init.zeros_(last.bias)
+        initialise_box_head(head, {last: 0.001})
         super().__init__(head, last)

@@ -19,39 +19,42 @@ and one of this module's own (``priors``) adds what p_sem says.  All iterations 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, check_choice
 from panoptic_occ.exchange.banet import projection
-from panoptic_occ.exchange.base import BranchLosses, Exchange, Pyramids
+from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, needed
 from panoptic_occ.exchange.box_cascade import BoxCascade
-from panoptic_occ.exchange.ibpp_heads import MaskHead, initialise
-from panoptic_occ.exchange.regions import Regions
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
-from panoptic_occ.exchange.sampling import annotated_rois
+from panoptic_occ.exchange.sampling import annotated_rois, checked_range
+from panoptic_occ.ops.initialise import relu_convolutions
+from panoptic_occ.structures.batch import Requires
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import InstanceSet, SemanticMap
-from panoptic_occ.structures.sample import Batch
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
-from panoptic_occ.stuff.predictor import DeepPredictor
-from panoptic_occ.thing.base import Rois, ThingBranch, Wanted
-from panoptic_occ.thing.mask_head import MaskNorm, mask_loss
+from panoptic_occ.stuff.pfpn import DeepPredictor
+from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
+from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
-from panoptic_occ.thing.pooling import align_rois
+from panoptic_occ.thing.pooling import Grid, align_rois
 
-WEIGHTS = ("separate", "shared")
-PROJECTED = ("probs", "logits")
-TRAIN_BOXES = ("annotated", "proposals")
-BOXES = ("fixed", "cascade")
+Weights = Literal["separate", "shared"]
+Projected = Literal["probs", "logits"]
+TrainBoxes = Literal["annotated", "proposals"]
+Boxes = Literal["fixed", "cascade"]
 
 
 class Refined(NamedTuple):
-    """Regions of every image at each iteration 1..T, their mask logits m_1..m_T, the semantic logits P_0..P_T at stride
-    4, the RoI features f_ins of the last regions, and by how much each iteration after the first moved the boxes."""
+    """What T iterations give.
+
+    ``rois``: regions of every image at each iteration 1..T; ``masks``: their logits m_1..m_T; ``semantics``: P_0..P_T
+    at stride 4; ``pooled``: f_ins of the last regions; ``offsets``: how iterations 2..T moved the boxes.
+    """
 
     rois: list[list[Rois]]
     masks: list[Float[Tensor, "n k 28 28"]]
@@ -64,14 +67,14 @@ class IterativeProjection(Exchange):
     """Masks and semantics that read each other's predictions ``iterations`` times (T; 0 is no exchange at all).
 
     ``weights``: heads of their own for every iteration (``separate``) or the same in all (``shared``).
-    ``projected``: what the masks read of P, ``probs`` or ``logits``; ``detach``: no gradient through either projection.
+    ``projected``: what the masks read of P, ``probs`` or ``logits``.  ``detach``: no gradient through P and masks.
     ``class_agnostic_masks``: one mask per region, in the background channel that no class uses, instead of one a class.
     ``train_boxes``: regions on the canvas in training, ``annotated`` (a share uniform in ``keep`` of them, because
-    detections miss some) or the positive ``proposals``. At test it shows all detections, weighted by their scores.
+    detections miss some) or the positive ``proposals``.  At test it shows all detections, weighted by their scores.
     ``boxes``: ``fixed`` in all iterations, or a ``cascade`` that regresses them again before each but the first.
-    ``mask_convs``, ``mask_norm``: 3x3 convolutions of H_ins and what follows them, as in the thing branch; ``hidden``:
-    width of H_sem, half of ``in_channels`` by default. ConfigError for unknown values and for a stuff branch without
-    every thing class.
+    ``mask_convs``, ``mask_norm``: 3x3 convolutions of H_ins and what follows them, as in the thing branch.
+    ``hidden``: width of H_sem, half of ``in_channels`` by default.
+    Raises ConfigError for unknown values and for a stuff branch without every thing class.
     """
 
     def __init__(
@@ -81,32 +84,30 @@ class IterativeProjection(Exchange):
         categories: Categories,
         stuff: StuffBranch,
         iterations: int = 3,
-        weights: Literal["separate", "shared"] = "separate",
-        projected: Literal["probs", "logits"] = "probs",
+        weights: Weights = "separate",
+        projected: Projected = "probs",
         detach: bool = False,
         class_agnostic_masks: bool = False,
-        train_boxes: Literal["annotated", "proposals"] = "annotated",
-        boxes: Literal["fixed", "cascade"] = "fixed",
+        train_boxes: TrainBoxes = "annotated",
+        boxes: Boxes = "fixed",
         keep: tuple[float, float] = (0.6, 1.0),
         mask_convs: int = 4,
         mask_norm: MaskNorm = None,
         hidden: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
-        options = (("weights", weights, WEIGHTS), ("projected", projected, PROJECTED), ("boxes", boxes, BOXES))
-        for key, value, allowed in (*options, ("train_boxes", train_boxes, TRAIN_BOXES)):
-            if value not in allowed:
-                raise ConfigError(f"exchange.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
+        check_choice("exchange.weights", weights, Weights)
+        check_choice("exchange.projected", projected, Projected)
+        check_choice("exchange.train_boxes", train_boxes, TrainBoxes)
+        check_choice("exchange.boxes", boxes, Boxes)
         if iterations < 0:
             raise ConfigError(f"exchange.iterations={iterations}: must be 0 (no exchange) or more")
-        if not 0 <= keep[0] <= keep[1] <= 1:
-            raise ConfigError(f"exchange.keep={list(keep)} must be a rising range within 0..1, as [0.6, 1.0]")
         self.iterations = iterations
         self.projected = projected
         self.detach = detach
         self.class_agnostic_masks = class_agnostic_masks
         self.train_boxes = train_boxes
-        self.keep = (float(keep[0]), float(keep[1]))
+        self.keep = checked_range(keep)
         self.num_things = categories.num_things
         if iterations == 0:
             return
@@ -124,111 +125,85 @@ class IterativeProjection(Exchange):
         )
         self.semantic_heads = nn.ModuleList(semantic)
         for module in (self.priors, self.semantic_heads):
-            initialise(module)
+            relu_convolutions(module)
         self.cascade = BoxCascade(in_channels, self.num_things + 1, heads - 1) if boxes == "cascade" else None
 
-    def losses(self, thing: ThingBranch, stuff: StuffBranch, features: Pyramids, batch: Batch) -> BranchLosses:
+    def losses(self, inputs: Inputs) -> BranchLosses:
         """``mask_1..T``, each with weight 1, and ``stuff_0..T``, whose weights add up to that of one semantic loss; a
         cascade adds ``box_2..T``."""
         if self.iterations == 0:
-            return super().losses(thing, stuff, features, batch)
-        detector, head = box_branch(thing), dense_head(stuff)
-        losses, positive = detector.box_losses(features.thing, batch)
-        shown = positive if self.train_boxes == "proposals" else annotated_rois(batch.targets, self.keep)
-        refined = self.refine(detector, head, features, positive, shown, batch.sizes)
+            return super().losses(inputs)
+        detector, head, targets = box_branch(inputs.thing), dense_head(inputs.stuff), inputs.batch.targets
+        losses, positive = detector.box_losses(inputs.features.thing, inputs.batch)
+        canvas_rois = positive if self.train_boxes == "proposals" else annotated_rois(targets, self.keep)
+        refined = self.refine(inputs, positive, canvas_rois)
         for t, (rois, logits) in enumerate(zip(refined.rois, refined.masks, strict=True), start=1):
-            losses[f"mask_{t}"] = mask_loss(logits, rois, batch.targets)
+            losses[f"mask_{t}"] = mask_loss(logits, rois, targets)
         for t, (before, offsets) in enumerate(zip(refined.rois, refined.offsets, strict=False), start=2):
-            losses[f"box_{t}"] = BoxCascade.loss(detector, before, offsets, batch.targets)
-        truth, share = semantic_target(batch), 1 / len(refined.semantics)
+            losses[f"box_{t}"] = BoxCascade.loss(detector, before, offsets, targets)
+        truth, share = semantic_target(inputs.batch), 1 / len(refined.semantics)
         return BranchLosses(
             losses, {f"stuff_{t}": share * head.loss(p, truth) for t, p in enumerate(refined.semantics)}
         )
 
     @torch.no_grad()
-    def outputs(
-        self,
-        thing: ThingBranch,
-        stuff: StuffBranch,
-        features: Pyramids,
-        batch: Batch,
-        conf_thr: float,
-        requires: frozenset[str],
-    ) -> tuple[list[InstanceSet], list[SemanticMap]]:
+    def outputs(self, inputs: Inputs, conf_thr: float, requires: Requires) -> Outputs:
         """Detections with the masks m_T, and the stuff of P_T; every detection is on the canvas, whatever conf_thr."""
         if self.iterations == 0:
-            return super().outputs(thing, stuff, features, batch, conf_thr, requires)
-        detector, head = box_branch(thing), dense_head(stuff)
-        found = detector.find(features.thing, batch, conf_thr=0.0)
-        refined = self.refine(detector, head, features, found, found, batch.sizes)
-        confident = [r.scores >= conf_thr for r in found]
+            return super().outputs(inputs, conf_thr, requires)
+        detector, batch = box_branch(inputs.thing), inputs.batch
+        detections = detector.find(inputs.features.thing, batch, conf_thr=0.0)
+        refined = self.refine(inputs, detections, detections)
+        confident = [r.scores >= conf_thr for r in detections]
         rois = [r[keep] for r, keep in zip(refined.rois[-1], confident, strict=True)]
-        chosen = torch.cat(confident)
-        soft = detector.soft_masks(refined.masks[-1][chosen], rois)
-        instances = detector.placed(rois, soft, refined.pooled[chosen], batch, requires)
-        return instances, head.decode(refined.semantics[-1], batch, requires)
+        index = torch.cat(confident)
+        soft = detector.soft_masks(refined.masks[-1][index], rois)
+        instances = detector.placed(rois, soft, refined.pooled[index], batch, requires)
+        return instances, dense_head(inputs.stuff).decode(refined.semantics[-1], batch, requires)
 
     @torch.no_grad()
-    def positives(
-        self,
-        thing: ThingBranch,
-        stuff: StuffBranch,
-        features: Pyramids,
-        batch: Batch,
-        requires: frozenset[str],
-        wanted: Wanted = None,
-    ) -> list[tuple[InstanceSet, Tensor]]:
+    def positives(self, inputs: Inputs, requires: Requires, trainable: Trainable = None) -> Positives:
         """Positive proposals with the masks m_T; the canvas shows the detections, as it will at test time."""
         if self.iterations == 0:
-            return super().positives(thing, stuff, features, batch, requires, wanted)
-        detector = box_branch(thing)
-        positive = detector.positive_rois(features.thing, batch, wanted)
-        found = detector.find(features.thing, batch, conf_thr=0.0)
-        refined = self.refine(detector, dense_head(stuff), features, positive, found, batch.sizes)
+            return super().positives(inputs, requires, trainable)
+        detector, pyramid, batch = box_branch(inputs.thing), inputs.features.thing, inputs.batch
+        positive = detector.positive_rois(pyramid, batch, trainable)
+        refined = self.refine(inputs, positive, detector.find(pyramid, batch, conf_thr=0.0))
         rois = refined.rois[-1]
         return detector.matched(rois, detector.soft_masks(refined.masks[-1], rois), refined.pooled, batch, requires)
 
-    def refine(
-        self,
-        thing: MaskRCNN,
-        stuff: StuffHead,
-        features: Pyramids,
-        rois: Sequence[Rois],
-        shown: Sequence[Rois],
-        sizes: Sequence[tuple[int, int]],
-    ) -> Refined:
-        """T iterations.  ``rois`` (one entry an image) get masks; ``shown`` are the regions on the canvas; ``sizes``
-        (height, width) of the images bound boxes that move."""
-        regions = Regions.of(rois, shown)
-        trunk = stuff.trunk(features.stuff)
+    def refine(self, inputs: Inputs, rois: Sequence[Rois], canvas_rois: Sequence[Rois]) -> Refined:
+        """T iterations.  ``rois`` (one entry an image) get masks; ``canvas_rois`` are the regions on the canvas."""
+        thing, stuff, pyramid = box_branch(inputs.thing), dense_head(inputs.stuff), inputs.features.thing
+        regions = Regions.of(rois, canvas_rois)
+        trunk = stuff.trunk(inputs.features.stuff)
         logits = stuff.predictor(trunk)
-        scores = torch.cat([s.scores for s in shown])
+        scores = torch.cat([s.scores for s in canvas_rois])
         moves = self.cascade if thing.oracle is None or not thing.oracle.fixes_boxes else None
         refined = Refined([], [], [logits], torch.empty(0), [])
         for t in range(self.iterations):
             if t > 0 and moves is not None:
-                offsets = moves.offsets(thing, features.thing, t, regions.joined)
-                refined.offsets.append(offsets[regions.wanted])
-                regions = regions.at(moves.moved(thing, regions.joined, offsets, sizes))
+                offsets = moves.offsets(thing, pyramid, t, regions.joined)
+                refined.offsets.append(offsets[regions.masked])
+                regions = regions.at(moves.moved(thing, regions.joined, offsets, inputs.batch.sizes))
             if t == 0 or moves is not None:
-                f_ins = thing.pool(features.thing, regions.joined)
+                f_ins = thing.pool(pyramid, regions.joined)
                 enhanced = f_ins + self.align(self._read(thing, trunk, regions.joined))
             p_sem = self._read(thing, self._projection(logits), regions.joined)
             masks = self._masks(thing, t, enhanced, p_sem)
-            soft = thing.soft_masks(masks[regions.on_canvas], regions.shown)
-            canvas = roi_flatten(soft, regions.shown, self.num_things, (trunk.shape[-2], trunk.shape[-1]), scores)
+            soft = thing.soft_masks(masks[regions.on_canvas], regions.canvas_rois)
+            canvas = roi_flatten(soft, regions.canvas_rois, self.num_things, (trunk.shape[-2], trunk.shape[-1]), scores)
             logits = self._of(self.semantic_heads, t)(torch.cat([canvas.detach() if self.detach else canvas, trunk], 1))
             refined.rois.append(regions.rois)
-            refined.masks.append(masks[regions.wanted])
+            refined.masks.append(masks[regions.masked])
             refined.semantics.append(logits)
-        return refined._replace(pooled=f_ins[regions.wanted])
+        return refined._replace(pooled=f_ins[regions.masked])
 
     def _masks(
         self, thing: MaskRCNN, t: int, f: Float[Tensor, "n c 14 14"], p: Float[Tensor, "n k 14 14"]
     ) -> Float[Tensor, "n k 28 28"]:
         """H_ins of iteration ``t`` (from 0), Eq. 4; channel c + 1 is the contiguous label c."""
-        own = t > 0 and len(self.mask_heads) > 0
-        heads: Any = self.mask_heads[t - 1] if own else thing.roi_heads
+        heads: Any = self.mask_heads[t - 1] if t > 0 and len(self.mask_heads) > 0 else thing.roi_heads
         (conv, *after), *rest = heads.mask_head
         y = conv(f) + self._of(self.priors, t)(p)
         for layer in (*after, *rest):
@@ -251,25 +226,67 @@ class IterativeProjection(Exchange):
         """RoIAlign of a map at stride 4, with the settings of the thing branch."""
         pool = thing.roi_heads.mask_roi_pool
         boxes = [torch.cat([torch.full_like(r.boxes[:, :1], i), r.boxes], dim=1) for i, r in enumerate(rois)]
-        return align_rois(feature, torch.cat(boxes), pool.output_size, 1 / STRIDE, pool.sampling_ratio, pool.aligned)
+        grid = Grid(pool.output_size, 1 / STRIDE, pool.sampling_ratio, pool.aligned)
+        return align_rois(feature, torch.cat(boxes), grid)
+
+
+class Regions(NamedTuple):
+    """Regions that get masks and regions that the canvas shows, as one sequence per image.
+
+    ``masked``, ``on_canvas``: which of the joined regions of all images are which.
+    """
+
+    joined: list[Rois]
+    masked: Bool[Tensor, " n"]
+    on_canvas: Bool[Tensor, " n"]
+    rois: list[Rois]
+    canvas_rois: list[Rois]
+
+    @staticmethod
+    def of(rois: Sequence[Rois], canvas_rois: Sequence[Rois]) -> Regions:
+        """Both, one after the other, or the same ones once; joined regions have no annotations."""
+        if canvas_rois is rois:
+            every = torch.ones(sum(map(len, rois)), dtype=torch.bool)
+            return Regions(list(rois), every, every, list(rois), list(rois))
+        joined = [
+            Rois(torch.cat([r.boxes, s.boxes]), torch.cat([r.labels, s.labels]), torch.cat([r.scores, s.scores]))
+            for r, s in zip(rois, canvas_rois, strict=True)
+        ]
+        masked = torch.cat([torch.arange(len(j)) < len(r) for j, r in zip(joined, rois, strict=True)])
+        return Regions(joined, masked, ~masked, list(rois), list(canvas_rois))
+
+    def at(self, moved: Sequence[Rois]) -> Regions:
+        """The same regions in the boxes of ``moved``, those of ``joined`` after a move."""
+        if self.on_canvas is self.masked:
+            return self._replace(joined=list(moved), rois=list(moved), canvas_rois=list(moved))
+        pairs = list(zip(self.rois, moved, strict=True))
+        rois = [replace(r, boxes=m.boxes[: len(r)]) for r, m in pairs]
+        canvas_rois = [replace(s, boxes=m.boxes[len(r) :]) for s, (r, m) in zip(self.canvas_rois, pairs, strict=True)]
+        return self._replace(joined=list(moved), rois=rois, canvas_rois=canvas_rois)
+
+
+class MaskHead(nn.Module):
+    """H_ins of an iteration after the first; its parts are named like those of torchvision's RoIHeads."""
+
+    def __init__(self, in_channels: int, convs: int, norm: MaskNorm, classes: int) -> None:
+        super().__init__()
+        self.mask_head = mask_head(in_channels, convs, norm)
+        self.mask_predictor = MaskRCNNPredictor(in_channels, in_channels, classes)
+        nn.init.normal_(self.mask_predictor[-1].weight, std=0.001)
+        nn.init.zeros_(self.mask_predictor[-1].bias)
 
 
 def dense_head(stuff: StuffBranch) -> StuffHead:
     """``stuff`` as a network that scores every thing class and every stuff class; ConfigError for any other."""
-    if not isinstance(stuff, StuffHead):
-        raise ConfigError(
-            f"exchange=ibpp refines a semantic network, {type(stuff).__name__} has none; use stuff=pfpn_dense"
-        )
-    if stuff.first_label != 0:
+    head = needed(stuff, StuffHead, "ibpp", "a semantic network", "stuff=pfpn_dense")
+    if head.first_label != 0:
         raise ConfigError(
             "exchange=ibpp projects the probability of every thing class, and this stuff branch does not have them; "
             "use stuff=pfpn_dense (stuff.things=dense)"
         )
-    return stuff
+    return head
 
 
 def box_branch(thing: ThingBranch) -> MaskRCNN:
-    """``thing`` as a network that finds boxes and reads features in them; ConfigError for any other."""
-    if not isinstance(thing, MaskRCNN):
-        raise ConfigError(f"exchange=ibpp refines masks in boxes, {type(thing).__name__} cannot; use thing=mask_rcnn")
-    return thing
+    """``thing`` as a network that detects boxes and reads features in them; ConfigError for any other."""
+    return needed(thing, MaskRCNN, "ibpp", "masks in boxes", "thing=mask_rcnn")

@@ -53,9 +53,8 @@ def roi_inlay(
 def axis_weights(
     low: Float[Tensor, " n"], high: Float[Tensor, " n"], bins: int, length: int, aligned: bool
 ) -> Float[Tensor, "n l m"]:
-    """What every bin of every box gives to each pixel of one axis; the weights of a pixel add up to 1 inside the box
-    and to 0 outside.  ``low``, ``high``: the box in pixels of the map.
-    """
+    """Weights of the bins of every box for each pixel of one axis; they add up to 1 inside the box and to 0 outside.
+    ``low``, ``high``: the box in pixels of the map."""
     extent = high - low if aligned else (high - low).clamp(min=1)
     centers = torch.arange(length, device=low.device, dtype=low.dtype) + (0.5 if aligned else 0.0)
     offset = centers - low[:, None]

@@ -43,16 +43,16 @@ class Canvas:
         """Pixels of mask i that each painted instance owns."""
         # one that owns its whole mask owns all that the two masks share, and that has been counted
         shared = self.inter[i] * self.whole
-        known = shared.nonzero()[0]
-        counted = dict(zip(known.tolist(), shared[known].tolist(), strict=True))
-        return counted | self._owned(self.masks, i, self.painted & ~self.whole)
+        whole = shared.nonzero()[0]
+        counts = dict(zip(whole.tolist(), shared[whole].tolist(), strict=True))
+        return counts | self._owned(self.masks, i, self.painted & ~self.whole)
 
     def contested(self, i: int) -> Counts:
         """Pixels of claim i that each painted instance owns."""
         return self._owned(self.claims, i, self.painted)
 
     def paint(self, i: int, gain: int, won: Counts) -> None:
-        """Gives instance i the ``gain`` pixels of its claim that nobody owns or, as counted, those of ``won``."""
+        """Gives instance i the ``gain`` pixels of its claim that nobody owns or that the instances of ``won`` do."""
         if won:
             losers = np.zeros_like(self.painted)
             losers[list(won)] = True
@@ -71,7 +71,7 @@ class Canvas:
         self.owner[window] = view
 
     def ids(self, kept: Sequence[int]) -> Int[Tensor, "h w"]:
-        """The map with the ``kept`` instances, given in the order of painting, numbered from 1 and the others gone."""
+        """The map of the ``kept`` instances alone, numbered from 1 in their order, that of painting."""
         new_number = {i: number for number, i in enumerate(kept, start=1)}
         for i, number in self.number.items():  # new numbers are never larger, so none is taken for an old one
             surplus = number - new_number.get(i, 0)
@@ -114,8 +114,8 @@ class _Layer:
         """Those of ``others`` that crop i meets, and their common rectangles."""
         here = slice(self.start[i], self.start[i + 1])
         near = self.pairs.second[here]
-        chosen = others[near].nonzero()[0]  # only these become Python numbers: all of them would be many
-        return zip(near[chosen].tolist(), self.pairs.rectangles[here][chosen].tolist(), strict=True)
+        places = others[near].nonzero()[0]  # only these become Python numbers: all of them would be many
+        return zip(near[places].tolist(), self.pairs.rectangles[here][places].tolist(), strict=True)
 
     def __getitem__(self, i: int) -> tuple[Window, Bool[np.ndarray, "h w"]]:
         top, left, height, width = self.windows[i]

@@ -9,8 +9,7 @@ from jaxtyping import Bool
 from scipy import ndimage
 
 Shape = Literal["square", "disk"]
-SHAPES = ("square", "disk")
-STRIDES = (1, 4)
+Stride = Literal[1, 4]
 
 
 class Dilation(NamedTuple):
@@ -21,13 +20,13 @@ class Dilation(NamedTuple):
 
     radius: int
     shape: Shape = "square"
-    stride: int = 1
+    stride: Stride = 1
 
     @property
     def name(self) -> str:
         """What stored confidences are kept under: ``16``, ``16_disk``, ``16_stride4``."""
-        parts = (str(self.radius), self.shape if self.shape != "square" else "")
-        return "_".join(filter(None, (*parts, f"stride{self.stride}" if self.stride != 1 else "")))
+        shape = "" if self.shape == "square" else f"_{self.shape}"
+        return f"{self.radius}{shape}" + ("" if self.stride == 1 else f"_stride{self.stride}")
 
     @property
     def reach(self) -> int:

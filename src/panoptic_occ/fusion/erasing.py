@@ -1,5 +1,5 @@
 """Unknown erasing: stuff that the network is not sure of stays void (REFINE, Ren et al. 2021, "Unknown Prediction
-Erasing").  A wrong segment costs half a false positive more than none (Eq. 8).
+Erasing"), because a wrong segment costs half a false positive more than none (Eq. 8).
 """
 
 from __future__ import annotations
@@ -15,33 +15,31 @@ from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.dilation import Dilation
-from panoptic_occ.fusion.engine import FusionPolicy
-from panoptic_occ.fusion.inputs import StuffSource
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.fusion.stuff import StuffSource
 from panoptic_occ.ops.components import Components, components
-from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 
 ROWS_AT_ONCE = 16
 
 
 class StuffLabels:
-    """The stuff of one image as different policies let it stand; what two of them share is computed once."""
+    """Stuff labels of one image under different policies; what two of them share is computed once."""
 
     def __init__(self, semantic: SemanticMap) -> None:
         self.semantic = semantic
         self._confidence: dict[str, Float[Tensor, " r"]] = dict(semantic.confidence)
 
     def under(self, policy: FusionPolicy) -> StuffSource:
-        """Labels as ``semantic.labels``, void in every component whose confidence is below ``policy.erase_thr``; with
-        ``policy.erase_after`` a function that gives them once the things are known.
-
-        ConfigError when erasing is asked for and the map knows neither probabilities nor confidences.
-        """
+        """``semantic.labels``, void in every component whose confidence is below ``policy.erase_thr``; with
+        ``policy.erase_after`` a function from the map of the things to these labels.  ConfigError when the policy
+        erases and the map has neither logits nor confidences."""
         if policy.erase_thr is None:
             return self.semantic.labels
         return partial(self._left_free, policy) if policy.erase_after else self._erased(policy)
 
     def _erased(self, policy: FusionPolicy) -> Int[Tensor, "h w"]:
-        """Labels without the components that are not sure enough."""
+        """Labels, void where a component is not sure enough."""
         assert policy.erase_thr is not None
         labels = self.semantic.labels
         erased = self._components.spread((self._confident(policy.dilation) < policy.erase_thr).cpu().numpy())
@@ -50,8 +48,8 @@ class StuffLabels:
     def _left_free(self, policy: FusionPolicy, things: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
         """As ``_erased``, of the pixels that no thing has taken."""
         labels = self.semantic.labels
-        left = labels.masked_fill(things.to(labels.device) > 0, VOID_LABEL)
-        return StuffLabels(replace(self.semantic, labels=left, confidence={}))._erased(policy)
+        free = labels.masked_fill(things.to(labels.device) > 0, VOID_LABEL)
+        return StuffLabels(replace(self.semantic, labels=free, confidence={}))._erased(policy)
 
     @cached_property
     def _components(self) -> Components:
@@ -66,13 +64,13 @@ class StuffLabels:
 def component_confidence(
     semantic: SemanticMap, dilation: Dilation, parts: Components | None = None
 ) -> Float[Tensor, " r"]:
-    """Confidence of every component of the stuff (numbered as in ``components``), float32 in [0, 1].
+    """Confidence of every component of the stuff (numbered as in ``components``), float32 in [0, 1]: the mean
+    probability of the component's class over the component and what lies around it (``dilation``, cut at the edge).
 
-    The mean probability of the component's OWN class over the component and what lies around it (``dilation``, cut at
-    the image's edge).  The most likely class would not do: around a small fragment the network is sure of another
-    class.  At stride 4 the mean goes over cells: a component has all that it touches, and the probabilities of a cell
-    are those of its mean logits.  ``parts``: the components of ``semantic.labels``, if they are known already.
-    ConfigError when the map has no logits.
+    The most likely class would not do: around a small fragment the network is sure of another class.
+    At stride 4 the mean goes over cells: a component has every cell that it touches, and the probabilities of a cell
+    are those of its mean logits.
+    ``parts``: the components of ``semantic.labels``, None to compute them.  ConfigError when the map has no logits.
     """
     if semantic.logits is None:
         stored = ", ".join(sorted(semantic.confidence))
@@ -101,9 +99,9 @@ def component_confidence(
             slice(max(edge.start // stride - dilation.reach, 0), min(-(-edge.stop // stride) + dilation.reach, cells))
             for edge, cells in zip(window, total.shape, strict=True)
         )
-        own = (logits[label - semantic.first_label][around] - total[around]).exp().double().cpu().numpy()
+        probs = (logits[label - semantic.first_label][around] - total[around]).exp().double().cpu().numpy()
         pixels = numbers[tuple(slice(cells.start * stride, cells.stop * stride) for cells in around)] == number
-        means.append(own[dilation.grown(_touched(pixels, stride))].mean())
+        means.append(probs[dilation.grown(_touched(pixels, stride))].mean())
     return torch.tensor(means, dtype=torch.float32, device=total.device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from panoptic_occ.ops.components import components
 from panoptic_occ.ops.segment_runs import run_starts
-from panoptic_occ.structures.instances import VOID_LABEL, Segment
+from panoptic_occ.structures.panoptic_map import Segment
+from panoptic_occ.structures.semantic_map import VOID_LABEL
 
 StuffRule = Literal["class", "component"]
-STUFF_RULES = ("class", "component")
+StuffSource = Int[Tensor, "h w"] | Callable[[Int[Tensor, "h w"]], Int[Tensor, "h w"]]
+"""Stuff labels, or a function that gives them for the map of the things."""
 
 
 def fill_stuff(
@@ -22,10 +25,9 @@ def fill_stuff(
 ) -> tuple[Int[Tensor, "h w"], tuple[Segment, ...]]:
     """Gives the free pixels (id 0) of every large enough stuff class one id, counted up from ``first_id``.
 
-    ``semantic`` holds the contiguous stuff label of every pixel, negative where there is no stuff.  A class with fewer
-    than ``stuff_area`` free pixels stays void; exactly ``stuff_area`` is filled.  Classes go by ascending label.
-    With ``rule="component"`` every 8-connected component of the free pixels of a class must be that large, else it
-    stays void (OANet, Liu et al. 2019, 4.2); what is left of a class is still one segment.
+    ``semantic``: contiguous stuff label of every pixel, negative where there is none; classes go by ascending label.
+    A class with fewer than ``stuff_area`` free pixels stays void, with ``rule="component"`` every 8-connected component
+    of fewer (OANet, Liu et al. 2019, 4.2); what is left of a class is one segment.
     The new map is int32, on the device of ``ids``.
     """
     taken, labels = ids.cpu().numpy().ravel(), semantic.cpu().numpy().ravel()

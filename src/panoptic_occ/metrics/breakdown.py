@@ -16,11 +16,12 @@ from panoptic_occ.metrics.pq.core import PQCounts
 from panoptic_occ.metrics.pq.metric import panoptic_matches
 from panoptic_occ.metrics.pq.scores import result_of
 from panoptic_occ.ops.matching import mask_iou
-from panoptic_occ.ops.relations import match_by_share
+from panoptic_occ.ops.segment_matching import match_by_share
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.panoptic_map import PanopticMap
+from panoptic_occ.structures.target import Target
 
 GROUPS = {
     "overlap": ("0", "to .2", "to .5", "above .5"),

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 
 from panoptic_occ.metrics.pq.core import SegmentMatches
-from panoptic_occ.structures.instances import InstanceSet, InstanceStatus, PanopticMap
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.panoptic_map import InstanceStatus, PanopticMap
 
 Error = Literal["missed", "merged", "wrong_class", "inexact", "killed"]
 ERRORS: tuple[Error, ...] = get_args(Error)

@@ -1,4 +1,4 @@
-"""The network: backbone, thing branch, stuff branch and occlusion module, wired together without any framework."""
+"""Panoptic FPN: backbone, thing branch, stuff branch and occlusion module, wired together without any framework."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from panoptic_occ.exchange.base import Exchange, Pyramids
-from panoptic_occ.network.tta import REQUIRES, FixedRois, Outputs, TestTimeAugmentation, averaged
+from panoptic_occ.exchange.base import Exchange, Inputs, Outputs, Pyramids
+from panoptic_occ.network.tta import REQUIRES, FixedRois, TestTimeAugmentation, averaged
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.batch import Batch, Requires
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.outputs import BaseOutput
-from panoptic_occ.structures.sample import Batch, Sample
+from panoptic_occ.structures.sample import Sample
 from panoptic_occ.stuff.base import StuffBranch
 from panoptic_occ.thing.base import ThingBranch
 
@@ -23,7 +24,7 @@ SIZE_DIVISOR = 32
 class PanopticFPN(nn.Module):
     """Panoptic FPN (Kirillov et al. 2019), or what an exchange makes of it, with an occlusion module on top.
 
-    ``loss_weights``: ``thing`` (lambda_i) and ``stuff`` (lambda_s), or any loss by its own name; see ``conf/schedule``.
+    ``loss_weights``: ``thing`` (lambda_i) and ``stuff`` (lambda_s), or any loss by its name; see ``conf/schedule``.
     ``pixel_mean``, ``pixel_std``: of RGB in 0..255, applied on the device.
     ``channels_last``: memory format of weights and images; on a CPU, images at test have it anyway, see ``batch``.
     """
@@ -85,7 +86,7 @@ class PanopticFPN(nn.Module):
     def base_losses(self, samples: Sequence[Sample]) -> dict[str, Float[Tensor, ""]]:
         """Stage 1: the weighted losses of thing and stuff branch; the total is their sum."""
         batch = self.batch(samples)
-        losses = self.exchange.losses(self.thing, self.stuff, self._pyramids(batch), batch)
+        losses = self.exchange.losses(self._inputs(batch))
         weight = self.loss_weights
         return {
             name: weight.get(name, weight[branch]) * loss
@@ -94,11 +95,7 @@ class PanopticFPN(nn.Module):
         }
 
     def occlusion_losses(self, samples: Sequence[Sample], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
-        """Stage 2: the losses of the occlusion module on positive proposals of the frozen base, or on annotations.
-
-        The base does not even see images whose annotations teach the module nothing (``trainable_annotations``): on
-        COCO, three of five have no two things of which one hides a significant part of the other.
-        """
+        """Stage 2: the losses of the occlusion module on positive proposals of the frozen base, or on annotations."""
         return self.occlusion.loss(self._examples(samples), generator)
 
     @torch.no_grad()
@@ -106,39 +103,38 @@ class PanopticFPN(nn.Module):
         if self.occlusion.learns_from == "annotations":
             return [TrainingExample.of_annotations(sample.annotations) for sample in samples]
         batch = self.batch(samples, training=False)  # nothing of the base learns
-        wanted = [self.occlusion.trainable_annotations(target) for target in batch.targets]
-        teach = [k for k, annotations in enumerate(wanted) if annotations.any()]
+        trainable = [self.occlusion.trainable_annotations(target) for target in batch.targets]
+        # on COCO, three of five images have no two things of which one hides a significant part of the other
+        teach = [k for k, annotations in enumerate(trainable) if annotations.any()]
         if not teach:
             return [TrainingExample.without_instances(batch.targets[0], self.occlusion.in_channels)]
-        if len(teach) < len(wanted):
-            batch, wanted = batch[teach], [wanted[k] for k in teach]
-        pyramids, requires = self._pyramids(batch), self.occlusion.requires
-        found = self.exchange.positives(self.thing, self.stuff, pyramids, batch, requires, wanted)
+        if len(teach) < len(trainable):
+            batch, trainable = batch[teach], [trainable[k] for k in teach]
+        positives = self.exchange.positives(self._inputs(batch), self.occlusion.requires, trainable)
         return [
             TrainingExample(instances, matches, target)
-            for (instances, matches), target in zip(found, batch.targets, strict=True)
+            for (instances, matches), target in zip(positives, batch.targets, strict=True)
         ]
 
     @torch.no_grad()
     def base_outputs(
-        self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str] = frozenset()
+        self, samples: Sequence[Sample], conf_thr: float, requires: Requires = frozenset()
     ) -> list[BaseOutput]:
         """Detections with ``score >= conf_thr`` and the stuff of every image, in its original frame."""
         if self.tta.views:
-            found, maps = self._augmented(samples, conf_thr, requires | REQUIRES)
+            detections, maps = self._augmented(samples, conf_thr, requires | REQUIRES)
         else:
-            found, maps = self._outputs(samples, conf_thr, requires)
+            detections, maps = self._outputs(samples, conf_thr, requires)
         return [
             BaseOutput(instances, PairStats.of(instances.masks), semantic)
-            for instances, semantic in zip(found, maps, strict=True)
+            for instances, semantic in zip(detections, maps, strict=True)
         ]
 
-    def _outputs(self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str]) -> Outputs:
-        batch = self.batch(samples, training=False)
-        return self.exchange.outputs(self.thing, self.stuff, self._pyramids(batch), batch, conf_thr, requires)
+    def _outputs(self, samples: Sequence[Sample], conf_thr: float, requires: Requires) -> Outputs:
+        return self.exchange.outputs(self._inputs(self.batch(samples, training=False)), conf_thr, requires)
 
-    def _augmented(self, samples: Sequence[Sample], conf_thr: float, requires: frozenset[str]) -> Outputs:
-        """The averages over all views, in the boxes of the plain one; the stuff branch sees the same ones in each."""
+    def _augmented(self, samples: Sequence[Sample], conf_thr: float, requires: Requires) -> Outputs:
+        """The averages over all views, each with the boxes of the plain one, which the stuff branch sees, too."""
         plain = self._outputs(samples, min(conf_thr, self.exchange.shown_thr), requires)
         others, before = [], self.thing.oracle
         try:
@@ -147,8 +143,8 @@ class PanopticFPN(nn.Module):
                 others.append((view, self._outputs([view.show(sample) for sample in samples], 0.0, REQUIRES)))
         finally:
             self.thing.use_oracle(before)
-        found, maps = averaged(plain, others, self.num_things)
-        return [instances[instances.scores >= conf_thr] for instances in found], maps
+        detections, maps = averaged(plain, others, self.num_things)
+        return [instances[instances.scores >= conf_thr] for instances in detections], maps
 
-    def _pyramids(self, batch: Batch) -> Pyramids:
-        return Pyramids.of(self.backbone(batch.images))
+    def _inputs(self, batch: Batch) -> Inputs:
+        return Inputs(self.thing, self.stuff, Pyramids.of(self.backbone(batch.images)), batch)

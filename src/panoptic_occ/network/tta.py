@@ -16,8 +16,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.instances import InstanceSet, SemanticMap
-from panoptic_occ.structures.sample import Batch, Sample
+from panoptic_occ.exchange.base import Outputs
+from panoptic_occ.structures.batch import Batch, Features
+from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Sample
 from panoptic_occ.stuff.base import semantic_map
 from panoptic_occ.thing.base import Classify, Rois
 from panoptic_occ.thing.paste import paste_masks
@@ -45,9 +47,9 @@ class View:
             boxes = torch.stack([seen[1] - boxes[:, 2], boxes[:, 1], seen[1] - boxes[:, 0], boxes[:, 3]], dim=1)
         return boxes
 
-    def undo(self, values: Tensor) -> Tensor:
-        """What the view made, with columns as in the original."""
-        return values.flip(-1) if self.flip else values
+    def undo(self, values: Tensor | None) -> Tensor | None:
+        """``values`` of the view, with columns as in the original."""
+        return values.flip(-1) if self.flip and values is not None else values
 
 
 @dataclass(frozen=True)
@@ -76,49 +78,38 @@ class TestTimeAugmentation:
 
 @dataclass(frozen=True)
 class FixedRois:
-    """Takes the place of a thing branch's detections: regions found before, by original frame, seen by ``view``."""
+    """Replaces detected regions by those of ``instances`` (original frame), as ``view`` shows them."""
 
     view: View
-    found: Sequence[InstanceSet]
+    instances: Sequence[InstanceSet]
     fixes_boxes: ClassVar[bool] = True
 
-    def __call__(
-        self, detected: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify
-    ) -> list[Rois]:
+    def __call__(self, detected: Sequence[Rois], features: Features, batch: Batch, classify: Classify) -> list[Rois]:
         """The regions of every image in the frame of the view, in their order."""
         return [
-            Rois(self.view.place(own.boxes, sample.original_size, size), own.labels, own.scores)
-            for own, sample, size in zip(self.found, batch.samples, batch.sizes, strict=True)
+            Rois(self.view.place(plain.boxes, sample.original_size, size), plain.labels, plain.scores)
+            for plain, sample, size in zip(self.instances, batch.samples, batch.sizes, strict=True)
         ]
-
-
-Outputs = tuple[list[InstanceSet], list[SemanticMap]]
 
 
 def averaged(plain: Outputs, others: Sequence[tuple[View, Outputs]], num_things: int) -> Outputs:
     """The instances of the plain view with masks, and maps with labels and logits, averaged over all views."""
     instances, maps = [], []
-    for k, (own, seen) in enumerate(zip(*plain, strict=True)):
-        soft = torch.stack([_soft(own), *(view.undo(_soft(found[k])) for view, (found, _) in others)]).mean(dim=0)
-        masks = paste_masks(soft, own.boxes, (int(own.masks.size[0]), int(own.masks.size[1])))
-        instances.append(replace(own, soft=soft, masks=masks))
-        logits = torch.stack([_logits(seen), *(view.undo(_logits(semantic[k])) for view, (_, semantic) in others)])
-        maps.append(semantic_map(logits.mean(dim=0), seen.first_label, num_things))
+    for k, (boxed, semantic) in enumerate(zip(*plain, strict=True)):
+        softs = [boxed.soft, *(view.undo(detections[k].soft) for view, (detections, _) in others)]
+        soft = _mean(softs, "soft masks")
+        masks = paste_masks(soft, boxed.boxes, (int(boxed.masks.size[0]), int(boxed.masks.size[1])))
+        instances.append(replace(boxed, soft=soft, masks=masks))
+        logits = [semantic.logits, *(view.undo(seen[k].logits) for view, (_, seen) in others)]
+        maps.append(semantic_map(_mean(logits, "semantic logits"), semantic.first_label, num_things))
     return instances, maps
 
 
-def _soft(instances: InstanceSet) -> Tensor:
-    return _needed(instances.soft, "soft masks")
-
-
-def _logits(semantic: SemanticMap) -> Tensor:
-    return _needed(semantic.logits, "semantic logits")
-
-
-def _needed(value: Tensor | None, what: str) -> Tensor:
-    if value is None:
+def _mean(values: Sequence[Tensor | None], what: str) -> Tensor:
+    present = [value for value in values if value is not None]
+    if len(present) < len(values):
         raise ConfigError(
             f"tta averages {what}, and this base has none; choose thing=mask_rcnn and a stuff branch with a network, "
             "or tta=none"
         )
-    return value
+    return torch.stack(present).mean(dim=0)

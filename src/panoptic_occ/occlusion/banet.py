@@ -6,7 +6,7 @@ Shapes: N instances, P pairs, A atoms (sets of pixels with the same claimants), 
     nu_i    = mean of rgb over M_i, as a unit      colour of instance i
     f(i, X) = mean over x in X of u(x) . nu_i      cosine similarity (section 3.3, before Eq. 4)
 Of two instances that overlap enough, the one of larger f(., M_i & M_j) lies above.  Section 4.3 settles the rest:
-detections found twice, answers that contradict each other, weak overlaps.
+duplicates, pairs that contradict each other, weak overlaps.
 """
 
 from __future__ import annotations
@@ -21,63 +21,70 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.occlusion.base import OcclusionModel
-from panoptic_occ.ops.claims import atoms, give_away
+from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
+from panoptic_occ.ops.claims import atoms, give_away, owned_parts
 from panoptic_occ.ops.order import Pair, acyclic, ranked_pairs, topological_order
 from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
-from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, Meetings, PairStats, intersections, meetings
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context
+
+Resolve = Literal["order", "sequential", "atoms"]
+SetAside = Literal["transitive", "score", "keep"]
+TieBreak = Literal["score", "index"]
+Mean = Literal["mask", "uncontested"]
+Colors = Literal["raw", "normalized"]
 
 EPS = 1e-9  # similarities closer than this are equal; what remains is rounding, which depends on brightness and device
 SETASIDE = {"order": ("transitive", "score"), "sequential": ("score", "keep"), "atoms": ("keep",)}
-"""What may become of answers that contradict others; the first is the default."""
-CHOICES = {
-    "resolve": tuple(SETASIDE),
-    "tie_break": ("score", "index"),
-    "mean": ("mask", "uncontested"),
-    "colors": ("raw", "normalized"),
-}
+"""What may become of pairs that contradict others; the first is the default."""
+Image = Real[Tensor, "3 h w"]
+Ranking = Sequence[int]
+"""Instances that take part, best score first."""
+Pairs = Bool[Tensor, "n n"]
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (0.229, 0.224, 0.225)  # ImageNet's; no pixel of 0..255 becomes black
 
 
 class AppearanceOrder(OcclusionModel):
     """The instance whose mean colour resembles the common pixels more lies above; ties go by score.
 
-    ``resolve``: ``order`` paints in a topological order of the answers; ``sequential`` goes through the pairs, and each
-    loser gives up what both still have; ``atoms`` gives every atom to the most similar of its claimants, without
-    answers of pairs (Eq. 4).  Overlaps without an answer go by score, in the order only where it leaves them open.
-    ``setaside``: answers that contradict those of better scored pairs follow from these (``transitive``), go by score
-    (``score``) or stand (``keep``); None: the first that ``resolve`` allows, see ``SETASIDE``.
+    ``resolve``: ``order`` paints in a topological order of the pairs; ``sequential`` goes from pair to pair, and the
+    one below gives up what both still have; ``atoms`` gives every atom to the most similar of its claimants, without
+    looking at pairs (Eq. 4).  Overlaps that appearance does not decide go by score, with ``order`` only where it leaves
+    them open.
+    ``setaside``: pairs that contradict better scored ones follow from these (``transitive``), go by score (``score``)
+    or stand (``keep``); None: the first that ``resolve`` allows, see ``SETASIDE``.
     ``tie_break``: of pairs whose higher score is equal, that of the higher lower ``score`` goes first, then the better
     ranked one; ``index``: the better ranked one, whatever the lower score.
     ``mean``: colour of the whole ``mask``, or of its pixels that nobody else claims (``uncontested``) if it has any.
-    ``colors``: all of them ``raw`` (RGB from 0 to 255), or ``normalized`` by ImageNet's mean and standard deviation.
+    ``colors``: ``raw`` (RGB from 0 to 255), or ``normalized`` by ImageNet's mean and standard deviation.
     ``nms``, ``nms_thr``: of two instances of any class whose ``box`` or ``mask`` IoU is larger, the better scored takes
-    part.  Raises ConfigError for choices that do not exist or do not go together.
+    part.
+    Raises ConfigError for choices that do not exist or do not go together.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"image"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"tie_break", "colors"}
+    scope: ClassVar[Scope] = Scope.RESULT
 
     def __init__(
         self,
         *,
-        resolve: Literal["order", "sequential", "atoms"] = "order",
-        setaside: Literal["transitive", "score", "keep"] | None = None,
-        tie_break: Literal["score", "index"] = "score",
-        mean: Literal["mask", "uncontested"] = "mask",
-        colors: Literal["raw", "normalized"] = "raw",
+        resolve: Resolve = "order",
+        setaside: SetAside | None = None,
+        tie_break: TieBreak = "score",
+        mean: Mean = "mask",
+        colors: Colors = "raw",
         nms: Suppression = "box",
         nms_thr: float = 0.5,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        for name, value in (("resolve", resolve), ("tie_break", tie_break), ("mean", mean), ("colors", colors)):
-            if value not in CHOICES[name]:
-                raise ConfigError(f"occlusion.{name}={value!r} is unknown; {did_you_mean(value, CHOICES[name])}")
+        check_choice("occlusion.resolve", resolve, Resolve)
+        check_choice("occlusion.tie_break", tie_break, TieBreak)
+        check_choice("occlusion.mean", mean, Mean)
+        check_choice("occlusion.colors", colors, Colors)
         allowed = SETASIDE[resolve]
         if setaside is not None and setaside not in allowed:
             raise ConfigError(
@@ -87,7 +94,7 @@ class AppearanceOrder(OcclusionModel):
         check_suppression(nms, nms_thr)
         self.resolve = resolve
         self.setaside: str = setaside or allowed[0]
-        self.tie_break = tie_break
+        self.tie_break: TieBreak = tie_break
         self.uncontested = mean == "uncontested"
         self.normalized = colors == "normalized"
         self.nms = nms
@@ -95,26 +102,26 @@ class AppearanceOrder(OcclusionModel):
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin: difference of the two similarities, with ``atoms`` the share of the common pixels by which the row is
-        ahead; valid where the answer stands.  ``order`` makes no claims, the others disjoint ones.
+        ahead; valid where the pair stands.  ``order`` makes no claims, the others disjoint ones.
         """
-        image: Real[Tensor, "3 h w"] = _image(instances, context)
+        image: Image = _image(instances, context)
         image = normalized(image) if self.normalized else image
         duplicate_of = duplicates(instances, stats, self.nms, self.nms_thr)
-        by_score = torch.argsort(instances.scores, descending=True, stable=True)
-        suppressed = duplicate_of[by_score] >= 0
-        ranking = by_score[~suppressed].tolist()
-        asked = self.asked(instances, stats, ranking)
-        colors = mean_colors(image, instances.masks, ranking, asked.any(dim=1), self.uncontested)
+        by_rank = by_score(instances.scores)
+        suppressed = duplicate_of[by_rank] >= 0
+        ranking = by_rank[~suppressed].tolist()
+        selected = self.selected_pairs(instances, stats, ranking)
+        colors = mean_colors(image, instances.masks, ranking, selected.any(dim=1), self.uncontested)
         if self.resolve == "atoms":
-            relation = _by_atoms(image, instances.masks, stats, ranking, asked, colors)
+            relation = _by_atoms(image, instances.masks, stats, ranking, selected, colors)
         else:
-            margin = margins(image, instances.masks, asked, colors)
-            relation = self._by_pairs(margin, instances, stats, ranking, asked)
-        order = by_score.new_tensor(ranking) if relation.order is None else relation.order
-        return replace(relation, order=torch.cat([order, by_score[suppressed]]), duplicate_of=duplicate_of)
+            margin = margins(image, instances.masks, selected, colors)
+            relation = self._by_pairs(instances, stats, ranking, selected, margin)
+        order = by_rank.new_tensor(ranking) if relation.order is None else relation.order
+        return replace(relation, order=torch.cat([order, by_rank[suppressed]]), duplicate_of=duplicate_of)
 
-    def asked(self, instances: InstanceSet, stats: PairStats, ranking: Sequence[int]) -> Bool[Tensor, "n n"]:
-        """Pairs among ``ranking`` (best score first) that appearance answers, in both directions.
+    def selected_pairs(self, instances: InstanceSet, stats: PairStats, ranking: Ranking) -> Pairs:
+        """Pairs among ``ranking`` (best score first) that appearance decides, in both directions.
 
         Section 4.3 asks for *more* than the share ``sig_ratio``; a directional share is that of the lower score.
         """
@@ -122,56 +129,45 @@ class AppearanceOrder(OcclusionModel):
         rank[ranking] = torch.arange(len(ranking), device=rank.device)
         later = (rank[:, None] > rank[None, :]) & (rank[None, :] >= 0)
         significant = stats.significant(self.sig_ratio, self.significance, strict=True)
-        asked = self.pairs(instances, stats) & significant & later
-        return asked | asked.T
+        selected = self.pairs(instances, stats) & significant & later
+        return selected | selected.T
 
     def _by_pairs(
-        self,
-        margin: Float[Tensor, "n n"],
-        instances: InstanceSet,
-        stats: PairStats,
-        ranking: Sequence[int],
-        asked: Bool[Tensor, "n n"],
+        self, instances: InstanceSet, stats: PairStats, ranking: Ranking, selected: Pairs, margin: Tensor
     ) -> Relation:
         """Pairs by falling score; those that contradict the ones before are set aside (section 4.3)."""
-        pairs = answers(margin, asked, instances.scores.tolist(), ranking, self.tie_break)
-        kept = acyclic(pairs, len(instances))
-        by_score = ranked_pairs(stats.inter > 0, ranking)
-        agreeing = set(by_score)  # with the scores
+        pairs = ordered_pairs(margin, selected, instances.scores.tolist(), ranking, self.tie_break)
+        agreeing = acyclic(pairs, len(instances))
+        score_pairs = ranked_pairs(stats.inter > 0, ranking)
+        with_scores = set(score_pairs)
         stands = {
-            "transitive": kept,
-            "score": [*kept, *(pair for pair in pairs if pair in agreeing)],
+            "transitive": agreeing,
+            "score": [*agreeing, *(pair for pair in pairs if pair in with_scores)],
             "keep": pairs,
         }[self.setaside]
-        seen = _matrix(kept if self.setaside == "score" else pairs, asked) & (margin != 0)
-        relation = Relation(margin.float(), _matrix(stands, asked), score_decides=~seen)
+        by_appearance = _matrix(agreeing if self.setaside == "score" else pairs, selected) & (margin != 0)
+        relation = Relation(margin.float(), _matrix(stands, selected), score_decides=~by_appearance)
         if self.resolve == "order":
-            order = torch.tensor(topological_order(ranking, kept), dtype=torch.int64, device=margin.device)
+            order = torch.tensor(topological_order(ranking, agreeing), dtype=torch.int64, device=margin.device)
             return replace(relation, order=order)
-        turns = pairs if self.setaside == "keep" else kept
-        return replace(relation, claims=give_away(instances.masks, [*turns, *by_score], ranking))
+        turns = pairs if self.setaside == "keep" else agreeing
+        return replace(relation, claims=give_away(instances.masks, [*turns, *score_pairs], ranking))
 
 
-def normalized(image: Real[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+def normalized(image: Image) -> Float[Tensor, "3 h w"]:
     """The image (RGB from 0 to 255) as networks pretrained on ImageNet read it, times 255 (float64).
 
-    Its black is a mean grey, so that dark and bright colours are opposite ones; scales have no part in directions.
+    Its black is a mean grey, so that dark and bright colours have opposite directions; the factor changes none.
     """
     mean, std = (image.new_tensor(values, dtype=torch.float64)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return (image - mean) / std
 
 
 def mean_colors(
-    image: Real[Tensor, "3 h w"],
-    masks: MaskCrops,
-    ranking: Sequence[int],
-    wanted: Bool[Tensor, " n"],
-    uncontested: bool = False,
+    image: Image, masks: MaskCrops, ranking: Ranking, where: Bool[Tensor, " n"], uncontested: bool = False
 ) -> Float[Tensor, "n 3"]:
-    """nu: mean colours as unit vectors (float64), 0 for those not ``wanted`` and for black ones.
-
-    ``uncontested``: of the pixels that nobody else of ``ranking`` claims, of all where there is none.
-    """
+    """nu of the instances in ``where`` as unit vectors (float64), 0 for others and for black ones; ``uncontested``: of
+    the pixels that nobody else of ``ranking`` claims, of all where there is none."""
     items = list(masks)
     claimants = torch.zeros(masks.size, dtype=torch.int32, device=image.device)
     if uncontested:
@@ -180,7 +176,7 @@ def mean_colors(
             claimants[window] += crop
     dtype = torch.float64 if image.is_floating_point() else torch.int64  # exact
     sums = torch.zeros((len(masks), 3), dtype=dtype, device=image.device)  # a mean only scales them
-    for i in wanted.nonzero().flatten().tolist():
+    for i in where.nonzero().flatten().tolist():
         window, crop = items[i]
         alone = crop & (claimants[window] <= 1)
         part = alone if alone.any() else crop
@@ -188,21 +184,19 @@ def mean_colors(
     return F.normalize(sums.double(), dim=1)
 
 
-def margins(
-    image: Real[Tensor, "3 h w"], masks: MaskCrops, asked: Bool[Tensor, "n n"], colors: Float[Tensor, "n 3"]
-) -> Float[Tensor, "n n"]:
-    """f(i, M_i & M_j) - f(j, M_i & M_j) of the asked pairs in float64, 0 for ties and elsewhere."""
-    margin = colors.new_zeros(asked.shape)
-    met = meetings(masks, masks, asked.triu(diagonal=1).cpu())
-    first, second = (torch.from_numpy(index).to(asked.device) for index in (met.first, met.second))
-    ahead = (common_colors(image, masks, met).to(colors.device) * (colors[first] - colors[second])).sum(dim=1)
+def margins(image: Image, masks: MaskCrops, selected: Pairs, colors: Float[Tensor, "n 3"]) -> Float[Tensor, "n n"]:
+    """f(i, M_i & M_j) - f(j, M_i & M_j) of the selected pairs in float64, 0 for ties and elsewhere."""
+    margin = colors.new_zeros(selected.shape)
+    pairs = meetings(masks, masks, selected.triu(diagonal=1).cpu())
+    first, second = (torch.from_numpy(index).to(selected.device) for index in (pairs.first, pairs.second))
+    ahead = (common_colors(image, masks, pairs).to(colors.device) * (colors[first] - colors[second])).sum(dim=1)
     ahead = torch.where(ahead.abs() < EPS, 0, ahead)
     margin[first, second], margin[second, first] = ahead, -ahead
     return margin
 
 
-def common_colors(image: Real[Tensor, "3 h w"], masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
-    """Mean unit colour of the pixels that both masks of a pair cover, of which there are some; on the CPU.
+def common_colors(image: Image, masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
+    """Mean unit colour of the pixels that both masks of a pair cover, at least one; on the CPU.
 
     A row of common pixels is a few runs, and the sum over a run is a difference of two sums from the start of the row:
     a pixel's colour is read once for all pairs, and a pair reads the ends of its runs.
@@ -236,25 +230,19 @@ def unit_colors(pixels: Real[Tensor, "3 ..."]) -> Float[Tensor, "3 ..."]:
     return rgb * rgb.square().sum(dim=0).clamp(min=1).rsqrt()  # any colour but black is at least 1 long
 
 
-def answers(
-    margin: Float[Tensor, "n n"],
-    asked: Bool[Tensor, "n n"],
-    scores: Sequence[float],
-    ranking: Sequence[int],
-    tie_break: Literal["score", "index"] = "score",
+def ordered_pairs(
+    margin: Tensor, selected: Pairs, scores: Sequence[float], ranking: Ranking, tie_break: TieBreak = "score"
 ) -> list[Pair]:
-    """(above, below) of every asked pair, by the higher score, then (``score``) the lower one, then the ranking."""
+    """(above, below) of every selected pair, by the higher score, then (``score``) the lower one, then the ranking."""
     ahead = (margin >= 0).tolist()
-    pairs = ranked_pairs(asked, ranking)
+    pairs = ranked_pairs(selected, ranking)
     if tie_break == "score":
         pairs.sort(key=lambda pair: (-scores[pair[0]], -scores[pair[1]]))
     return [(i, j) if ahead[i][j] else (j, i) for i, j in pairs]
 
 
-def assign_atoms(
-    image: Real[Tensor, "3 h w"], masks: MaskCrops, colors: Float[Tensor, "n 3"], ranking: Sequence[int]
-) -> MaskCrops:
-    """Gives every atom to the claimant of highest f(., atom), on a tie to the best ranked (section 3.3, Eq. 4)."""
+def assign_atoms(image: Image, masks: MaskCrops, colors: Float[Tensor, "n 3"], ranking: Ranking) -> MaskCrops:
+    """Claims where every atom goes to the claimant of highest f(., atom), on a tie to the best ranked (Eq. 4)."""
     atom_of, claimants = atoms(masks)
     contested = (claimants.sum(dim=1) > 1)[atom_of]
     atom = atom_of[contested]
@@ -263,29 +251,23 @@ def assign_atoms(
     similarity = torch.where(claimants, similarity, -torch.inf)[:, ranking]
     closest = similarity >= similarity.amax(dim=1, keepdim=True) - EPS
     owner = torch.tensor(ranking, device=image.device)[closest.int().argmax(dim=1)][atom_of]
-    parts = [(crop & (owner[window] == i)).flatten() for i, (window, crop) in enumerate(masks)]
-    return replace(masks, pixels=torch.cat(parts))
+    return owned_parts(owner, masks)
 
 
 def _by_atoms(
-    image: Real[Tensor, "3 h w"],
-    masks: MaskCrops,
-    stats: PairStats,
-    ranking: Sequence[int],
-    asked: Bool[Tensor, "n n"],
-    colors: Float[Tensor, "n 3"],
+    image: Image, masks: MaskCrops, stats: PairStats, ranking: Ranking, selected: Pairs, colors: Float[Tensor, "n 3"]
 ) -> Relation:
     """Weak overlaps by score, then every atom of what is left by appearance."""
-    weak = ranked_pairs((stats.inter > 0) & ~asked, ranking)
+    weak = ranked_pairs((stats.inter > 0) & ~selected, ranking)
     claims = give_away(masks, weak, ranking)
-    if asked.any():
+    if selected.any():
         claims = assign_atoms(image, claims, colors, ranking)
-    won = intersections(claims, masks, asked.cpu())
+    won = intersections(claims, masks, selected.cpu())
     margin = (won - won.T) / stats.inter.clamp(min=1)
-    return Relation(margin.float(), asked, score_decides=~asked | (margin == 0), claims=claims)
+    return Relation(margin.float(), selected, score_decides=~selected | (margin == 0), claims=claims)
 
 
-def _matrix(pairs: Iterable[Pair], like: Bool[Tensor, "n n"]) -> Bool[Tensor, "n n"]:
+def _matrix(pairs: Iterable[Pair], like: Pairs) -> Pairs:
     """True for the pairs, in both directions."""
     matrix = torch.zeros_like(like)
     index = torch.tensor(list(pairs), dtype=torch.int64, device=like.device).view(-1, 2)
@@ -293,7 +275,7 @@ def _matrix(pairs: Iterable[Pair], like: Bool[Tensor, "n n"]) -> Bool[Tensor, "n
     return matrix
 
 
-def _image(instances: InstanceSet, context: Context) -> Real[Tensor, "3 h w"]:
+def _image(instances: InstanceSet, context: Context) -> Image:
     """The image in the frame of the masks; ValueError when it is missing or of another size."""
     image, size = context.image, instances.masks.size
     if image is None or tuple(image.shape) != (3, *size):

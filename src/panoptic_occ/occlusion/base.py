@@ -1,30 +1,46 @@
-"""The contract of an occlusion method: detections in, a relation (who lies in front of whom) out."""
+"""The contract of an order: detections in, a relation (who lies in front of whom) out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.kinds import Share
+from panoptic_occ.common.kinds import IN_GRID, Scope, Share
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.masks import PairStats, Significance
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context, Target
+from panoptic_occ.structures.semantic_map import SemanticMap
+from panoptic_occ.structures.target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What an order may look at beside the detections; only what its ``requires`` names is there.
+
+    ``image`` (3,H,W) uint8 RGB and ``semantic`` at the resolution of the masks; ``target``: the annotations.
+    """
+
+    image: Int[Tensor, "3 h w"] | None = None
+    target: Target | None = None
+    semantic: SemanticMap | None = None
+
+
+NO_CONTEXT = Context()
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingExample:
     """Positive proposals of a training image: ``matches[n]`` is the annotation (index into the target) of proposal n.
 
-    ``instances.soft`` and ``instances.masks`` are the base's predictions for the annotation's class.  Methods that
-    learn from annotations alone get those instead of proposals: ``matches`` is then 0, 1, ..., K-1.
+    ``instances.soft`` and ``instances.masks`` are the base's predictions for the annotation's class.
+    Methods that learn from annotations alone get those instead of proposals: ``matches`` is then 0, 1, ..., K-1.
     """
 
     instances: InstanceSet
@@ -52,31 +68,46 @@ class TrainingExample:
 
 
 class OcclusionModel(nn.Module):
-    """Base class of every relation.  A method without parameters only writes ``forward``.
+    """Base class of every order: detections in, the relation among them out.
 
     ``requires`` names what ``forward`` reads beside masks, boxes, scores and labels: ``soft``, ``roi_features`` and
     ``semantic_logits`` (the base computes them only on demand), ``image`` (uint8 RGB at the resolution of the masks),
     ``target``, and ``class_table`` (see ``use_class_table``).
-    A method that reads ``soft`` or ``roi_features`` writes ``answers`` (all that needs them) and ``relate`` (all that
-    follows from the answers): saved answers then replace the network, whatever the thresholds.
+    An order that reads ``soft`` or ``roi_features`` writes ``head_outputs`` (all that needs them) and ``relate`` (all
+    that follows from the outputs), so that stored outputs replace the network, whatever the thresholds; any other one
+    writes ``forward`` alone.
     ``learns_from``: positive ``proposals`` of the frozen base, or the ``annotations`` alone, without any image.
-    ``test_only``: parameters that training does not see; runs that differ in them share their weights.
+    ``scope``: what a parameter changes whose annotation does not say (``Annotated[float, Scope.RESULT]``): the
+    module's weights; an order that learns nothing says ``Scope.RESULT``.
     ``sig_ratio`` (OCFusion's rho), ``significance``, ``intra`` and ``inter`` decide which pairs count at all.
+
+    >>> import torch
+    >>> from panoptic_occ import Categories, InstanceSet, MaskCrops, OcclusionModel, PairStats, Relation
+    >>> class LeftIsFront(OcclusionModel):
+    ...     def forward(self, instances, stats, context=None):
+    ...         value = -instances.boxes[:, 0]
+    ...         return Relation(value[:, None] - value[None, :], self.pairs(instances, stats), value=value)
+    >>> categories = Categories.from_json([{"id": 1, "name": "cat", "isthing": 1}])
+    >>> masks = MaskCrops.from_dense(torch.tensor([[[False, True, True]], [[True, True, False]]]))
+    >>> cats = InstanceSet(masks, masks.boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor([0, 0]))
+    >>> order = LeftIsFront(in_channels=256, categories=categories)
+    >>> order(cats, PairStats.of(masks)).above().tolist()
+    [[False, False], [True, False]]
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "proposals"
-    test_only: ClassVar[frozenset[str]] = frozenset({"significance", "intra", "inter"})
+    scope: ClassVar[Scope] = Scope.MODULE
 
     def __init__(
         self,
         *,
         in_channels: int,
         categories: Categories,
-        sig_ratio: Share = 0.2,
-        significance: Literal["either", "directional", "both"] = "either",
-        intra: bool = True,
-        inter: bool = True,
+        sig_ratio: Annotated[Share, IN_GRID] = 0.2,
+        significance: Annotated[Significance, Scope.RESULT] = "either",
+        intra: Annotated[bool, Scope.RESULT] = True,
+        inter: Annotated[bool, Scope.RESULT] = True,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -88,27 +119,27 @@ class OcclusionModel(nn.Module):
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """The relation among ``instances`` (ranked by score).  Must work for N = 0 and N = 1."""
-        return self.relate(instances, stats, self.answers(instances, stats))
+        return self.relate(instances, stats, self.head_outputs(instances, stats))
 
-    def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
-        """What the network says of the instances, before any threshold: named tensors (N,) or (N, N), NaN where it was
-        not asked.  ``wide``: ask about every overlapping pair in both directions, so that any threshold, class switch
-        or symmetry can be applied later.
+    def head_outputs(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
+        """What the network says of the instances, before any threshold: named tensors (N,) or (N, N), NaN for pairs
+        that it was not given.  ``wide``: give it every overlapping pair in both directions, so that any threshold,
+        class switch or symmetry can be applied later.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no answers to keep")
+        raise NotImplementedError(f"{type(self).__name__} has no head outputs to keep")
 
-    def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
-        """The relation that follows from ``answers``; must not read ``soft`` or ``roi_features``."""
+    def relate(self, instances: InstanceSet, stats: PairStats, head_outputs: Mapping[str, Tensor]) -> Relation:
+        """The relation that follows from ``head_outputs``; must not read ``soft`` or ``roi_features``."""
         raise NotImplementedError(f"{type(self).__name__} cannot be related without its network")
 
     def use_class_table(self, table: Int[Tensor, "t t"]) -> None:
-        """Receives, if ``requires`` asks for it, how often class a lies in front of class b in the training set."""
+        """Takes ``table[a, b]``: pairs of the training set with class a in front of b, if ``requires`` names it."""
         raise NotImplementedError(f"{type(self).__name__} requires a class table and does not take one")
 
     def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
         """Annotations whose proposals can have a part in the loss.
 
-        Of the others not even masks are made, and an image without any of them does not reach the base.
+        No masks are made for the others, and an image without any of them does not reach the base.
         """
         return torch.ones(len(target.labels), dtype=torch.bool, device=target.labels.device)
 
@@ -125,7 +156,7 @@ class OcclusionModel(nn.Module):
         return any(True for _ in self.parameters())
 
     def pairs(self, instances: InstanceSet, stats: PairStats) -> Bool[Tensor, "n n"]:
-        """Pairs that the method may decide: significant overlap, and allowed by the intra/inter class switches."""
+        """Pairs that the order may decide: significant overlap, and allowed by the intra/inter class switches."""
         same = instances.labels[:, None] == instances.labels[None, :]
         allowed = (same & self.intra) | (~same & self.inter)
         return stats.significant(self.sig_ratio, self.significance) & allowed.to(stats.inter.device)

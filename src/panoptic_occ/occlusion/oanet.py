@@ -14,23 +14,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.common.errors import check_choice
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel, TrainingExample
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet
+from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context, Target
+from panoptic_occ.structures.semantic_map import VOID_LABEL
+from panoptic_occ.structures.target import Target
 
 Conv = Literal["1x1", "3x3", "gcn7", "seq7"]
 Conflict = Literal["instance", "class"]
+Stride = Literal[1, 4]
 Pool = Literal["average", "any"]
 Ranking = Literal["replace", "multiply"]
 Probability = Literal["softmax", "sigmoid"]
@@ -38,37 +41,33 @@ Init = Literal["kaiming", "identity"]
 Box = tuple[int, int, int, int]
 """Top, left, bottom, right; the last two exclusive."""
 
-# Kernel sizes (height, width) of the layers of every branch; the branches are added (Table 5).
-BRANCHES: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
+BRANCHES: dict[Conv, tuple[tuple[tuple[int, int], ...], ...]] = {
     "1x1": (((1, 1),),),
     "3x3": (((3, 3),),),
     "gcn7": (((1, 7), (7, 1)), ((7, 1), (1, 7))),  # the block of Global Convolutional Network
     "seq7": (((1, 7), (7, 1)),),
 }
-CONFLICTS = ("instance", "class")
-RANKINGS = ("replace", "multiply")
-PROBABILITIES = ("softmax", "sigmoid")
-INITS = ("kaiming", "identity")
-STRIDES = (1, 4)
-POOLS = ("average", "any")
+"""Kernel sizes (height, width) of the layers of every branch; the branches are added (Table 5)."""
 
 
 class SpatialRanking(OcclusionModel):
     """The spatial ranking module of OANet.
 
     ``conv``: ``gcn7`` (1x7 then 7x1 plus 7x1 then 1x7), ``seq7`` (the first of these alone), ``3x3`` or ``1x1`` (a
-    table of which class beats which).  ``conflict``: pixels that train are covered by two ``instance`` masks, or by
-    masks of two ``class``es.  ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels; S is then
-    upsampled, so that Equations 2 and 3 always see whole masks and labels.  ``pool``: T holds the covered share of a
-    cell (``average``), or 1 wherever a mask has ``any`` pixel of it, which thin things need to be seen at all.
+    table of which class beats which).
+    ``conflict``: pixels that train are covered by two ``instance`` masks, or by masks of two ``class``es.
+    ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels; S is then upsampled, so that Equations 2
+    and 3 always see whole masks and labels.
+    ``pool``: T holds the covered share of a cell (``average``), or 1 wherever a mask has ``any`` pixel of it, without
+    which thin things are hardly seen.
     ``ranking``: instances are pasted by falling P alone (``replace``, as Figure 7 suggests), or by P times their score
-    (``multiply``), which keeps detections that the detector doubts from going first.  ``probability``: what P averages,
-    the ``softmax`` over the classes, as Equation 2 trains it, or the ``sigmoid`` of the own class.
+    (``multiply``), which keeps detections that the detector doubts from going first.
+    ``probability``: what P averages, the ``softmax`` over the classes, as Equation 2 trains it, or the ``sigmoid`` of
+    the instance's class.
     All pairs take part, so there are no ``sig_ratio``, ``intra`` and ``inter`` to choose.
     """
 
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "annotations"
-    test_only: ClassVar[frozenset[str]] = frozenset({"ranking", "probability"})
 
     def __init__(
         self,
@@ -77,27 +76,22 @@ class SpatialRanking(OcclusionModel):
         categories: Categories,
         conv: Conv = "gcn7",
         conflict: Conflict = "instance",
-        stride: int = 1,
+        stride: Stride = 1,
         pool: Pool = "average",
-        ranking: Ranking = "replace",
-        probability: Probability = "softmax",
+        ranking: Annotated[Ranking, Scope.RESULT] = "replace",
+        probability: Annotated[Probability, Scope.RESULT] = "softmax",
         init: Init = "kaiming",
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)
-        options: tuple[tuple[str, object, Any], ...] = (
-            ("conv", conv, BRANCHES),
-            ("conflict", conflict, CONFLICTS),
-            ("stride", stride, STRIDES),
-            ("pool", pool, POOLS),
-            ("ranking", ranking, RANKINGS),
-            ("probability", probability, PROBABILITIES),
-            ("init", init, INITS),
-        )
-        for key, value, allowed in options:
-            if value not in allowed:
-                raise ConfigError(f"occlusion.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
+        check_choice("occlusion.conv", conv, Conv)
+        check_choice("occlusion.conflict", conflict, Conflict)
+        check_choice("occlusion.stride", stride, Stride)
+        check_choice("occlusion.pool", pool, Pool)
+        check_choice("occlusion.ranking", ranking, Ranking)
+        check_choice("occlusion.probability", probability, Probability)
+        check_choice("occlusion.init", init, Init)
         self.conflict: Conflict = conflict
-        self.stride = stride
+        self.stride: Stride = stride
         self.pool: Pool = pool
         self.ranking = ranking
         self.probability: Probability = probability
@@ -111,8 +105,8 @@ class SpatialRanking(OcclusionModel):
         value = self.ranking_scores(instances.masks, instances.labels)
         if self.ranking == "multiply":
             value = value * instances.scores
-        by_score = torch.argsort(instances.scores, descending=True, stable=True)
-        order = by_score[torch.argsort(value[by_score], descending=True, stable=True)]
+        ranking = by_score(instances.scores)
+        order = ranking[by_score(value[ranking])]
         margin = value[:, None] - value[None, :]
         # In this order the later one of a pair is never above, so the fusion is the plain heuristic.
         return Relation(margin, (stats.inter > 0) & (margin != 0), order, value, transitive=True)
@@ -125,7 +119,7 @@ class SpatialRanking(OcclusionModel):
         top, left = windows[:, :2].amin(dim=0).tolist()
         bottom, right = (windows[:, :2] + windows[:, 2:]).amax(dim=0).tolist()
         box = (top, left, bottom, right)  # P reads nothing outside the masks
-        scores = ranking_map(masks, labels, box, self.conv.folded(), self.conv.bias, self.stride, self.pool)
+        scores = self.ranking_map(masks, labels, box, self.conv.folded())
         probs = scores.softmax(dim=0) if self.probability == "softmax" else scores.sigmoid()
         sums = [  # in float64, so that constant probabilities have exactly equal means, and scores decide
             (probs[label, ys.start - top : ys.stop - top, xs.start - left : xs.stop - left] * crop).double().sum()
@@ -133,30 +127,48 @@ class SpatialRanking(OcclusionModel):
         ]
         return (torch.stack(sums) / masks.area.clamp(min=1)).float()
 
+    def ranking_map(
+        self, masks: MaskCrops, labels: Int[Tensor, " n"], box: Box, kernel: Float[Tensor, "c c k k"]
+    ) -> Float[Tensor, "c h w"]:
+        """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.
+
+        At stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear).
+        """
+        present, channels = labels.unique(return_inverse=True)
+        top, left, bottom, right = whole_cells(box, masks.size, self.stride)
+        reach = kernel.shape[-1] // 2 * self.stride
+        wide = (top - reach, left - reach, bottom + reach, right + reach)
+        cells = instance_tensor(masks, channels, len(present), wide)[None].float()
+        if self.stride > 1:
+            cells = F.avg_pool2d(cells, self.stride) if self.pool == "average" else F.max_pool2d(cells, self.stride)
+        scores = F.conv2d(cells, kernel[:, present], self.conv.bias).float()
+        if self.stride > 1:
+            scores = F.interpolate(scores, scale_factor=self.stride, mode="bilinear", align_corners=False)
+        return scores[0, :, box[0] - top : box[2] - top, box[1] - left : box[3] - left]
+
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy (Equation 2), mean over the conflicting pixels of the batch; 0 with a graph without any."""
-        kernel, bias = self.conv.folded(), self.conv.bias
-        total, count = (kernel.sum() + bias.sum()) * 0, 0
+        kernel = self.conv.folded()
+        total, count = (kernel.sum() + self.conv.bias.sum()) * 0, 0
         for example in examples:
             target = example.target
             truth = ranking_target(target, self.conflict, self.categories.num_things)
-            conflicting = truth != VOID_LABEL
-            if not conflicting.any():
+            if (truth == VOID_LABEL).all():
                 continue
-            top, left, bottom, right = box = extent(conflicting)
-            here = (slice(top, bottom), slice(left, right))
-            scores = ranking_map(target.masks, target.labels, box, kernel, bias, self.stride, self.pool)
-            chosen = conflicting[here]
-            total = total + F.cross_entropy(scores[:, chosen].T, truth[here][chosen], reduction="sum")
-            count += int(chosen.sum())
+            top, left, bottom, right = box = extent(truth != VOID_LABEL)
+            truth = truth[top:bottom, left:right]
+            conflicting = truth != VOID_LABEL
+            scores = self.ranking_map(target.masks, target.labels, box, kernel)
+            total = total + F.cross_entropy(scores[:, conflicting].T, truth[conflicting], reduction="sum")
+            count += int(conflicting.sum())
         return {"loss_occlusion": total / max(count, 1)}
 
 
 class RankingConv(nn.Module):
     """The layers between T and S, C to C channels each.
 
-    Nothing in them is nonlinear, and the only bias comes at the end, so that zero padding composes exactly and every
-    choice of layers is one convolution.
+    They are linear, and the only bias comes at the end, so that zero padding composes exactly and every choice of
+    layers is one convolution.
     """
 
     def __init__(self, conv: Conv, classes: int, init: Init = "kaiming") -> None:
@@ -179,8 +191,8 @@ class RankingConv(nn.Module):
     def folded(self) -> Float[Tensor, "c c k k"]:
         """Kernel of the one convolution that equals all layers.
 
-        Its columns for classes that an image lacks need not be computed at all: with 5 of 80 classes that is a ninth of
-        the multiplications of the two branches of ``gcn7``.
+        Its input channels of classes that an image lacks need not be computed: with 5 of 80 classes that leaves a ninth
+        of the multiplications of the two branches of ``gcn7``.
         """
         kernels = []
         for branch in self.branches:
@@ -206,33 +218,7 @@ def instance_tensor(masks: MaskCrops, channels: Int[Tensor, " n"], count: int, b
     return tensor
 
 
-def ranking_map(
-    masks: MaskCrops,
-    labels: Int[Tensor, " n"],
-    box: Box,
-    kernel: Float[Tensor, "c c k k"],
-    bias: Float[Tensor, " c"],
-    stride: int,
-    pool: Pool = "average",
-) -> Float[Tensor, "c h w"]:
-    """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.
-
-    At stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear).
-    """
-    present, channels = labels.unique(return_inverse=True)
-    top, left, bottom, right = whole_cells(box, masks.size, stride)
-    reach = kernel.shape[-1] // 2 * stride
-    tensor = instance_tensor(masks, channels, len(present), (top - reach, left - reach, bottom + reach, right + reach))
-    cells = tensor[None].float()
-    if stride > 1:
-        cells = F.avg_pool2d(cells, stride) if pool == "average" else F.max_pool2d(cells, stride)
-    scores = F.conv2d(cells, kernel[:, present], bias).float()
-    if stride > 1:
-        scores = F.interpolate(scores, scale_factor=stride, mode="bilinear", align_corners=False)
-    return scores[0, :, box[0] - top : box[2] - top, box[1] - left : box[3] - left]
-
-
-def whole_cells(box: Box, size: tuple[int, int], stride: int) -> Box:
+def whole_cells(box: Box, size: tuple[int, int], stride: Stride) -> Box:
     """``box`` in whole cells, with one more on every side of it that has one, because upsampling reads the next."""
     if stride == 1:
         return box

@@ -1,7 +1,7 @@
 """RAP: one relation value per instance (Chen, "Resolving Fusion Conflicts by Relation Aware Panoptic Network").
 
 Shapes: N instances, P pairs, C channels of the RoI features, masks 28x28, features 14x14.
-    x_i = [maxpool2(m_i), f_i]             (C+1, 14, 14)   soft mask of the own class, raw RoIAlign feature
+    x_i = [maxpool2(m_i), f_i]             (C+1, 14, 14)   soft mask of the predicted class, raw RoIAlign feature
     v_i = head(x_i)                        an unbounded number; i lies in front of j when v_i < v_j
     L_r = mean log(1 + exp(v_i - v_j))     over the pairs with i in front of j (equations 1 and 2)
 Section 3.1 gives the ground truth, 3.2 the loss, 3.3 the head, Algorithm 1 (in ``fusion.engine``) the fusion.
@@ -10,39 +10,39 @@ Section 3.1 gives the ground truth, 3.2 the loss, 3.3 the head, Algorithm 1 (in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.common.kinds import Share
+from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.kinds import Scope, Share
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.occlusion.baselines.ground_truth import RULES
 from panoptic_occ.occlusion.heads.roi_head import ROI_SIZE, initialise, roi_inputs
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.relation import GroundTruthRule, Relation
+from panoptic_occ.structures.target import Target
 
-PAIR_MEANS = ("proposals", "annotations")
+PairMean = Literal["proposals", "annotations"]
 
 
 class RAP(OcclusionModel):
     """The relation value head of RAP.
 
     ``channels``, ``hidden``: width of the convolutions and of the fully connected layer; None: 1 and 4 times the width
-    of the features (256 and 1024 in the released code).  ``fcs``: linear layers, 2 in that code and 1 in the paper.
-    Training pairs: ``gt_sig_ratio`` (theta) and ``gt_rule`` (see ``GroundTruthRelation``) say which annotations have an
-    order; with ``overlap_filter`` the predicted masks must overlap as much as the annotations; ``pairs_per_image``
-    limits the pairs of an image (None: all of them, as published).  ``pair_mean``: the loss is the mean over pairs of
-    ``proposals``, or over pairs of ``annotations``, each of them the mean of its pairs of proposals.
+    of the features (256 and 1024 in the released code).
+    ``fcs``: linear layers, 2 in that code and 1 in the paper.
+    ``gt_sig_ratio`` (theta), ``gt_rule``: which annotations have an order, and which of them lies in front.
+    ``overlap_filter``: the predicted masks of a training pair must overlap as much as the annotations.
+    ``pairs_per_image``: most training pairs of an image; None: all of them, as published.
+    ``pair_mean``: the loss is the mean over pairs of ``proposals``, or over pairs of ``annotations``, each of them the
+    mean of its pairs of proposals.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"sig_ratio"}
 
     def __init__(
         self,
@@ -51,42 +51,40 @@ class RAP(OcclusionModel):
         channels: int | None = None,
         hidden: int | None = None,
         fcs: int = 2,
-        gt_rule: Literal["majority", "delta"] = "majority",
+        gt_rule: GroundTruthRule = "majority",
         gt_sig_ratio: float = 0.2,
         overlap_filter: bool = False,
         pairs_per_image: int | None = None,
-        pair_mean: Literal["proposals", "annotations"] = "proposals",
-        sig_ratio: Share = 0.0,
+        pair_mean: PairMean = "proposals",
+        sig_ratio: Annotated[Share, Scope.RESULT] = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, sig_ratio=sig_ratio, **common)
-        if gt_rule not in RULES:
-            raise ConfigError(f"occlusion.gt_rule={gt_rule!r} is unknown; {did_you_mean(gt_rule, RULES)}")
-        if pair_mean not in PAIR_MEANS:
-            raise ConfigError(f"occlusion.pair_mean={pair_mean!r} is unknown; {did_you_mean(pair_mean, PAIR_MEANS)}")
+        check_choice("occlusion.gt_rule", gt_rule, GroundTruthRule)
+        check_choice("occlusion.pair_mean", pair_mean, PairMean)
         if pairs_per_image is not None and pairs_per_image < 1:
             raise ConfigError(
                 f"occlusion.pairs_per_image={pairs_per_image}: at least one pair is needed to train; null takes all"
             )
-        self.gt_rule = gt_rule
+        self.gt_rule: GroundTruthRule = gt_rule
         self.gt_sig_ratio = gt_sig_ratio
         self.overlap_filter = overlap_filter
         self.pairs_per_image = pairs_per_image
         self.pair_mean = pair_mean
         self.head = ValueHead(in_channels + 1, channels or in_channels, hidden or 4 * in_channels, fcs)
 
-    def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
+    def head_outputs(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
         """``values`` (N,): the relation value of every instance, smaller = in front."""
         return {"values": self.head(roi_inputs(instances))}
 
-    def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
+    def relate(self, instances: InstanceSet, stats: PairStats, head_outputs: Mapping[str, Tensor]) -> Relation:
         """Margin v_j - v_i (i above j when its value is smaller) wherever two masks overlap."""
-        closeness = -answers["values"]  # the paper's value grows with depth, Relation.value with closeness
+        closeness = -head_outputs["values"]  # the paper's value grows with depth, Relation.value with closeness
         margin = closeness[:, None] - closeness[None, :]
         return Relation(margin, self.pairs(instances, stats), value=closeness, transitive=True)
 
     def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
-        """Annotations of which the order to another one is known."""
+        """Annotations that have an order with another one."""
         return (target.relation.matrix(self.gt_sig_ratio, self.gt_rule) >= 0).any(dim=1)
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
@@ -94,9 +92,9 @@ class RAP(OcclusionModel):
         inputs, pairs, weights, offset = [], [], [], 0
         for example in examples:
             inputs.append(roi_inputs(example.instances))
-            found = self.training_pairs(example, generator)
-            pairs.append(found + offset)
-            weights.append(self._weights(example.matches[found]))
+            selected = self.training_pairs(example, generator)
+            pairs.append(selected + offset)
+            weights.append(self._weights(example.matches[selected]))
             offset += len(example.instances)
         used, ranked = torch.unique(torch.cat(pairs), return_inverse=True)  # the others have no part in the loss
         front, back = self.head(torch.cat(inputs)[used])[ranked].unbind(dim=1)
@@ -111,18 +109,18 @@ class RAP(OcclusionModel):
         return 1 / count[same]
 
     def training_pairs(self, example: TrainingExample, generator: torch.Generator) -> Int[Tensor, "p 2"]:
-        """(front, back) of all pairs of proposals that stand for annotations of known order."""
+        """(front, back) of all pairs of proposals whose annotations have an order."""
         matches = example.matches
         order = example.target.relation.matrix(self.gt_sig_ratio, self.gt_rule).to(matches.device)
         if len(order) == 0:
             return matches.new_zeros((0, 2))
-        known = order[matches[:, None], matches[None, :]] == 1
+        in_front = order[matches[:, None], matches[None, :]] == 1
         if self.overlap_filter:
-            known &= example.stats.significant(self.gt_sig_ratio)
-        pairs = known.nonzero()
+            in_front &= example.stats.significant(self.gt_sig_ratio)
+        pairs = in_front.nonzero()
         if self.pairs_per_image is not None and len(pairs) > self.pairs_per_image:
-            chosen = torch.randperm(len(pairs), generator=generator)[: self.pairs_per_image]
-            pairs = pairs[chosen.to(pairs.device)]
+            sample = torch.randperm(len(pairs), generator=generator)[: self.pairs_per_image]
+            pairs = pairs[sample.to(pairs.device)]
         return pairs
 
 

@@ -9,48 +9,44 @@ Shapes: N instances, P ordered pairs, C channels of the RoI features, E of the c
     O(i, j)  = sigmoid((o_ij - o_ji) / 2)
     Ot(i, j) = s_i exp(-(O(i, j) - 1)^2 / sigma)           confidence prior (equation 7)
 i lies above j when Ot(i, j) > Ot(j, i), and its mask is then pasted over that of j (Algorithm 1 of OCFusion).
-The paper leaves the layers to a supplement that is not public: the trunk and the training are OCFusion's, the class
-embedding is of the form that SOGNet (Yang et al., AAAI 2020) uses.
+The paper leaves the layers to a supplement that is not public: the trunk and the training (``heads.pairs``) are
+OCFusion's, the class embedding is of the form that SOGNet (Yang et al., AAAI 2020) uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
-from panoptic_occ.occlusion.baselines.ground_truth import RULES
-from panoptic_occ.occlusion.heads.pairs import later_rows, pair_bce, pair_matrix
+from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.occlusion.heads.pairs import PairOrder
 from panoptic_occ.occlusion.heads.roi_head import PairHead, roi_inputs
-from panoptic_occ.occlusion.ocfusion import SYMMETRIES
+from panoptic_occ.occlusion.ocfusion import Symmetry
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Target
 
 INPUTS = ("mask", "feature", "label")
-LABEL_PRIORS = ("embedding", "table")
+LabelPrior = Literal["embedding", "table"]
 
 
-class SoftOcclusion(OcclusionModel):
+class SoftOcclusion(PairOrder):
     """The soft occlusion estimation of REFINE.
 
-    ``inputs``: what the network sees of an instance (Table 6).  ``label_prior``: how it sees the classes of a pair, as
-    an ``embedding`` of ``label_channels`` (None: the width of the features) or as a ``table`` that adds
-    B[c_i, c_j] - B[c_j, c_i] to the logit.  ``sigma``: strength of the confidence prior, None: OCFusion's decision, O
-    larger than one half.  ``sym``: ``avg`` as above, ``raw`` takes sigmoid(o_ij) and sigmoid(o_ji) as they are (without
-    sigma: only that of the later instance).  The others are those of ``OCFusion``, of which also the order of two
-    annotations (``gt_rule``) is taken.
+    ``inputs``: what the network sees of an instance (Table 6).
+    ``label_prior``: how it sees the classes of a pair, as an ``embedding`` of ``label_channels`` (None: the width of
+    the features) or as a ``table`` that adds B[c_i, c_j] - B[c_j, c_i] to the logit.
+    ``sigma``: strength of the confidence prior; None: OCFusion's decision, O larger than one half.
+    ``sym``: ``avg`` as above; ``raw`` takes sigmoid(o_ij) and sigmoid(o_ji) as they are (without sigma: only that of
+    the later instance).
+    ``channels``, ``hidden``: as in ``OCFusion``.
     """
-
-    requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"sigma", "sym"}
 
     def __init__(
         self,
@@ -59,70 +55,46 @@ class SoftOcclusion(OcclusionModel):
         channels: int | None = None,
         hidden: int | None = None,
         inputs: Sequence[str] = INPUTS,
-        label_prior: Literal["embedding", "table"] = "embedding",
+        label_prior: LabelPrior = "embedding",
         label_channels: int | None = None,
-        pairs_per_image: int = 128,
-        gt_rule: Literal["majority", "delta"] = "majority",
-        sigma: float | None = 2.5,
-        sym: Literal["avg", "raw"] = "avg",
+        sigma: Annotated[float | None, Scope.RESULT] = 2.5,
+        sym: Annotated[Symmetry, Scope.RESULT] = "avg",
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, **common)
-        _check_options(inputs, label_prior, pairs_per_image, gt_rule, sigma, sym)
+        _check_options(inputs, label_prior, sigma, sym)
         self.inputs = tuple(inputs)
-        self.pairs_per_image = pairs_per_image
-        self.gt_rule = gt_rule
         self.sigma = sigma
         self.sym = sym
         width, things = hidden or 4 * in_channels, self.categories.num_things
-        seen = ("mask" in inputs) + in_channels * ("feature" in inputs)
-        self.head = PairHead(seen, channels or 2 * in_channels, width)
+        input_channels = ("mask" in inputs) + in_channels * ("feature" in inputs)
+        self.head = PairHead(input_channels, channels or 2 * in_channels, width)
         self.label_prior: ClassEmbedding | ClassTable | None = None
         if "label" in inputs and label_prior == "embedding":
             self.label_prior = ClassEmbedding(things, label_channels or in_channels, width)
         elif "label" in inputs:
             self.label_prior = ClassTable(things)
 
-    def answers(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
-        """``logits`` (N, N) of "row lies above column", for the pairs that ``relate`` reads."""
-        asked = (stats.inter > 0).fill_diagonal_(False) if wide else self.asked(instances, stats)
-        return {"logits": pair_matrix(self.logits, instances, asked)}
-
-    def relate(self, instances: InstanceSet, stats: PairStats, answers: Mapping[str, Tensor]) -> Relation:
-        """Where two masks overlap significantly, the margin is positive exactly when Ot(i, j) > Ot(j, i)."""
-        asked, logits = self.asked(instances, stats), answers["logits"]
-        if self.later_only:
-            return Relation(torch.where(asked, logits.sigmoid() - 0.5, 0), asked, antisymmetric=False)
-        occlusion = (logits if self.sym == "raw" else (logits - logits.T) / 2).sigmoid()
-        if self.sigma is None:
-            return Relation(torch.where(asked, (occlusion - occlusion.T) / 2, 0), asked)
-        margin = torch.where(asked, soft_margin(occlusion, instances.scores, self.sigma), 0)
-        # an O of 0 or 1 shifts the margin by one half at most
-        decided = score_margin(instances.scores, self.sigma).abs() > 0.5
-        return Relation(margin, asked, score_decides=decided | ~asked)
-
-    def asked(self, instances: InstanceSet, stats: PairStats) -> Bool[Tensor, "n n"]:
-        """Pairs that count; without confidence prior and symmetry only those whose row is the later one by score."""
-        later = self.pairs(instances, stats) & later_rows(instances)
-        return later if self.later_only else later | later.T
-
     @property
     def later_only(self) -> bool:
-        """Whether the answer of the later instance alone decides, as in OCFusion."""
+        """Without confidence prior and symmetry, as in OCFusion."""
         return self.sigma is None and self.sym == "raw"
 
-    def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
-        """Annotations of which the order to another one is known."""
-        return (target.relation.matrix(self.sig_ratio, self.gt_rule) >= 0).any(dim=1)
-
-    def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
-        """Binary cross-entropy on the logits, as OCFusion: the confidence prior has no part in training."""
-        limit = self.pairs_per_image
-        loss = pair_bce(self.logits, examples, self.sig_ratio, limit, generator, self.gt_rule)
-        return {"loss_occlusion": loss}
+    def relate(self, instances: InstanceSet, stats: PairStats, head_outputs: Mapping[str, Tensor]) -> Relation:
+        """Where two masks overlap significantly, the margin is positive exactly when Ot(i, j) > Ot(j, i)."""
+        pairs, logits = self.selected_pairs(instances, stats), head_outputs["logits"]
+        if self.later_only:
+            return Relation(torch.where(pairs, logits.sigmoid() - 0.5, 0), pairs, antisymmetric=False)
+        occlusion = (logits if self.sym == "raw" else (logits - logits.T) / 2).sigmoid()
+        if self.sigma is None:
+            return Relation(torch.where(pairs, (occlusion - occlusion.T) / 2, 0), pairs)
+        margin = torch.where(pairs, soft_margin(occlusion, instances.scores, self.sigma), 0)
+        # an O of 0 or 1 shifts the margin by one half at most
+        decided = score_margin(instances.scores, self.sigma).abs() > 0.5
+        return Relation(margin, pairs, score_decides=decided | ~pairs)
 
     def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
-        """The network's answers o_ij; ``pairs`` count through the instances of all images."""
+        """o of every pair."""
         features = self.head.features(torch.cat([roi_inputs(image, self.inputs) for image in images]), pairs)
         classes = torch.cat([image.labels for image in images])[pairs]
         if isinstance(self.label_prior, ClassEmbedding):
@@ -178,9 +150,7 @@ def score_margin(scores: Float[Tensor, " n"], sigma: float) -> Float[Tensor, "n 
     return sigma / 2 * (logs[:, None] - logs[None, :])
 
 
-def _check_options(
-    inputs: Sequence[str], label_prior: str, pairs: int, gt_rule: str, sigma: float | None, sym: str
-) -> None:
+def _check_options(inputs: Sequence[str], label_prior: LabelPrior, sigma: float | None, sym: Symmetry) -> None:
     unknown = [name for name in inputs if name not in INPUTS]
     if unknown:
         raise ConfigError(f"occlusion.inputs holds {unknown[0]!r}; {did_you_mean(unknown[0], INPUTS)}")
@@ -189,18 +159,10 @@ def _check_options(
             f"occlusion.inputs={list(inputs)}: the network needs 'mask' or 'feature'; for an order by class alone use "
             "occlusion=class_prior, for one by score occlusion=score"
         )
-    if label_prior not in LABEL_PRIORS:
-        raise ConfigError(
-            f"occlusion.label_prior={label_prior!r} is unknown; {did_you_mean(label_prior, LABEL_PRIORS)}"
-        )
-    if pairs < 1:
-        raise ConfigError(f"occlusion.pairs_per_image={pairs}: at least one pair is needed to train")
-    if gt_rule not in RULES:
-        raise ConfigError(f"occlusion.gt_rule={gt_rule!r} is unknown; {did_you_mean(gt_rule, RULES)}")
+    check_choice("occlusion.label_prior", label_prior, LabelPrior)
+    check_choice("occlusion.sym", sym, Symmetry)
     if sigma is not None and not 0 < sigma < float("inf"):
         raise ConfigError(
             f"occlusion.sigma={sigma}: must be a positive number; null switches the confidence prior off, "
             "occlusion=score leaves everything to the scores"
         )
-    if sym not in SYMMETRIES:
-        raise ConfigError(f"occlusion.sym={sym!r} is unknown; {did_you_mean(sym, SYMMETRIES)}")

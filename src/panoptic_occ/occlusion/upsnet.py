@@ -12,40 +12,43 @@ it, an instance whose pixels are mostly of one kind of stuff in X becomes that s
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
+from panoptic_occ.ops.claims import owned_parts
 from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
-from panoptic_occ.structures.instances import VOID_LABEL, InstanceSet
+from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, PairStats, intersections
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context
-from panoptic_occ.thing.paste import place_soft
+from panoptic_occ.structures.semantic_map import VOID_LABEL
+from panoptic_occ.thing.paste import place_soft, soft_logits
 
 Reach = Literal["image", "box", "mask"]
+LabelMap = Int[Tensor, "h w"]
 STUFF, VOID = -1, -2
-LARGEST = 30.0  # a probability of exactly 0 or 1 has no logit
 
 
 class PixelArgmax(OcclusionModel):
     """The per-pixel choice of UPSNet's panoptic head.
 
-    ``reach``: the pixels that an instance can win: those of its ``mask``, as of every other method, of its ``box``, or
+    ``reach``: the pixels that an instance can win: those of its ``mask``, as of every other order, of its ``box``, or
     of the ``image``, as released: outside its box its logit is 0, more than that of stuff that is surely elsewhere.
     ``relabel``: an instance becomes stuff when X shows one kind of stuff in this share of its pixels or more, and no
     other class in more; None: it stays a thing.
     ``void``: also offer the void channel, max over thing classes of X minus max over instances of X[c_i]; it only
-    means something for a base that was trained to use it.  ``nms``, ``nms_thr``: suppression by IoU over all classes.
+    means something for a base that was trained to use it.
+    ``nms``, ``nms_thr``: suppression by IoU over all classes.
     ``same_class_thr``: remove a mask of which better ones of its class cover a larger share; None: none.
     """
 
+    scope: ClassVar[Scope] = Scope.RESULT
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "semantic_logits"})
 
     def __init__(
@@ -61,93 +64,94 @@ class PixelArgmax(OcclusionModel):
     ) -> None:
         super().__init__(**common)
         check_suppression(nms, nms_thr)
-        if same_class_thr is not None and not 0 <= same_class_thr <= 1:
-            raise ConfigError(f"occlusion.same_class_thr={same_class_thr!r}: must be a share between 0 and 1, or null")
-        if reach not in get_args(Reach):
-            raise ConfigError(f"occlusion.reach={reach!r} is unknown; {did_you_mean(reach, get_args(Reach))}")
-        if relabel is not None and not 0 <= relabel <= 1:
-            raise ConfigError(f"occlusion.relabel={relabel!r}: must be a share between 0 and 1, or null")
+        check_choice("occlusion.reach", reach, Reach)
+        for name, share in (("same_class_thr", same_class_thr), ("relabel", relabel)):
+            if share is not None and not 0 <= share <= 1:
+                raise ConfigError(f"occlusion.{name}={share!r}: must be a share between 0 and 1, or null")
         self.reach, self.relabel = reach, relabel
         self.void = void
         self.nms, self.nms_thr, self.same_class_thr = nms, nms_thr, same_class_thr
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Disjoint claims; the margin is the share of the common pixels by which the row is ahead."""
-        duplicate_of = self.removed(instances, stats)
-        stands = (duplicate_of < 0) & (stats.area > 0)
+        duplicate_of = self.suppressors(instances, stats)
+        kept = (duplicate_of < 0) & (stats.area > 0)
         semantic = self._logits(context)
-        owner = self.owner(instances, semantic, stands)
+        owner = self.owner(instances, semantic, kept)
         things = self.categories.num_things
         stuff = (semantic[things:].argmax(dim=0) + things).masked_fill(owner == VOID, VOID_LABEL)
         if self.relabel is not None:
-            _relabel(owner, stuff, semantic.argmax(dim=0), len(instances), things, self.relabel)
-        valid = self.pairs(instances, stats) & stands & stands[:, None]
-        parts = [(crop & (owner[window] == i)).flatten() for i, (window, crop) in enumerate(instances.masks)]
-        inside = replace(instances.masks, pixels=torch.cat(parts) if parts else instances.masks.pixels)
+            self._relabel(owner, stuff, semantic.argmax(dim=0), self.relabel)
+        valid = self.pairs(instances, stats) & kept & kept[:, None]
+        inside = owned_parts(owner, instances.masks)
         won = intersections(inside, instances.masks, valid.cpu())
         margin = torch.where(valid, (won - won.T) / stats.inter.clamp(min=1), 0)
-        claims = inside if self.reach == "mask" else owned(owner, instances.masks)
+        claims = inside if self.reach == "mask" else owned_pixels(owner, instances.masks)
         return Relation(margin, valid, claims=claims, duplicate_of=duplicate_of, stuff=stuff)
 
-    def removed(self, instances: InstanceSet, stats: PairStats) -> Int[Tensor, " n"]:
-        """The better one for which each instance leaves before the pixels are asked; -1: it stays."""
-        found = duplicates(instances, stats, self.nms, self.nms_thr)
+    def suppressors(self, instances: InstanceSet, stats: PairStats) -> Int[Tensor, " n"]:
+        """Index of the better instance for which each one is removed, -1 if it is kept."""
+        suppressor = duplicates(instances, stats, self.nms, self.nms_thr)
         if self.same_class_thr is None:
-            return found
+            return suppressor
         covered = torch.zeros(self.categories.num_things, *instances.masks.size, dtype=torch.bool)
-        standing = torch.zeros(len(instances), dtype=torch.bool)
+        kept = torch.zeros(len(instances), dtype=torch.bool)
         items, labels = list(instances.masks), instances.labels.cpu()
-        for i in torch.argsort(instances.scores, descending=True, stable=True).tolist():
-            if found[i] >= 0:
+        for i in by_score(instances.scores).tolist():
+            if suppressor[i] >= 0:
                 continue
             window, crop = items[i]
             crop, below = crop.cpu(), covered[labels[i]][window]
             if int((below & crop).sum()) > self.same_class_thr * int(crop.sum()):
-                rivals = torch.where(standing & (labels == labels[i]), stats.inter[i].cpu(), 0)
-                found[i] = rivals.argmax()
+                rivals = torch.where(kept & (labels == labels[i]), stats.inter[i].cpu(), 0)
+                suppressor[i] = rivals.argmax()
             else:
-                standing[i] = True
+                kept[i] = True
                 below |= crop
-        return found
+        return suppressor
 
     def owner(
-        self, instances: InstanceSet, semantic: Float[Tensor, "c h w"], stands: Bool[Tensor, " n"] | None = None
+        self, instances: InstanceSet, semantic: Float[Tensor, "c h w"], kept: Bool[Tensor, " n"] | None = None
     ) -> Int[Tensor, "h w"]:
-        """The instance that every pixel goes to, ``STUFF`` or ``VOID``; of equal ones the better scored.
-
-        ``stands``: the instances that are offered pixels, all by default.
-        """
-        if instances.soft is None:
-            raise ValueError("the per-pixel choice needs instances.soft; see OcclusionModel.requires")
+        """The instance that every pixel goes to (of equal ones the better scored), ``STUFF`` or ``VOID``; ``kept``: the
+        instances that are offered pixels, all by default."""
         things = self.categories.num_things
         best = semantic[things:].amax(dim=0)
         owner = torch.full(best.shape, STUFF, device=best.device)
+        labels: list[int] = instances.labels.tolist()
+        items, logits = list(instances.masks), soft_logits(instances)
+        ranking = [i for i in by_score(instances.scores).tolist() if kept is None or kept[i]]
         if self.void:
-            seen = torch.zeros_like(best)  # X of instances is 0 outside their boxes
-            for i, (label, (window, _)) in enumerate(zip(instances.labels.tolist(), instances.masks, strict=True)):
-                if stands is not None and not stands[i]:
-                    continue
-                seen[window] = torch.maximum(seen[window], semantic[label][window])
-            unknown = semantic[:things].amax(dim=0) - seen
+            offered = torch.zeros_like(best)  # X of instances is 0 outside their boxes
+            for i in ranking:
+                window, _ = items[i]
+                offered[window] = torch.maximum(offered[window], semantic[labels[i]][window])
+            unknown = semantic[:things].amax(dim=0) - offered
             owner = torch.where(unknown > best, VOID, owner)
             best = torch.maximum(best, unknown)
-        logits = instances.soft.float().logit().clamp(-LARGEST, LARGEST)
-        items = list(instances.masks)
-        for i in torch.argsort(instances.scores, descending=True, stable=True).tolist():
-            if stands is not None and not stands[i]:
-                continue
+        for i in ranking:
             window, crop = items[i]
-            mine = semantic[int(instances.labels[i])][window] + place_soft(logits[i], instances.boxes[i], window)
+            total = semantic[labels[i]][window] + place_soft(logits[i], instances.boxes[i], window)
             if self.reach == "image":
                 everywhere = torch.zeros_like(best)
-                everywhere[window] = mine
-                window, mine = (slice(None), slice(None)), everywhere
-            wins = mine > best[window]
+                everywhere[window] = total
+                window, total = (slice(None), slice(None)), everywhere
+            wins = total > best[window]
             if self.reach == "mask":
                 wins &= crop
-            best[window] = torch.where(wins, mine, best[window])
+            best[window] = torch.where(wins, total, best[window])
             owner[window] = torch.where(wins, i, owner[window])
         return owner
+
+    def _relabel(self, owner: LabelMap, stuff: LabelMap, classes: LabelMap, least: float) -> None:
+        """Turns an instance into the stuff that most of its pixels show, if the share ``least`` of them does."""
+        for i in owner[owner >= 0].unique().tolist():
+            pixels = owner == i
+            counts = torch.bincount(classes[pixels])
+            best = int(counts.argmax())
+            if best >= self.categories.num_things and int(counts[best]) / int(counts.sum()) >= least:
+                stuff[pixels] = best
+                owner[pixels] = STUFF
 
     def _logits(self, context: Context) -> Float[Tensor, "c h w"]:
         semantic = context.semantic
@@ -159,8 +163,8 @@ class PixelArgmax(OcclusionModel):
         return semantic.logits
 
 
-def owned(owner: Int[Tensor, "h w"], masks: MaskCrops) -> MaskCrops:
-    """The pixels of every instance in a map of owners, as crops that cover those of its mask."""
+def owned_pixels(owner: Int[Tensor, "h w"], masks: MaskCrops) -> MaskCrops:
+    """All pixels of every instance in a map of owners, as crops that cover those of its mask."""
     rectangles = ndimage.find_objects((owner + 1).clamp(min=0).cpu().numpy(), max_label=len(masks))
     crops, corners = [], []
     for i, ((rows, columns), _) in enumerate(masks):
@@ -170,23 +174,3 @@ def owned(owner: Int[Tensor, "h w"], masks: MaskCrops) -> MaskCrops:
         crops.append(owner[top:bottom, left:right] == i)
         corners.append((top, left))
     return MaskCrops.from_crops(crops, corners, masks.size) if crops else masks
-
-
-def _relabel(
-    owner: Int[Tensor, "h w"],
-    stuff: Int[Tensor, "h w"],
-    seen: Int[Tensor, "h w"],
-    count: int,
-    things: int,
-    least: float,
-) -> None:
-    """Turns instances in whose pixels a kind of stuff is ``seen`` most, in the share ``least`` of them, into it."""
-    for i in range(count):
-        mine = owner == i
-        counts = torch.bincount(seen[mine])
-        if len(counts) == 0:
-            continue
-        best = int(counts.argmax())
-        if best >= things and int(counts[best]) / int(counts.sum()) >= least:
-            stuff[mine] = best
-            owner[mine] = STUFF

@@ -15,10 +15,8 @@ from panoptic_occ.structures.masks import MaskCrops, Window
 
 
 def give_away(masks: MaskCrops, turns: Iterable[Pair], ranking: Sequence[int]) -> MaskCrops:
-    """What every instance has left after, pair by pair, the one below gave up the pixels that both still had.
-
-    Instances outside ``ranking`` have nothing.
-    """
+    """What is left of every mask after, pair by pair, the one below has given up the pixels that both still had;
+    nothing of instances outside ``ranking``."""
     left = replace(masks, pixels=masks.pixels.clone())
     items = list(left)  # views
     for i in set(range(len(items))) - set(ranking):
@@ -30,25 +28,23 @@ def give_away(masks: MaskCrops, turns: Iterable[Pair], ranking: Sequence[int]) -
 
 
 def inherit(claims: MaskCrops, masks: MaskCrops, duplicate_of: Sequence[int]) -> MaskCrops:
-    """``claims`` inside the masks, where an instance also gets what was given to its duplicates.
-
-    ``duplicate_of``: the instance that each one repeats, -1 for none.
-    """
-    left = replace(masks, pixels=torch.zeros_like(masks.pixels))
-    items, given, full = list(left), list(claims), list(masks)
-    for own, claim in zip(items, given, strict=True):
-        _, mine, part = shared(own, claim)
-        mine |= part
+    """``claims`` inside the masks, where an instance also gets what its duplicates claim of its mask;
+    ``duplicate_of``: the instance that each one repeats, -1 for none."""
+    merged = replace(masks, pixels=torch.zeros_like(masks.pixels))
+    targets, sources, full = list(merged), list(claims), list(masks)  # views
+    for target, source in zip(targets, sources, strict=True):
+        _, to, part = shared(target, source)
+        to |= part
     for i, twin in enumerate(duplicate_of):
         if twin >= 0:
-            _, part, inside = shared(given[i], full[twin])
-            _, _, mine = shared(given[i], items[twin])
-            mine |= part & inside
-    return left
+            _, part, inside = shared(sources[i], full[twin])
+            _, _, to = shared(sources[i], targets[twin])
+            to |= part & inside
+    return merged
 
 
 def atoms(masks: MaskCrops) -> tuple[Int[Tensor, "h w"], Bool[Tensor, "a n"]]:
-    """The atom of every pixel and the instances that claim each atom; atom 0 lies outside all masks."""
+    """The atom of every pixel, 0 outside all masks, and the claimants of each: an atom's pixels have the same ones."""
     atom_of = np.zeros(masks.size, dtype=np.int64)
     claimants, count = np.zeros((1, len(masks)), dtype=bool), 1
     for i, ((window, _), crop) in enumerate(zip(masks, masks.arrays(), strict=True)):  # each mask splits what it cuts
@@ -65,6 +61,12 @@ def atoms(masks: MaskCrops) -> tuple[Int[Tensor, "h w"], Bool[Tensor, "a n"]]:
         count += len(cut)
     device = masks.pixels.device
     return torch.from_numpy(atom_of).to(device), torch.from_numpy(claimants[:count]).to(device)
+
+
+def owned_parts(owner: Int[Tensor, "h w"], masks: MaskCrops) -> MaskCrops:
+    """The pixels of every mask that ``owner``, a map of instance numbers, gives to its instance."""
+    parts = [(crop & (owner[window] == i)).flatten() for i, (window, crop) in enumerate(masks)]
+    return replace(masks, pixels=torch.cat(parts)) if parts else masks
 
 
 def shared(

@@ -1,4 +1,4 @@
-"""Connected parts of a label map, found on runs of equal labels along the rows instead of pixels."""
+"""Connected parts of a label map, computed on runs of equal labels along the rows instead of pixels."""
 
 from __future__ import annotations
 
@@ -70,9 +70,8 @@ class Components:
 
 
 def components(labels: Int[Tensor, "h w"]) -> Components:
-    """8-connected components of equal labels, numbered from 0 by ascending label, then by their first pixel, row by
-    row; negative labels belong to none.  A function of the map alone, so numbers can be stored.
-    """
+    """8-connected components of equal labels; negative labels belong to none.  Numbered from 0 by ascending label, then
+    by first pixel, row by row: a function of the map alone, so that numbers can be stored."""
     array = labels.cpu().numpy()
     height, width = array.shape
     begins = np.ones(array.shape, dtype=bool)
@@ -81,7 +80,7 @@ def components(labels: Int[Tensor, "h w"]) -> Components:
     label = array.ravel()[starts]
     inside = np.flatnonzero(label >= 0)
     _, first, part = np.unique(
-        _joined(starts[inside], np.append(starts, array.size)[inside + 1], label[inside], width),
+        _connected_runs(starts[inside], np.append(starts, array.size)[inside + 1], label[inside], width),
         return_index=True,
         return_inverse=True,
     )
@@ -92,8 +91,8 @@ def components(labels: Int[Tensor, "h w"]) -> Components:
     return Components(starts, owners, of_part, (height, width))
 
 
-def _joined(starts: Numbers, stops: Numbers, label: Int[np.ndarray, " s"], width: int) -> Int[np.ndarray, " s"]:
-    """A number for every run, the same for runs of equal ``label`` that hang together, also by a corner."""
+def _connected_runs(starts: Numbers, stops: Numbers, label: Int[np.ndarray, " s"], width: int) -> Int[np.ndarray, " s"]:
+    """A number for every run, the same for runs of equal ``label`` that touch, also by a corner."""
     gap = 2 * (starts // width)  # two pixels more between rows: the end of one does not touch the start of the next
     low, high, row = starts + gap, stops + gap, width + 2
     first = np.searchsorted(high, low - row, side="left")  # the runs of the row above that touch each run

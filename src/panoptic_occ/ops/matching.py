@@ -10,22 +10,18 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from panoptic_occ.ops.boxes import box_iou
-from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, intersections
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.target import Target
 
 UNMATCHED = -1
 
 Match = Literal["mask", "box"]
-MATCHES = ("mask", "box")
 
 
 def mask_iou(first: MaskCrops, second: MaskCrops, iou_thr: float = 0.0) -> Float64[Tensor, "n k"]:
-    """Intersection over union of every mask of ``first`` with every mask of ``second``, on the CPU.
-
-    Pairs below ``iou_thr`` may be given as 0: most cannot reach it, as their areas and windows tell without a look at
-    the pixels.
-    """
+    """Intersection over union of every two masks, on the CPU; 0 for pairs whose areas and windows tell that they are
+    below ``iou_thr``."""
     areas = first.area.cpu().numpy()[:, None], second.area.cpu().numpy()[None, :]
     most = np.minimum(np.minimum(*areas), _common_windows(first, second))
     possible = torch.from_numpy(_iou(most, *areas) >= iou_thr) if iou_thr > 0 else None
@@ -35,25 +31,23 @@ def mask_iou(first: MaskCrops, second: MaskCrops, iou_thr: float = 0.0) -> Float
 def match_instances(instances: InstanceSet, masks: MaskCrops, iou_thr: float = 0.5) -> Int[Tensor, " n"]:
     """(N,) int64: index of the annotated mask that each detection matches, -1 without one.
 
-    One to one and without regard to class: by falling score (stable) each detection takes the free annotation of
-    highest mask IoU, if that is ``iou_thr`` or more.
+    By falling score (stable), whatever its class, each takes the free annotation of highest mask IoU, if that is
+    ``iou_thr`` or more.
     """
     return one_to_one(mask_iou(instances.masks, masks, iou_thr), instances.scores, iou_thr)
 
 
 def match_boxes(instances: InstanceSet, boxes: Float[Tensor, "k 4"], iou_thr: float = 0.5) -> Int[Tensor, " n"]:
-    """The same by the IoU of the boxes (xyxy, in the frame of the detections), as BANet's Table 4 may be read."""
-    iou = box_iou(instances.boxes.double(), boxes.to(instances.boxes.device).double())
-    return one_to_one(iou.cpu(), instances.scores, iou_thr)
+    """``match_instances`` by the IoU of boxes (xyxy, same frame), as BANet's Table 4 may be read."""
+    return one_to_one(_box_iou(instances, boxes).cpu(), instances.scores, iou_thr)
 
 
 def best_boxes(instances: InstanceSet, boxes: Float[Tensor, "k 4"]) -> Int[Tensor, " n"]:
-    """(N,) int64: index of the annotated box of highest IoU with each detection's (the first of equal ones), whatever
-    the class and however small the IoU; -1 without any.  Several detections may have the same (RAP's script)."""
+    """(N,) int64: index of the annotated box that overlaps each detection's most (the first of equal ones), -1 where
+    none does; classes do not matter, and several detections may have the same (RAP's script)."""
     if not len(boxes):
         return torch.full_like(instances.labels, UNMATCHED)
-    iou = box_iou(instances.boxes.double(), boxes.to(instances.boxes.device).double())
-    most, best = iou.max(dim=1)
+    most, best = _box_iou(instances, boxes).max(dim=1)
     return torch.where(most > 0, best, UNMATCHED)
 
 
@@ -69,13 +63,17 @@ def one_to_one(iou: Float64[Tensor, "n k"], scores: Float[Tensor, " n"], iou_thr
     matches = np.full(len(scores), UNMATCHED, dtype=np.int64)
     free = iou.numpy().copy()
     able = (free >= iou_thr) & (free > 0)
-    order = torch.argsort(scores, descending=True, stable=True).cpu().numpy()
+    order = by_score(scores).cpu().numpy()
     for i in order[able[order].any(axis=1)].tolist():
         best = int(free[i].argmax())
         if able[i, best]:
             matches[i] = best
             free[:, best], able[:, best] = -1, False  # taken
     return torch.from_numpy(matches).to(scores.device)
+
+
+def _box_iou(instances: InstanceSet, boxes: Float[Tensor, "k 4"]) -> Float64[Tensor, "n k"]:
+    return box_iou(instances.boxes.double(), boxes.to(instances.boxes.device).double())
 
 
 def _common_windows(first: MaskCrops, second: MaskCrops) -> Int[np.ndarray, "n k"]:

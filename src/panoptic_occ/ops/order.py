@@ -1,4 +1,4 @@
-"""Orders made of pairwise answers: which pairs contradict each other, and a total order of those that do not."""
+"""From pairs to a total order: which pairs contradict each other, and an order that agrees with the others."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ Pair = tuple[int, int]
 
 
 def acyclic(pairs: Iterable[Pair], count: int) -> list[Pair]:
-    """The pairs that agree with all pairs kept before them, in the order given; ``count``: number of instances.
-
-    One that would close a cycle is set aside (BANet 4.3, "interweaving cases").
-    """
+    """``pairs`` of ``count`` instances without those that close a cycle with the ones before (BANet 4.3)."""
     reach = np.eye(count, dtype=bool)  # [i, j]: a path of kept pairs leads from i down to j
     kept = []
     for above, below in pairs:
@@ -30,9 +27,8 @@ def acyclic(pairs: Iterable[Pair], count: int) -> list[Pair]:
 
 
 def topological_order(ranking: Sequence[int], pairs: Iterable[Pair]) -> list[int]:
-    """The instances of ``ranking``, each after all that lie above it; of several possible ones the best ranked is next.
-
-    Kahn's algorithm.  Raises ``graphlib.CycleError`` when the pairs contradict each other.
+    """The instances of ``ranking``, each after all that lie above it; the best ranked of several possible ones is next
+    (Kahn's algorithm).  Raises ``graphlib.CycleError`` when the pairs contradict each other.
     """
     sorter: TopologicalSorter[int] = TopologicalSorter(dict.fromkeys(ranking, ()))
     for above, below in pairs:
@@ -44,9 +40,8 @@ def topological_order(ranking: Sequence[int], pairs: Iterable[Pair]) -> list[int
     while sorter.is_active():
         for instance in sorter.get_ready():
             heappush(ready, rank[instance])
-        chosen = ranking[heappop(ready)]
-        sorter.done(chosen)
-        order.append(chosen)
+        order.append(ranking[heappop(ready)])
+        sorter.done(order[-1])
     return order
 
 

@@ -48,33 +48,33 @@ def _unique_runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     flat = ids.reshape(-1)
     starts = run_starts(flat)
     lengths = np.diff(starts, append=flat.size)
-    found = flat[starts]
-    values = np.unique(found)
-    run, _ = positions(found, values)
+    run_ids = flat[starts]
+    values = np.unique(run_ids)
+    run, _ = positions(run_ids, values)
     return values, run, lengths, np.bincount(run, weights=lengths, minlength=len(values)).astype(np.int64)
 
 
 def positions(
-    values: Int[np.ndarray, " n"], known: Int[np.ndarray, " k"]
+    values: Int[np.ndarray, " n"], keys: Int[np.ndarray, " k"]
 ) -> tuple[Int64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Position of each value in ``known`` (ascending, not empty), and whether it is there; if not, any position."""
-    place = _hashed_positions(values, known) if len(known) <= _HASHABLE else None
+    """Position of each value in ``keys`` (ascending, not empty), and whether it is there; if not, any position."""
+    place = _hashed_positions(values, keys) if len(keys) <= _HASHABLE else None
     if place is None:
-        place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return place, known.take(place, mode="clip") == values
+        place = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    return place, keys.take(place, mode="clip") == values
 
 
-def _hashed_positions(values: np.ndarray, known: np.ndarray) -> Int64[np.ndarray, " n"] | None:
-    """The only position in ``known`` that each value can have; None when every hash has a collision.
+def _hashed_positions(values: np.ndarray, keys: np.ndarray) -> Int64[np.ndarray, " n"] | None:
+    """The only position in ``keys`` that each value can have; None when every hash has a collision.
 
     A binary search of a few ids is mostly mispredicted branches, and as slow as finding the runs.
     """
-    narrow = known.astype(np.uint32)
+    narrow = keys.astype(np.uint32)
     for factor in _FACTORS:
         slots = (narrow * factor) >> _SHIFT
-        if len(set(slots.tolist())) == len(known):
+        if len(set(slots.tolist())) == len(keys):
             place_of = np.zeros(_SLOTS, dtype=np.int64)
-            place_of[slots] = np.arange(len(known))
+            place_of[slots] = np.arange(len(keys))
             slot = (values.astype(np.uint32) * factor) >> _SHIFT
             # clip: take is faster when it need not look for bad indices first
             return place_of.take(slot.astype(np.int64), mode="clip")

@@ -8,52 +8,46 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, check_choice
 from panoptic_occ.ops.boxes import box_iou
-from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import PairStats
 
 Suppression = Literal["box", "mask", "none"]
-SUPPRESSIONS = ("box", "mask", "none")
 
 
 def check_suppression(nms: Suppression, nms_thr: float) -> None:
     """ConfigError for settings that do not exist."""
-    if nms not in SUPPRESSIONS:
-        raise ConfigError(f"occlusion.nms={nms!r} is unknown; {did_you_mean(nms, SUPPRESSIONS)}")
+    check_choice("occlusion.nms", nms, Suppression)
     if not 0 <= nms_thr <= 1:
         raise ConfigError(f"occlusion.nms_thr={nms_thr!r}: must be an IoU between 0 and 1; nms=none switches it off")
 
 
 def duplicates(instances: InstanceSet, stats: PairStats, kind: Suppression, iou_thr: float) -> Int[Tensor, " n"]:
-    """Non-maximum suppression over all classes: the instance of better score that each one repeats, -1 for none.
-
-    An instance is suppressed when its box or mask IoU with one that is not suppressed exceeds ``iou_thr``.
-    """
-    found = torch.full((len(instances),), -1)
+    """Index of the kept instance that each one repeats, -1 if it is kept itself: a kept one of better score and any
+    class, with a box or mask IoU above ``iou_thr``."""
     if kind == "none":
-        return found.to(instances.scores.device)
+        return torch.full((len(instances),), -1, device=instances.scores.device)
     if kind == "box":
         iou = box_iou(instances.boxes, instances.boxes)
     else:
         union = stats.area[:, None] + stats.area[None, :] - stats.inter
         iou = stats.inter.double() / union.clamp(min=1)
-    over = torch.where(iou > iou_thr, iou, 0)
-    return suppress(instances.scores, over)
+    return suppress(instances.scores, torch.where(iou > iou_thr, iou, 0))
 
 
 def suppress(scores: Float[Tensor, " n"], overlap: Real[Tensor, "n n"]) -> Int[Tensor, " n"]:
-    """Going by falling score (stable): the one still standing that each instance overlaps most, -1 if it stands itself.
+    """Index of the kept instance that suppresses each one, -1 if kept; by falling score (stable).
 
-    ``overlap[i, j]``: 0 for pairs that can stand side by side; its diagonal is not read.
+    Of several, the one of largest ``overlap``, which is 0 for pairs that can both be kept; its diagonal is not read.
     """
-    found = torch.full((len(scores),), -1)
-    stands = torch.zeros(len(scores), dtype=torch.bool)
+    suppressor = torch.full((len(scores),), -1)
+    kept = torch.zeros(len(scores), dtype=torch.bool)
     overlap = overlap.cpu()
-    for i in torch.argsort(scores, descending=True, stable=True).tolist():
-        rivals = torch.where(stands, overlap[i], 0)
+    for i in by_score(scores).tolist():
+        rivals = torch.where(kept, overlap[i], 0)
         if rivals.any():
-            found[i] = rivals.argmax()
+            suppressor[i] = rivals.argmax()
         else:
-            stands[i] = True
-    return found.to(scores.device)
+            kept[i] = True
+    return suppressor.to(scores.device)

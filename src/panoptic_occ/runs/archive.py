@@ -13,8 +13,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -24,34 +23,29 @@ from panoptic_occ.common.errors import CheckpointError, DataError
 from panoptic_occ.common.files import atomic_path
 
 FORMAT = 2
-"""Version of the layout of an archive; a newer one is refused, not guessed at."""
+"""Version of the layout of an archive; another one is refused, not guessed at."""
 
 HEADER = "header.json"
 _SUFFIX = ".safetensors"
 
 
-class ArchiveWriter:
+class ArchiveWriter(ExitStack):
     """Writes an archive; a context manager, at whose end the file appears whole, or not at all after an exception.
 
     ``header``: what the archive says about itself (plain JSON); it may be completed until the end.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        super().__init__()
         self.path = Path(path)
         self.header = dict(header)
         self._digests: dict[int, str] = {}
-        self._stack = ExitStack()
 
-    def __enter__(self) -> ArchiveWriter:
-        temporary = self._stack.enter_context(atomic_path(self.path, sync=True))
-        self._zip = self._stack.enter_context(zipfile.ZipFile(temporary, "w"))
-        self._stack.push(self._finish)
+    def __enter__(self) -> Self:
+        temporary = self.enter_context(atomic_path(self.path, sync=True))
+        self._zip = self.enter_context(zipfile.ZipFile(temporary, "w"))
+        self.push(self._finish)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
     def add(self, image_id: int, tensors: Mapping[str, Tensor]) -> None:
         """Adds an image; ValueError when it is there already."""
@@ -80,7 +74,7 @@ class Archive:
     """A finished archive, open for reading in any order; processes it is sent to open the file for themselves.
 
     ``advice``: how to make the file (again), the end of every error message.  Raises CheckpointError when there is no
-    file or one of a newer version, DataError when it is damaged.
+    file or one of another version, DataError when it is damaged.
     """
 
     def __init__(self, path: Path, advice: str) -> None:
@@ -90,13 +84,12 @@ class Archive:
         text = self._read(HEADER)
         try:
             self.header: dict[str, Any] = json.loads(text)
-            newer = self.header["format"] > FORMAT
+            version = self.header["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise self._damaged("its header", error) from None
-        if newer:
+        if version != FORMAT:
             raise CheckpointError(
-                f"{path}: written by a newer panoptic_occ (format {self.header['format']}, this version reads up to "
-                f"{FORMAT}); update it"
+                f"{path}: has the format {version}, this version of panoptic_occ reads {FORMAT}; {advice}"
             )
 
     def image_ids(self) -> list[int]:

@@ -1,9 +1,9 @@
-"""What a base saw in every image of a split, kept in files, so that fusing again needs no network.
+"""The outputs of a base in every image of a split, kept in files, so that fusing again needs no network.
 
     <base folder>/predictions_<key>/      <key>: everything at test time that detections depend on, see ``runs.keys``
         base.zip                          detections and stuff
         truth.zip                         the annotations of the same images, many times faster to read than their files
-        <occlusion>_<stage key>.zip       what a trained occlusion module says of these detections
+        <occlusion>_<stage key>.zip       head outputs: what a trained occlusion module says of these detections
 
 Masks are bits of their crops, maps are runs of equal pixels, everything else is as it was: reading gives back equal
 tensors.
@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,101 +25,95 @@ from torch import Tensor
 from panoptic_occ.common.errors import CheckpointError
 from panoptic_occ.ops.segment_runs import run_starts
 from panoptic_occ.runs.archive import Archive, ArchiveWriter
-from panoptic_occ.structures.instances import InstanceSet, PanopticMap, Segment, SemanticMap
+from panoptic_occ.structures.base_output import BaseOutput
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.semantic_map import SemanticMap
+from panoptic_occ.structures.target import Target
 
 Tensors = dict[str, Tensor]
 CONFIDENCE = "confidence_"
 NO_IMAGE = torch.zeros((3, 0, 0), dtype=torch.uint8)
 
 
-@dataclass(frozen=True)
 class PredictionFiles:
-    """The files of the predictions that one base makes of one split with one set of test-time settings."""
+    """The files of the predictions that one base makes of one split with one set of test-time settings.
 
-    folder: Path
+    ``base``: detections and stuff, ``truth``: annotations.
+    """
 
-    @property
-    def base(self) -> Path:
-        """Detections and stuff."""
-        return self.folder / "base.zip"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.base = folder / "base.zip"
+        self.truth = folder / "truth.zip"
 
-    @property
-    def truth(self) -> Path:
-        """Annotations."""
-        return self.folder / "truth.zip"
-
-    def answers(self, stage: str) -> Path:
-        """Answers of the occlusion module of ``stage`` (its method and key)."""
+    def head_outputs(self, stage: str) -> Path:
+        """What the heads of the occlusion module of ``stage`` (its order and key) put out."""
         return self.folder / f"{stage}.zip"
 
 
-class PredictionWriter:
+class PredictionWriter(ExitStack):
     """Stores what an evaluation shows its listeners; a context manager, at whose end all files appear.
 
-    ``about``: header of the detections.  ``answers``: by method, the stage it is stored under and its header.
+    ``about``: header of the detections.  ``stages``: by order, the stage that its head outputs are stored under, and
+    their header.
     """
 
     def __init__(
-        self, files: PredictionFiles, about: Mapping[str, Any], answers: Mapping[str, tuple[str, Mapping[str, Any]]]
+        self, files: PredictionFiles, about: Mapping[str, Any], stages: Mapping[str, tuple[str, Mapping[str, Any]]]
     ) -> None:
+        super().__init__()
         self._base = ArchiveWriter(files.base, about)
         self._truth = ArchiveWriter(files.truth, {"annotations": about["annotations"], "files": {}})
-        self._answers = {
-            method: ArchiveWriter(files.answers(stage), header) for method, (stage, header) in answers.items()
+        self._heads = {
+            order: ArchiveWriter(files.head_outputs(stage), header) for order, (stage, header) in stages.items()
         }
-        self._stack = ExitStack()
 
-    def __enter__(self) -> PredictionWriter:
-        for archive in (self._base, self._truth, *self._answers.values()):
-            self._stack.enter_context(archive)
-        self._stack.push(self._tie)
+    def __enter__(self) -> Self:
+        for archive in (self._base, self._truth, *self._heads.values()):
+            self.enter_context(archive)
+        self.callback(self._tie)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
     def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
         """Stores one image."""
         self._base.add(sample.image_id, pack_output(output))
         self._truth.add(sample.image_id, pack_target(sample.annotations))
         self._truth.header["files"][str(sample.image_id)] = sample.file_name
-        for method, archive in self._answers.items():
-            archive.add(sample.image_id, output.answers[method])
+        for order, archive in self._heads.items():
+            archive.add(sample.image_id, output.head_outputs[order])
 
-    def _tie(self, *_: object) -> None:
-        """Answers belong to exactly these detections, not to those of a later run that replaces the file."""
-        for archive in self._answers.values():
+    def _tie(self) -> None:
+        """Head outputs belong to exactly these detections, not to those of a later run that replaces the file."""
+        for archive in self._heads.values():
             archive.header["detections"] = self._base.digest
 
 
 class StoredPredictions:
     """The stored predictions of a split, image by image.
 
-    ``stages``: by method, the stage whose answers are wanted.  ``advice``: how to make the files.  Raises
+    ``stages``: by order, the stage whose head outputs are wanted.  ``advice``: how to make the files.  Raises
     CheckpointError for files that are missing or made for other detections, DataError for damaged ones.
     """
 
     def __init__(self, files: PredictionFiles, stages: Mapping[str, str], advice: str) -> None:
         self.base = Archive(files.base, advice)
         self.truth = Archive(files.truth, advice)
-        self.answers = {method: Archive(files.answers(stage), advice) for method, stage in stages.items()}
-        for archive in self.answers.values():
+        self.head_outputs = {order: Archive(files.head_outputs(stage), advice) for order, stage in stages.items()}
+        for archive in self.head_outputs.values():
             if archive.header["detections"] != self.base.header["digest"]:
                 raise CheckpointError(
-                    f"{archive.path}: holds answers about other detections than {files.base.name} beside it, which was "
-                    f"stored again since; {advice}"
+                    f"{archive.path}: holds head outputs for other detections than {files.base.name} beside it, which "
+                    f"was stored again since; {advice}"
                 )
 
     def output(self, image_id: int) -> BaseOutput:
-        """What the base and the occlusion modules said of an image."""
-        answers = {method: archive.read(image_id) for method, archive in self.answers.items()}
-        return unpack_output(self.base.read(image_id), answers)
+        """The output of the base and of the heads of the occlusion modules in an image."""
+        head_outputs = {order: archive.read(image_id) for order, archive in self.head_outputs.items()}
+        return unpack_output(self.base.read(image_id), head_outputs)
 
     def sample(self, image_id: int) -> Sample:
         """The image without its pixels, but with its annotations."""
@@ -144,16 +137,16 @@ def pack_output(output: BaseOutput) -> Tensors:
     }
 
 
-def unpack_output(tensors: Tensors, answers: Mapping[str, Mapping[str, Tensor]]) -> BaseOutput:
-    """The output again, with ``answers`` of the occlusion modules."""
+def unpack_output(tensors: Tensors, head_outputs: Mapping[str, Mapping[str, Tensor]]) -> BaseOutput:
+    """The output again, with ``head_outputs`` of the occlusion modules."""
     instances = InstanceSet(unpack_masks(tensors), tensors["boxes"], tensors["scores"], tensors["labels"])
     confidence = {
         name.removeprefix(CONFIDENCE): values for name, values in tensors.items() if name.startswith(CONFIDENCE)
     }
-    # format 1 kept whole maps
-    labels = tensors["semantic"].long() - 1 if "semantic" in tensors else unpack_map(tensors, "semantic")
-    semantic = SemanticMap(labels, first_label=int(tensors["first_label"]), confidence=confidence)
-    return BaseOutput(instances, PairStats(tensors["area"], tensors["inter"]), semantic, answers)
+    semantic = SemanticMap(
+        unpack_map(tensors, "semantic"), first_label=int(tensors["first_label"]), confidence=confidence
+    )
+    return BaseOutput(instances, PairStats(tensors["area"], tensors["inter"]), semantic, head_outputs)
 
 
 def pack_target(target: Target) -> Tensors:
@@ -162,7 +155,6 @@ def pack_target(target: Target) -> Tensors:
         (s.id, s.label, s.isthing, s.area, s.iscrowd, -1 if s.instance is None else s.instance)
         for s in target.panoptic.segments
     ]
-    relation = target.relation
     return {
         **pack_masks(target.masks),
         "boxes": target.boxes,
@@ -170,26 +162,22 @@ def pack_target(target: Target) -> Tensors:
         "instance_ids": target.instance_ids,
         **pack_map("ids", target.panoptic.ids),
         "segments": torch.tensor(segments, dtype=torch.int64).view(-1, 6),
-        "area": relation.area,
-        "pan_area": relation.pan_area,
-        "inter": relation.inter,
-        "own": relation.own,
+        **vars(target.relation),
     }
 
 
 def unpack_target(tensors: Tensors) -> Target:
     """The annotations again."""
-    ids = tensors["ids"][tensors["places"].long()] if "ids" in tensors else unpack_map(tensors, "ids")  # format 1
     segments = tuple(
         Segment(id_, label, bool(isthing), area, bool(iscrowd), instance=None if instance < 0 else instance)
         for id_, label, isthing, area, iscrowd, instance in tensors["segments"].tolist()
     )
-    relation = GroundTruthRelation(*(tensors[name] for name in ("area", "pan_area", "inter", "own")))
+    relation = GroundTruthRelation(**{field.name: tensors[field.name] for field in fields(GroundTruthRelation)})
     return Target(
         tensors["boxes"],
         tensors["labels"],
         unpack_masks(tensors),
-        PanopticMap(ids, segments),
+        PanopticMap(unpack_map(tensors, "ids"), segments),
         relation,
         tensors["instance_ids"],
     )
@@ -217,10 +205,10 @@ def pack_map(name: str, values: Int[Tensor, "h w"]) -> Tensors:
     """The runs of equal pixels, row by row: which of the map's few values they hold, and how long they are."""
     flat = values.cpu().numpy().reshape(-1)
     starts = run_starts(flat)
-    held, runs = np.unique(flat[starts], return_inverse=True)
+    distinct, runs = np.unique(flat[starts], return_inverse=True)
     return {
-        f"{name}_values": torch.from_numpy(held),
-        f"{name}_runs": torch.from_numpy(runs.astype(np.uint8 if len(held) <= 256 else np.int32)),
+        f"{name}_values": torch.from_numpy(distinct),
+        f"{name}_runs": torch.from_numpy(runs.astype(np.uint8 if len(distinct) <= 256 else np.int32)),
         f"{name}_lengths": torch.from_numpy(np.diff(starts, append=flat.size).astype(np.int32)),
     }
 

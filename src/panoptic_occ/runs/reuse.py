@@ -9,33 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from panoptic_occ.common.distributed import is_main_process
-from panoptic_occ.common.errors import PanopticOccError
+from panoptic_occ.common.errors import ConfigError, PanopticOccError
 from panoptic_occ.common.files import digest, write_text
 from panoptic_occ.runs.archive import Archive
-from panoptic_occ.runs.folders import (
-    NOT_IN_NAME,
-    RunFolder,
-    base_folder,
-    finished,
-    occlusion_folder,
-    predictions_folder,
-    read_config,
-)
-from panoptic_occ.runs.keys import flat
+from panoptic_occ.runs.build import comparable_of, compared_of, training_of
+from panoptic_occ.runs.folders import RunFolder, finished
+from panoptic_occ.runs.keys import differences
+from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.runs.predictions import PredictionFiles
 
 MADE_FROM = "made_from.json"
-# Parts of a configuration that say how it came about; they change no result.
-NOT_COMPARED = ("choices", "command", "table", "backbones", "method", "backbone_name")
 
 
 @dataclass(frozen=True)
@@ -65,59 +55,56 @@ class EvaluationFolder:
             write_text(self.path / MADE_FROM, self.source() if stores else source)
 
 
-def made_from(cfg: DictConfig, orders: Mapping[str, DictConfig], annotations: str) -> str:
+def made_from(plan: RunPlan, annotations: str) -> str:
     """All that the results of an evaluation depend on, as a text to be compared as a whole.
 
-    ``orders``: the configuration of every compared order by name.  ``annotations``: fingerprint of their files.
+    ``annotations``: fingerprint of the files of the annotations.
     """
+    evaluation = plan.evaluation
     about = {
-        "settings": relevant(cfg),
-        "orders": {name: OmegaConf.to_container(own.occlusion) for name, own in orders.items()},
-        "writes": {"maps": cfg.save_maps, "predictions": cfg.save_conf_thr if cfg.save_predictions else None},
+        "settings": evaluation.settings,
+        "orders": {order.name: order.blueprint.settings for order in plan.orders},
+        "writes": {
+            "maps": evaluation.save_maps,
+            "predictions": evaluation.save_conf_thr if evaluation.save_predictions else None,
+        },
         "annotations": annotations,
-        "files": {str(file.relative_to(cfg.runs_dir)): _content(file) for file in _files(cfg, orders) if file.exists()},
+        "files": {str(file.relative_to(plan.runs_dir)): _content(file) for file in _files(plan) if file.exists()},
     }
     return json.dumps(about, indent=1, default=str)
 
 
-def relevant(config: DictConfig) -> dict[str, Any]:
-    """The settings of a configuration by dotted key, without those that never change a result or are not set."""
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
-    settings = flat({key: value for key, value in plain.items() if key not in NOT_COMPARED})
-    return {key: value for key, value in settings.items() if value is not None and not NOT_IN_NAME.match(key)}
+def results_match(file: Path, plan: RunPlan) -> bool:
+    """Whether the results of the run that saved its configuration in ``file`` are those that ``plan`` asks for: the
+    same settings, and at least its orders."""
+    orders = {order.name for order in plan.orders}
+    return comparable_of(file) == plan.evaluation.settings and orders <= set(compared_of(file))
 
 
-def same_settings(file: Path, cfg: DictConfig) -> bool:
-    """Whether a run's saved configuration computes what ``cfg`` does."""
-    return relevant(read_config(file)) == relevant(cfg)
+def check_same_run(plan: RunPlan) -> None:
+    """Refuses a folder with the results of weights that were trained with other settings, naming them."""
+    folder = plan.folder
+    if not (folder.config.exists() and folder.metrics.exists()):
+        return
+    if different := differences(training_of(folder.config), plan.training):
+        raise ConfigError(
+            f"{folder.path} holds a run with other settings ({different}). "
+            "Give this run another run_name, or replace the old one with force=true"
+        )
 
 
-def answers(file: Path, cfg: DictConfig) -> bool:
-    """Whether the results of the run that saved its configuration in ``file`` are those that ``cfg`` asks for: the same
-    settings on data in the same place, and at least its orders."""
-    before = read_config(file)
-    place = "data.source.root"
-    return (
-        relevant(before) == relevant(cfg)
-        and set(cfg.compare) <= set(before.compare)
-        and OmegaConf.select(before, place) == OmegaConf.select(cfg, place)
-    )
-
-
-def _files(cfg: DictConfig, orders: Mapping[str, DictConfig]) -> Iterator[Path]:
+def _files(plan: RunPlan) -> Iterator[Path]:
     """The files that an evaluation reads or stores, as far as they exist: weights, and stored predictions."""
-    stored = PredictionFiles(predictions_folder(cfg))
-    archives = cfg.saved or cfg.save_predictions
-    if not cfg.saved:
-        yield base_folder(cfg).weights("base")
+    stored = PredictionFiles(plan.evaluation.predictions)
+    archives = plan.evaluation.saved or plan.evaluation.save_predictions
+    if not plan.evaluation.saved:
+        yield plan.base.folder.weights("base")
     if archives:
         yield from (stored.base, stored.truth)
-    for own in orders.values():
-        stage = occlusion_folder(own)
-        yield stage.weights("occlusion")
+    for order in plan.orders:
+        yield order.folder.weights("occlusion")
         if archives:
-            yield stored.answers(stage.path.name)
+            yield stored.head_outputs(order.folder.path.name)
 
 
 def _content(file: Path) -> str:

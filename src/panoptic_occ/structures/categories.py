@@ -17,7 +17,12 @@ from panoptic_occ.common.errors import DataError, did_you_mean
 
 @dataclass(frozen=True)
 class Category:
-    """One category: ``id`` is the dataset's own number, ``color`` is RGB in 0..255."""
+    """One category: ``id`` is the dataset's own number, ``color`` is RGB in 0..255.
+
+    >>> from panoptic_occ import Category
+    >>> Category(id=17, name="cat", isthing=True, color=(255, 0, 0)).name
+    'cat'
+    """
 
     id: int
     name: str
@@ -27,7 +32,16 @@ class Category:
 
 @dataclass(frozen=True)
 class Categories:
-    """All categories of a data set, in the order of their contiguous labels."""
+    """All categories of a data set, in the order of their contiguous labels.
+
+    >>> from panoptic_occ import Categories
+    >>> entries = [{"id": 101, "name": "sky", "isthing": 0}, {"id": 17, "name": "cat", "isthing": 1}]
+    >>> categories = Categories.from_json(entries)
+    >>> [category.name for category in categories.items], categories.num_things
+    (['cat', 'sky'], 1)
+    >>> categories.label_of(101)
+    1
+    """
 
     items: tuple[Category, ...]
 
@@ -35,7 +49,7 @@ class Categories:
     def from_json(entries: Iterable[Mapping[str, Any]], source: str = "categories") -> Categories:
         """From the ``categories`` list of a COCO panoptic JSON; ``source`` names the file in errors."""
         entries = list(entries)
-        found: dict[int, Category] = {}
+        by_id: dict[int, Category] = {}
         for k, entry in enumerate(entries):
             if not isinstance(entry, Mapping):
                 raise DataError(f"{source}: category {k} is {entry!r}; a list of id, name and isthing is needed")
@@ -51,7 +65,7 @@ class Categories:
                 raise DataError(
                     f"{source}: category '{entry['name']}' has the id {entry['id']!r}; a whole number is needed"
                 ) from None
-            if number in found:
+            if number in by_id:
                 raise DataError(f"{source}: category id {number} appears twice; ids must be unique")
             color = entry.get("color") or _spread_color(k, len(entries))
             if not (isinstance(color, list | tuple) and len(color) == 3 and all(part in range(256) for part in color)):
@@ -60,11 +74,10 @@ class Categories:
                     "color at all"
                 )
             red, green, blue = color
-            found[number] = Category(number, str(entry["name"]), bool(entry["isthing"]), (red, green, blue))
-        ordered = sorted(found.values(), key=lambda c: (not c.isthing, c.id))
-        if not ordered:
+            by_id[number] = Category(number, str(entry["name"]), bool(entry["isthing"]), (red, green, blue))
+        if not by_id:
             raise DataError(f"{source}: the list of categories is empty; at least one category is needed")
-        return Categories(tuple(ordered))
+        return Categories(tuple(sorted(by_id.values(), key=lambda c: (not c.isthing, c.id))))
 
     def to_json(self) -> list[dict[str, Any]]:
         """The ``categories`` list of a COCO panoptic JSON."""
@@ -86,14 +99,11 @@ class Categories:
         return {c.id: label for label, c in enumerate(self.items)}
 
     def label_of(self, category_id: int, source: str = "annotation") -> int:
-        """Contiguous label of a dataset id; an unknown id raises DataError with the known ones."""
-        try:
-            return self._labels[category_id]
-        except KeyError:
-            known = did_you_mean(category_id, self._labels)
-            raise DataError(
-                f"{source}: category_id {category_id} is not among the data set's categories; {known}"
-            ) from None
+        """Contiguous label of a dataset id; DataError for an id that the data set does not have."""
+        if category_id not in self._labels:
+            hint = did_you_mean(category_id, self._labels)
+            raise DataError(f"{source}: category_id {category_id} is not among the data set's categories; {hint}")
+        return self._labels[category_id]
 
 
 def _spread_color(k: int, n: int) -> tuple[int, int, int]:

@@ -1,13 +1,10 @@
-"""The data that crosses package borders: frozen dataclasses of tensors, one image each.
-
-All in one file, however long: this is the language that every package speaks.
-"""
+"""Detections of one image, as every package passes them on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,62 +12,22 @@ from torch import Tensor
 
 from panoptic_occ.structures.masks import MaskCrops
 
-VOID_LABEL = -1
-
-
-"""Contiguous label of pixels that belong to no category (and of thing pixels in a stuff-only semantic map)."""
-
-
-InstanceStatus = Literal["kept", "low_score", "empty", "same_class", "duplicate", "occluded", "erased"]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a panoptic map; ``label`` is the contiguous category, ``instance`` indexes the InstanceSet."""
-
-    id: int
-    label: int
-    isthing: bool
-    area: int
-    iscrowd: bool = False
-    score: float | None = None
-    instance: int | None = None
-
-
-@dataclass(frozen=True)
-class InstanceRecord:
-    """What the fusion did with one instance: why it was kept or dropped, and the pixels it won and lost.
-
-    ``area`` of the mask; ``free``: its pixels that nobody owned; ``reclaimed`` from instances it lies above;
-    ``final`` in the finished map.  ``blocker``: the instance that made it fail a check or took most of its pixels.
-    ``met``: the instances that owned pixels of its mask when it was offered, by rising index.
-    """
-
-    status: InstanceStatus
-    area: int
-    free: int = 0
-    reclaimed: int = 0
-    final: int = 0
-    blocker: int | None = None
-    met: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class PanopticMap:
-    """A panoptic segmentation: ``ids`` (0 = VOID) and the segments that those ids name."""
-
-    ids: Int[Tensor, "h w"]
-    segments: tuple[Segment, ...]
-    records: tuple[InstanceRecord, ...] = ()
-
 
 @dataclass(frozen=True, eq=False)
 class InstanceSet:
-    """Detections of one image, best score first (stable).
+    """N detections of one image, best score first (stable).
 
-    masks at the resolution of the output; boxes (N,4) xyxy float in the same frame; scores (N,) in [0, 1]; labels (N,)
-    contiguous thing categories.  ``soft`` (N,28,28): mask probabilities of the own class inside the box.
-    ``roi_features`` (N,C,14,14): raw RoIAlign features of the base; both only when an occlusion method asks for them.
+    ``masks`` at the resolution of the output; ``boxes`` xyxy in px of the same frame; ``scores`` in [0, 1]; ``labels``:
+    contiguous thing categories.  Only when an occlusion method asks for them: ``soft`` (N,28,28), mask probabilities of
+    the predicted class inside the box, and ``roi_features`` (N,C,14,14), raw RoIAlign features of the base.
+    Raises ValueError when the lengths differ.
+
+    >>> import torch
+    >>> from panoptic_occ import InstanceSet, MaskCrops
+    >>> masks = MaskCrops.from_dense(torch.ones(2, 4, 4).bool())
+    >>> pair = InstanceSet(masks, masks.boxes, scores=torch.tensor([0.4, 0.9]), labels=torch.tensor([0, 1]))
+    >>> pair.ranked(conf_thr=0.3).labels.tolist()
+    [1, 0]
     """
 
     masks: MaskCrops
@@ -99,12 +56,12 @@ class InstanceSet:
 
     def __getitem__(self, index: Tensor | Sequence[int]) -> InstanceSet:
         """The instances at ``index`` (integers, or a bool tensor), in that order."""
-        chosen = torch.as_tensor(index, device=self.scores.device)
-        return self._map(lambda value: value[chosen])
+        index = torch.as_tensor(index, device=self.scores.device)
+        return self._map(lambda value: value[index])
 
     def ranked(self, conf_thr: float = 0.0) -> InstanceSet:
         """Instances with ``score >= conf_thr``, by falling score; ties keep their order."""
-        order = torch.argsort(self.scores, descending=True, stable=True)
+        order = by_score(self.scores)
         return self[order[self.scores[order] >= conf_thr]]
 
     def to(self, device: torch.device | str) -> InstanceSet:
@@ -117,17 +74,6 @@ class InstanceSet:
         return replace(self, **mapped)
 
 
-@dataclass(frozen=True, eq=False)
-class SemanticMap:
-    """What the stuff branch sees in one image, at its original size.
-
-    ``labels``: contiguous stuff label of every pixel, ``VOID_LABEL`` where it sees a thing.  ``logits`` (only when
-    asked for): class scores before the softmax; channel c is the contiguous label c + ``first_label``, and with a
-    collapsed head the first channel stands for all things.  ``confidence``: by the name of a dilation, the mean
-    probability of each connected component (see ``fusion.erasing``), which unknown erasing thresholds.
-    """
-
-    labels: Int[Tensor, "h w"]
-    logits: Float[Tensor, "c h w"] | None = None
-    first_label: int = 0
-    confidence: Mapping[str, Float[Tensor, " r"]] = field(default_factory=dict)
+def by_score(scores: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Indices by falling score; ties keep their order."""
+    return torch.argsort(scores, descending=True, stable=True)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from panoptic_occ.common.errors import check_choice
+
 Window = tuple[slice, slice]
+Significance = Literal["either", "directional", "both"]
+"""Whose share of an overlap must be large: that of one of the two masks (the papers), of the row's mask (OCFusion's
+code), or of each."""
 
 PIXELS_AT_ONCE = 1 << 18
 """Pixels of every mask that are turned into float32 together: 100 MB for 100 masks, and far below the 2^24 up to which
@@ -27,6 +32,14 @@ class MaskCrops:
 
     ``pixels`` holds the crops one after the other, row by row; ``windows[i]`` is (top, left, height, width) of crop i
     and lies inside the image.  ``windows`` stays on the CPU (it drives slicing), ``pixels`` lives on any device.
+
+    >>> import torch
+    >>> from panoptic_occ import MaskCrops
+    >>> dense = torch.zeros(1, 4, 6, dtype=torch.bool)
+    >>> dense[0, 1:3, 2:5] = True
+    >>> masks = MaskCrops.from_dense(dense)
+    >>> masks.windows.tolist(), masks.area.tolist()
+    ([[1, 2, 2, 3]], [6])
     """
 
     pixels: Bool[Tensor, " p"]
@@ -36,9 +49,8 @@ class MaskCrops:
     @staticmethod
     def empty(size: tuple[int, int], device: torch.device | str = "cpu") -> MaskCrops:
         """No masks at all, for an image of ``size``."""
-        return MaskCrops(
-            torch.zeros(0, dtype=torch.bool, device=device), torch.zeros((0, 4), dtype=torch.int64), (size[0], size[1])
-        )
+        pixels = torch.zeros(0, dtype=torch.bool, device=device)
+        return MaskCrops(pixels, torch.zeros((0, 4), dtype=torch.int64), (size[0], size[1]))
 
     @staticmethod
     def from_crops(
@@ -63,21 +75,13 @@ class MaskCrops:
     def from_dense(masks: Bool[Tensor, "n h w"]) -> MaskCrops:
         """Tight crops of dense masks; an empty mask becomes a crop of 0x0 px."""
         size = (int(masks.shape[1]), int(masks.shape[2]))
-        masks = masks.bool()
-        crops, corners = [], []
-        rows, columns = masks.any(dim=2).cpu(), masks.any(dim=1).cpu()
-        for mask, row, column in zip(masks, rows, columns, strict=True):
-            ys, xs = row.nonzero(), column.nonzero()
-            if len(ys) == 0:
-                crops.append(mask[:0, :0])
-                corners.append((0, 0))
-                continue
-            top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
-            crops.append(mask[top:bottom, left:right])
-            corners.append((top, left))
-        if not crops:
+        if len(masks) == 0:
             return MaskCrops.empty(size, masks.device)
-        return MaskCrops.from_crops(crops, corners, size)
+        masks = masks.bool()
+        rows, columns = masks.any(dim=2).cpu(), masks.any(dim=1).cpu()
+        windows = [(_span(row), _span(column)) for row, column in zip(rows, columns, strict=True)]
+        crops = [mask[window] for mask, window in zip(masks, windows, strict=True)]
+        return MaskCrops.from_crops(crops, [(ys.start, xs.start) for ys, xs in windows], size)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -89,10 +93,8 @@ class MaskCrops:
             yield (slice(top, top + height), slice(left, left + width)), part.view(height, width)
 
     def arrays(self) -> list[Bool[np.ndarray, "h w"]]:
-        """The crops as numpy arrays: views of masks on the CPU, copies of others.
-
-        A call of numpy costs a third of torch's, which decides where there are many small crops.
-        """
+        """The crops as numpy arrays: views of masks on the CPU, copies of others."""
+        # a call of numpy costs a third of torch's, which decides where there are many small crops
         pixels, start, crops = self.pixels.cpu().numpy(), 0, []
         for _, _, height, width in self.windows.tolist():
             crops.append(pixels[start : start + height * width].reshape(height, width))
@@ -103,15 +105,15 @@ class MaskCrops:
         """The masks at ``index`` (integers, or a bool tensor), in that order; a run of neighbours shares the pixels."""
         index = torch.as_tensor(index, device="cpu")
         index = index.nonzero().flatten() if index.dtype == torch.bool else index.long()
-        windows, chosen, lengths = self.windows[index], index.tolist(), self._lengths()
-        if not chosen:
+        windows, numbers, lengths = self.windows[index], index.tolist(), self._lengths()
+        if not numbers:
             return MaskCrops.empty(self.size, self.pixels.device)
-        first = chosen[0]
-        if first >= 0 and chosen == list(range(first, first + len(chosen))):
-            start, length = sum(lengths[:first]), sum(lengths[first : first + len(chosen)])
+        first, stop = numbers[0], numbers[0] + len(numbers)
+        if first >= 0 and numbers == list(range(first, stop)):
+            start, length = sum(lengths[:first]), sum(lengths[first:stop])
             return MaskCrops(self.pixels[start : start + length], windows, self.size)
         parts = self.pixels.split(lengths)
-        return MaskCrops(torch.cat([parts[i] for i in chosen]), windows, self.size)
+        return MaskCrops(torch.cat([parts[i] for i in numbers]), windows, self.size)
 
     @property
     def boxes(self) -> Float[Tensor, "n 4"]:
@@ -143,15 +145,22 @@ class MaskCrops:
         return lengths
 
 
+def _span(line: Bool[Tensor, " k"]) -> slice:
+    """From the first true entry to the last, or nothing."""
+    places = line.nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
 def _sums(pixels: Bool[Tensor, " p"], lengths: Sequence[int]) -> Int[Tensor, " n"]:
-    """Pixels that are set in each of the parts of ``lengths``, as one running sum: what a GPU does at once."""
+    """Number of true pixels in each of the parts of ``lengths``, as one running sum: what a GPU does at once."""
     ends = torch.tensor(lengths, dtype=torch.int64).cumsum(dim=0).to(pixels.device)
     up_to = torch.cat([ends.new_zeros(1), pixels.cumsum(dim=0)])[ends]
     return up_to.diff(prepend=up_to.new_zeros(1))
 
 
 class Meetings(NamedTuple):
-    """Crops that meet: ``first[p]`` and ``second[p]``, and (top, left, bottom, right) of their common rectangle."""
+    """Pairs of crops whose windows overlap: ``first[p]``, ``second[p]``, and (top, left, bottom, right) of the common
+    rectangle in pixels of the image."""
 
     first: Int[np.ndarray, " p"]
     second: Int[np.ndarray, " p"]
@@ -159,8 +168,8 @@ class Meetings(NamedTuple):
 
 
 def meetings(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | None = None) -> Meetings:
-    """All pairs of crops, of two sets of masks of one image, whose windows meet (and for which ``where`` asks, on the
-    CPU), by rising index; rectangles are in pixels of the image."""
+    """Pairs of a crop of ``first`` and one of ``second`` (masks of one image) whose windows overlap, by rising index;
+    ``where`` (on the CPU): only these pairs."""
     near, far = first.windows.numpy()[:, None], second.windows.numpy()[None]
     low = np.maximum(near[..., :2], far[..., :2])
     high = np.minimum(near[..., :2] + near[..., 2:], far[..., :2] + far[..., 2:])
@@ -174,7 +183,7 @@ def meetings(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | N
 def intersections(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | None = None) -> Int[Tensor, "n k"]:
     """Number of pixels that mask i of ``first`` shares with mask j of ``second``, both of one image.
 
-    Counted only where the two crops meet, and only where ``where`` (on the CPU) asks for it; 0 elsewhere.
+    ``where`` (on the CPU): only these pairs are counted, the others are 0.  Raises ValueError for different sizes.
     """
     if first.size != second.size:
         raise ValueError(f"masks of images of {first.size} and {second.size} px have no common pixels to count")
@@ -206,7 +215,17 @@ def _product(first: MaskCrops, second: MaskCrops) -> Int[Tensor, "n k"]:
 
 @dataclass(frozen=True, eq=False)
 class PairStats:
-    """Exact pixel counts of the masks of one image: ``area[i] = |M_i|``, ``inter[i, j] = |M_i & M_j|``."""
+    """Exact pixel counts of the masks of one image: ``area[i] = |M_i|``, ``inter[i, j] = |M_i & M_j|``.
+
+    >>> import torch
+    >>> from panoptic_occ import MaskCrops, PairStats
+    >>> masks = MaskCrops.from_dense(torch.tensor([[[True, True, True, False]], [[False, False, True, True]]]))
+    >>> stats = PairStats.of(masks)
+    >>> stats.area.tolist(), stats.inter.tolist()
+    ([3, 2], [[3, 1], [1, 2]])
+    >>> stats.significant(0.5).tolist()
+    [[False, True], [True, False]]
+    """
 
     area: Int[Tensor, " n"]
     inter: Int[Tensor, "n n"]
@@ -225,19 +244,15 @@ class PairStats:
         ratio = self.inter.double() / self.area.clamp(min=1).double()[:, None]
         return ratio.fill_diagonal_(0)
 
-    def significant(self, sig_ratio: float, mode: str = "either", strict: bool = False) -> Bool[Tensor, "n n"]:
-        """Pairs whose intersection is a large enough share of a mask (OCFusion: rho); never the diagonal.
+    def significant(self, sig_ratio: float, mode: Significance = "either", strict: bool = False) -> Bool[Tensor, "n n"]:
+        """Pairs whose intersection is at least ``sig_ratio`` (OCFusion: rho) of a mask, with ``strict`` more than that.
 
-        ``either``: of one of the two (the papers); ``directional``: of the row's mask only (OCFusion's code);
-        ``both``: of each.  Disjoint pairs are never significant.  ``strict`` compares with > instead of >=.
+        Disjoint pairs and the diagonal are never significant.  Raises ConfigError for an unknown ``mode``.
         """
+        check_choice("significance", mode, Significance)
         ratio = self.ratio()
         over = (ratio > sig_ratio) if strict else (ratio >= sig_ratio)
         over &= ratio > 0
-        if mode == "either":
-            return over | over.T
         if mode == "directional":
             return over
-        if mode == "both":
-            return over & over.T
-        raise ValueError(f"significance mode '{mode}' is unknown; allowed: either, directional, both")
+        return over | over.T if mode == "either" else over & over.T

@@ -1,7 +1,4 @@
-"""The data that crosses package borders: frozen dataclasses of tensors, one image each.
-
-All in one file, however long: this is the language that every package speaks.
-"""
+"""Who lies in front of whom: the answer of an order for one image, and the counts of its annotations."""
 
 from __future__ import annotations
 
@@ -12,21 +9,33 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from panoptic_occ.common.errors import check_choice
 from panoptic_occ.structures.masks import MaskCrops, PairStats
+
+GroundTruthRule = Literal["majority", "delta"]
+"""Who of two annotations lies in front: who owns more of the common pixels (``majority``, OCFusion 3.2), or who lost
+fewer pixels to the panoptic map in total (``delta``, RAP's script)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Relation:
     """Who lies in front: ``margin[i, j] > 0`` means i is above j, and counts only where ``valid[i, j]``.
 
-    ``order``: the order in which the fusion offers the instances (None: as given, by score).  ``value`` (N,): the
-    key of a unary method, larger = closer.  The flags say what the method guarantees; nothing is symmetrised silently.
-    ``score_decides``: pairs in which the scores alone gave the answer, whatever the method sees (None: those that are
-    not ``valid``).  ``claims``: for methods that give pixels away one by one, what each instance may take (None: all of
-    its mask), mostly a part of its mask; thresholds still compare with the whole mask.  ``duplicate_of``: for methods
-    that first suppress detections, the instance that each one repeats (-1: none); the fusion leaves repetitions out.
-    ``stuff``: for methods that decide about all pixels, the label of the stuff there (``VOID_LABEL``: none), in place
-    of the stuff branch's.
+    ``order``: the order in which the fusion offers the instances; None: as given, by score.
+    ``value`` (N,): the key of a unary method, larger = closer.
+    ``antisymmetric``, ``transitive``: what the method guarantees; nothing is symmetrised silently.
+    ``score_decides``: pairs that the scores alone decided, whatever the method sees; None: those that are not valid.
+    ``claims``: what each instance may take, for methods that give pixels away one by one; None: all of its mask.
+    Mostly a part of the mask; thresholds still compare with the whole mask.
+    ``duplicate_of``: the instance that each one repeats, -1 for none; the fusion leaves repetitions out.
+    ``stuff``: label of the stuff of every pixel, ``VOID_LABEL`` for none, for methods that decide about all pixels; it
+    replaces the stuff branch's.
+
+    >>> import torch
+    >>> from panoptic_occ import Relation
+    >>> relation = Relation(margin=torch.tensor([[0.0, -2.0], [2.0, 0.0]]), valid=~torch.eye(2, dtype=torch.bool))
+    >>> relation.above().tolist()
+    [[False, False], [True, False]]
     """
 
     margin: Float[Tensor, "n n"]
@@ -50,8 +59,18 @@ class GroundTruthRelation:
     """Raw counts of the K non-crowd instances of one image; thresholds and rules are applied late, so a sweep over
     them is one pass over the data.
 
-    ``area[i] = |M_i|``; ``pan_area[i]``: pixels of its panoptic segment (0 without one); ``inter[i, j] = |M_i & M_j|``;
-    ``own[i, j]``: pixels of ``M_i & M_j`` that the panoptic map gives to i (OCFusion 3.2).
+    ``area[i] = |M_i|``.  ``pan_area[i]``: pixels of its panoptic segment, 0 without one.
+    ``inter[i, j] = |M_i & M_j|``.  ``own[i, j]``: pixels of ``M_i & M_j`` that the panoptic map gives to i (OCFusion
+    3.2).
+
+    >>> import torch
+    >>> from panoptic_occ import GroundTruthRelation
+    >>> area, inter = torch.tensor([8, 4]), torch.tensor([[8, 2], [2, 4]])
+    >>> counts = GroundTruthRelation(area, torch.tensor([4, 2]), inter, own=torch.tensor([[4, 2], [0, 2]]))
+    >>> counts.matrix(sig_ratio=0.2).tolist()
+    [[-1, 1], [0, -1]]
+    >>> counts.matrix(sig_ratio=0.2, rule="delta").tolist()
+    [[-1, 0], [1, -1]]
     """
 
     area: Int[Tensor, " k"]
@@ -59,27 +78,20 @@ class GroundTruthRelation:
     inter: Int[Tensor, "k k"]
     own: Int[Tensor, "k k"]
 
-    def matrix(
-        self, sig_ratio: float, rule: Literal["majority", "delta"] = "majority", strict: bool = False
-    ) -> Int[Tensor, "k k"]:
-        """(K,K) int8: 1 where i lies above j, 0 where j lies above i, -1 where that is unknown or not significant.
-
-        ``majority``: who owns more of the common pixels (OCFusion).  ``delta``: who lost fewer pixels to the panoptic
-        map in total (RAP's script).
-        """
+    def matrix(self, sig_ratio: float, rule: GroundTruthRule = "majority", strict: bool = False) -> Int[Tensor, "k k"]:
+        """(K,K) int8: 1 where i lies above j, 0 where j lies above i, -1 where that is unknown or not significant."""
         lead = self.lead(rule)
         order = torch.where(lead > 0, 1, torch.where(lead < 0, 0, -1)).to(torch.int8)
         significant = PairStats(self.area, self.inter).significant(sig_ratio, "either", strict)
-        return torch.where(significant, order, torch.full_like(order, -1))
+        return order.masked_fill(~significant, -1)
 
-    def lead(self, rule: Literal["majority", "delta"] = "majority") -> Int[Tensor, "k k"]:
-        """Antisymmetric (K,K) int64: by how many pixels i is ahead of j; 0 is a tie."""
+    def lead(self, rule: GroundTruthRule = "majority") -> Int[Tensor, "k k"]:
+        """Antisymmetric (K,K) int64: by how many pixels i is ahead of j; 0 is a tie.  ConfigError for other rules."""
+        check_choice("rule", rule, GroundTruthRule)
         if rule == "majority":
             return self.own - self.own.T
-        if rule == "delta":
-            lost = self.area - self.pan_area
-            return lost[None, :] - lost[:, None]
-        raise ValueError(f"ground-truth rule '{rule}' is unknown; allowed: majority, delta")
+        lost = self.area - self.pan_area
+        return lost[None, :] - lost[:, None]
 
     def __len__(self) -> int:
         return len(self.area)

@@ -9,29 +9,25 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import check_choice
+from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
-from panoptic_occ.structures.sample import Batch
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.stuff.label_map import full_logits, most_likely, upsample
 
 Things = Literal["collapsed", "dense", "none"]
-LossNorm = Literal["valid", "batch_valid", "all"]
-THINGS = ("collapsed", "dense", "none")
-LOSS_NORMS = ("valid", "batch_valid", "all")
+LossNorm = Literal["valid", "all"]
 
 
 class StuffBranch(nn.Module):
     """Base class of stuff branches."""
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """Named losses of the branch for a training batch."""
         raise NotImplementedError
 
-    def semantic_maps(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
-    ) -> list[SemanticMap]:
-        """What the branch sees in every image, in its original frame; with logits if ``requires`` asks for them."""
+    def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
+        """The stuff of every image, in its original frame; with logits if ``requires`` names ``semantic_logits``."""
         raise NotImplementedError
 
 
@@ -39,9 +35,10 @@ class StuffHead(StuffBranch):
     """A network that scores every class at stride 4; subclasses write ``trunk``.
 
     ``things``: ``collapsed`` (one class for all things, then the stuff classes), ``dense`` (every thing class too) or
-    ``none`` (stuff only; pixels of things train nothing).  ``loss_norm``: mean over the ``valid`` pixels of
-    a process's batch (detectron2; RAP's ``batch_valid`` is the same), or over ``all`` pixels, void included (OCFusion's
-    code).  ``align_corners``: of the step from stride 4 to pixels.  ``width``: channels of what ``trunk`` gives.
+    ``none`` (stuff only; pixels of things train nothing).
+    ``loss_norm``: mean over the ``valid`` pixels of a process's batch (detectron2, RAP), or over ``all`` pixels, void
+    included (OCFusion's code).
+    ``align_corners``: of the step from stride 4 to pixels.  ``width``: channels of what ``trunk`` gives.
     """
 
     def __init__(
@@ -53,9 +50,8 @@ class StuffHead(StuffBranch):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        for key, value, allowed in (("things", things, THINGS), ("loss_norm", loss_norm, LOSS_NORMS)):
-            if value not in allowed:
-                raise ConfigError(f"stuff.{key}={value!r} is unknown; {did_you_mean(value, allowed)}")
+        check_choice("stuff.things", things, Things)
+        check_choice("stuff.loss_norm", loss_norm, LossNorm)
         self.loss_norm = loss_norm
         self.align_corners = align_corners
         self.width = width
@@ -65,16 +61,16 @@ class StuffHead(StuffBranch):
         self.num_classes = len(categories) - self.first_label
         self.predictor: nn.Module = nn.Conv2d(width, self.num_classes, 1)
 
-    def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
+    def trunk(self, features: Features) -> Float[Tensor, "b w h4 w4"]:
         """Features at stride 4 that the classes are read from."""
         raise NotImplementedError
 
-    def forward(self, features: dict[str, Tensor]) -> Float[Tensor, "b c h4 w4"]:
+    def forward(self, features: Features) -> Float[Tensor, "b c h4 w4"]:
         """Logits at stride 4."""
         logits: Tensor = self.predictor(self.trunk(features))
         return logits
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """``stuff``: cross-entropy at full resolution; the padding of the batch is void."""
         return {"stuff": self.loss(self(features), semantic_target(batch))}
 
@@ -90,24 +86,22 @@ class StuffHead(StuffBranch):
         return total / max(1, count)
 
     @torch.no_grad()
-    def semantic_maps(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
-    ) -> list[SemanticMap]:
+    def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The most likely class of every pixel where that is stuff."""
         return self.decode(self(features), batch, requires)
 
     @torch.no_grad()
     def decode(
-        self, logits: Float[Tensor, "b c h4 w4"], batch: Batch, requires: frozenset[str] = frozenset()
+        self, logits: Float[Tensor, "b c h4 w4"], batch: Batch, requires: Requires = frozenset()
     ) -> list[SemanticMap]:
         """Maps at the original sizes from logits at stride 4; the padding is cut off before anything is resized."""
         maps = []
-        for own, sample, inside in zip(logits, batch.samples, batch.sizes, strict=True):
+        for coarse, sample, inside in zip(logits, batch.samples, batch.sizes, strict=True):
             if "semantic_logits" in requires:
-                full = full_logits(own, inside, sample.original_size, self.align_corners)
+                full = full_logits(coarse, inside, sample.original_size, self.align_corners)
                 maps.append(semantic_map(full, self.first_label, self.num_things))
             else:
-                channels = most_likely(own, inside, sample.original_size, self.align_corners)
+                channels = most_likely(coarse, inside, sample.original_size, self.align_corners)
                 labels = stuff_labels(channels, self.first_label, self.num_things)
                 maps.append(SemanticMap(labels, first_label=self.first_label))
         return maps
@@ -119,8 +113,7 @@ def semantic_map(logits: Float[Tensor, "c h w"], first_label: int, num_things: i
 
 
 def stuff_labels(channels: Int[Tensor, "h w"], first_label: int, num_things: int) -> Int[Tensor, "h w"]:
-    """Contiguous labels (int16: the map is read often, and a quarter of the bytes is) of winning channels,
-    ``VOID_LABEL`` where a thing wins."""
+    """Contiguous labels (int16, a quarter of the bytes) of winning channels, ``VOID_LABEL`` where a thing wins."""
     labels = channels.to(torch.int16) + first_label
     return labels.masked_fill(labels < num_things, VOID_LABEL)
 

@@ -16,27 +16,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.ops.initialise import zero_biases
+from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 from panoptic_occ.stuff.pfpn import LEVELS
 
 Norm = Literal["group", "none"]
 Deform = Literal["none", "v1", "v2"]
-NORMS = ("group", "none")
-DEFORMS = ("none", "v1", "v2")
-FUSE_KERNELS = (None, 1, 3)
 GROUPS = 32
 
 
 class ConcatHead(StuffHead):
     """A stack of 3x3 convolutions on each of P2..P5, all levels upsampled to stride 4 and concatenated.
 
-    ``hidden``: the unit of all widths, half of ``in_channels`` by default (128 for 256).  ``widths``: output channels
-    of the convolutions in that unit.  ``shared``: one stack for all levels, or one each.  ``deform``: ``v1`` or ``v2``
-    makes the stack deformable.  ``fuse_kernel``: 1 or 3 adds a convolution of ``fuse_width`` units after the
-    concatenation, followed by the same norm and ReLU.  ``things``, ``loss_norm``: see StuffHead.
-    ConfigError when a value is not one of the allowed ones.
+    ``hidden``: the unit of all widths, half of ``in_channels`` by default (128 for 256).
+    ``widths``: output channels of the convolutions in that unit.  ``shared``: one stack for all levels, or one each.
+    ``deform``: ``v1`` or ``v2`` makes the stack deformable.
+    ``fuse_kernel``: 1 or 3 adds a convolution of ``fuse_width`` units after the concatenation, with norm and ReLU.
+    ``things``, ``loss_norm``: see StuffHead.  Raises ConfigError for values that are not allowed.
     """
 
     def __init__(
@@ -63,11 +62,9 @@ class ConcatHead(StuffHead):
         self.stacks = nn.ModuleList(_stack(channels, norm, deform) for _ in range(1 if shared else len(LEVELS)))
         self.fuse = nn.Identity() if fuse_kernel is None else _fusing(stacked, width, fuse_kernel, norm)
         nn.init.normal_(self.predictor.get_parameter("weight"), std=0.01)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        zero_biases(self)
 
-    def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
+    def trunk(self, features: Features) -> Float[Tensor, "b w h4 w4"]:
         """The concatenated, and where configured fused, features at stride 4 (BANet: F_S)."""
         size = features[LEVELS[0]].shape[-2:]
         levels = []
@@ -106,11 +103,9 @@ def _normed(width: int, norm: Norm) -> list[nn.Module]:
 def _check(
     hidden: int, widths: Sequence[int], norm: Norm, deform: Deform, fuse_kernel: int | None, fuse_width: int
 ) -> None:
-    options = (("norm", norm, NORMS), ("deform", deform, DEFORMS), ("fuse_kernel", fuse_kernel, FUSE_KERNELS))
-    for key, value, allowed in options:
-        if value not in allowed:
-            names = ["null" if name is None else name for name in allowed]
-            raise ConfigError(f"stuff.{key}={value!r} is unknown; {did_you_mean(value, names)}")
+    check_choice("stuff.norm", norm, Norm)
+    check_choice("stuff.deform", deform, Deform)
+    check_choice("stuff.fuse_kernel", "null" if fuse_kernel is None else fuse_kernel, Literal[1, 3, "null"])
     if not widths or min(*widths, fuse_width, hidden) < 1:
         raise ConfigError(
             f"stuff.widths={list(widths)}, stuff.fuse_width={fuse_width}, stuff.hidden={hidden}: a head needs at least "

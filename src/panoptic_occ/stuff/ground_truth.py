@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import VOID_LABEL, SemanticMap
-from panoptic_occ.structures.sample import Batch, Target
+from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
+from panoptic_occ.structures.target import Target
 from panoptic_occ.stuff.base import StuffBranch
 
 
@@ -18,13 +19,11 @@ class GroundTruthStuff(StuffBranch):
         super().__init__()
         self.num_things = categories.num_things
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """Nothing to train."""
         return {}
 
-    def semantic_maps(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str] = frozenset()
-    ) -> list[SemanticMap]:
+    def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The annotated stuff label of every pixel; logits do not exist here."""
         return [annotated_stuff(target, self.num_things) for target in batch.targets]
 

@@ -1,9 +1,8 @@
 """The most likely class of every pixel, read from logits at stride 4 without making them at full resolution.
 
-Bilinear interpolation gives every pixel a weighted mean of a few cells, with weights that are not negative and add up
-to one.  Where all these cells have the same winner, that class therefore wins the pixel; only the pixels between cells
-of different winners, 5 to 10 % of a usual map, are interpolated, in all classes, because there one that is second in
-every cell may win the mean.
+Bilinear interpolation gives every pixel a weighted mean of a few cells.  Where all of them have the same winner, that
+class wins the pixel; only the pixels between cells of different winners, 5 to 10 % of a usual map, are interpolated, in
+all classes, because one that is second in every cell may win the mean.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ def most_likely(
         return full_logits(logits, inside, size, align_corners).argmax(dim=0)
     table = _table(logits.detach())
     rows, columns = (Axis.of(*edge, align_corners) for edge in zip(logits.shape[1:], inside, size, strict=True))
-    agreed = _agreed(table.argmax(axis=2), rows.windows)
-    agreed = _agreed(agreed.T, columns.windows).T
-    labels = _spread(agreed, rows, columns)
-    mixed = np.flatnonzero(_spread(agreed == DISAGREE, rows, columns))
+    winners = _common(table.argmax(axis=2), rows.windows)
+    winners = _common(winners.T, columns.windows).T
+    labels = _spread(winners, rows, columns)
+    mixed = np.flatnonzero(_spread(winners == DISAGREE, rows, columns))
     for start in range(0, len(mixed), PIXELS_AT_ONCE):
         pixels = mixed[start : start + PIXELS_AT_ONCE]
         labels.reshape(-1)[pixels] = _interpolated(table, rows, columns, pixels).argmax(axis=1)
@@ -97,8 +96,8 @@ def _table(logits: Float[Tensor, "c h4 w4"]) -> Float[np.ndarray, "h4 w4 lanes"]
     return table.numpy()
 
 
-def _agreed(winners: Int[np.ndarray, "h w"], windows: Int[np.ndarray, "m k"]) -> Int[np.ndarray, "m w"]:
-    """What all rows of a window have in common, column by column; ``DISAGREE`` where they differ."""
+def _common(winners: Int[np.ndarray, "h w"], windows: Int[np.ndarray, "m k"]) -> Int[np.ndarray, "m w"]:
+    """The winner that all rows of a window have in common, column by column; ``DISAGREE`` where they differ."""
     first = winners[windows[:, 0]]
     same = np.ones(first.shape, dtype=bool)
     for tap in windows.T[1:]:
@@ -107,7 +106,7 @@ def _agreed(winners: Int[np.ndarray, "h w"], windows: Int[np.ndarray, "m k"]) ->
 
 
 def _spread(values: Int[np.ndarray, "m n"] | Bool[np.ndarray, "m n"], rows: Axis, columns: Axis) -> np.ndarray:
-    """What holds for pairs of windows, at every pixel."""
+    """To every pixel the value of its pair of windows."""
     return values.take(columns.window_of, axis=1).take(rows.window_of, axis=0)
 
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.ops.initialise import relu_convolutions
+from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
-from panoptic_occ.stuff.predictor import DeepPredictor
 
 LEVELS = ("0", "1", "2", "3")
 
@@ -17,12 +18,12 @@ LEVELS = ("0", "1", "2", "3")
 class PanopticFPNHead(StuffHead):
     """P2..P5 each to stride 4 by [3x3 conv, GroupNorm, ReLU, x2 bilinear] steps, summed, 1x1 conv to the classes.
 
-    ``levels``: 5 takes P6 too, ``bias``: of the convolutions, ``align_corners``: of all steps up to the pixels; all
-    three as in RAP's code.  A level of another size than P2 in the end (P6, where the image is no multiple of 64) is
-    resized to it.  ``predictor_convs``: 3x3 convolutions with GroupNorm and ReLU before the 1x1 one (REFINE: 2).
-
-    ``hidden``: channels, half of ``in_channels`` by default (128 for 256).  ``fuse``: one more 1x1 convolution with
-    ReLU after the sum (OCFusion's code).  ``things``, ``loss_norm``: see StuffHead.
+    ``hidden``: channels, half of ``in_channels`` by default (128 for 256).
+    ``fuse``: one more 1x1 convolution with ReLU after the sum (OCFusion's code).
+    ``levels`` (5: P6 too), ``bias`` of the convolutions, ``align_corners`` of all steps up to the pixels: as in RAP's
+    code.  A level that ends at another size than P2 (P6, where the image is no multiple of 64) is resized to it.
+    ``predictor_convs``: 3x3 convolutions with GroupNorm and ReLU before the 1x1 one (REFINE: 2).
+    ``things``, ``loss_norm``: see StuffHead.
     """
 
     def __init__(
@@ -52,13 +53,9 @@ class PanopticFPNHead(StuffHead):
             pyramid_path(in_channels, hidden, level, bias, align_corners) for level in range(levels)
         )
         self.fuse = nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.ReLU()) if fuse else nn.Identity()
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        relu_convolutions(self)
 
-    def trunk(self, features: dict[str, Tensor]) -> Float[Tensor, "b w h4 w4"]:
+    def trunk(self, features: Features) -> Float[Tensor, "b w h4 w4"]:
         """The sum of all levels at stride 4, where configured fused."""
         maps = [path(features[name]) for path, name in zip(self.paths, (*LEVELS, "pool"), strict=False)]
         size = maps[0].shape[-2:]
@@ -81,3 +78,16 @@ def pyramid_path(
         if level > 0:
             layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners))
     return nn.Sequential(*layers)
+
+
+class DeepPredictor(nn.Sequential):
+    """``convs`` times [3x3 convolution to ``hidden`` channels, GroupNorm, ReLU], then a 1x1 convolution to the classes.
+
+    With two this is H_sem of REFINE (Ren et al., AAAI 2021, Figure 3; the paper does not give its layers).
+    """
+
+    def __init__(self, in_channels: int, hidden: int, classes: int, convs: int = 2) -> None:
+        layers: list[nn.Module] = []
+        for width in (in_channels, *[hidden] * (convs - 1)):
+            layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(hidden, classes, 1))

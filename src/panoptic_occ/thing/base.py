@@ -10,15 +10,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.sample import Batch
 
 
 @dataclass(frozen=True, eq=False)
 class Rois:
     """Regions of one image that get a mask: boxes (N,4) xyxy in the frame of the network, contiguous labels, scores.
 
-    ``matches``: in training, the index of the annotation that each region stands for.
+    ``matches``: in training, the index of the annotation of each region.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -35,49 +35,51 @@ class Rois:
         return Rois(self.boxes[index], self.labels[index], self.scores[index], matches)
 
 
-Classify = Callable[[dict[str, Tensor], Batch, Sequence[Tensor]], list[Rois]]
-"""A branch's own classes and scores for given boxes of every image (network frame)."""
-Wanted = Sequence[Bool[Tensor, " k"]] | None
-"""Of every image the annotations whose proposals are asked for; None: of all."""
+Soft = Float[Tensor, "n 28 28"]
+"""Mask probabilities of regions inside their boxes."""
+Pooled = Float[Tensor, "n c 14 14"]
+"""RoIAlign features of regions."""
+Classify = Callable[[Features, Batch, Sequence[Tensor]], list[Rois]]
+"""From boxes of every image (network frame) to regions with the branch's classes and scores."""
+Trainable = Sequence[Bool[Tensor, " k"]] | None
+"""Of every image the annotations whose proposals train; None: all."""
+Positives = list[tuple[InstanceSet, Int[Tensor, " n"]]]
+"""Of every image the positive proposals, and the annotation that each matches."""
 
 
 class RoiChange(Protocol):
-    """Gives regions in place of those that a branch has found, before masks are made in them.
+    """Replaces the detected regions of every image before masks are made in them.
 
-    ``fixes_boxes``: the boxes must stay as given.
+    ``fixes_boxes``: nothing may move the new boxes.
     """
 
     @property
     def fixes_boxes(self) -> bool: ...
 
     def __call__(
-        self, found: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify, /
+        self, detected: Sequence[Rois], features: Features, batch: Batch, classify: Classify, /
     ) -> list[Rois]: ...
 
 
 class ThingBranch(nn.Module):
-    """Base class of thing branches; ``requires`` lists the soft outputs that the occlusion method asks for."""
+    """Base class of thing branches; ``requires`` names what the occlusion method reads beside masks and boxes."""
 
     oracle: RoiChange | None = None
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """Named losses of the branch for a training batch."""
         raise NotImplementedError
 
-    def detect(
-        self, features: dict[str, Tensor], batch: Batch, conf_thr: float, requires: frozenset[str]
-    ) -> list[InstanceSet]:
+    def detect(self, features: Features, batch: Batch, conf_thr: float, requires: Requires) -> list[InstanceSet]:
         """Detections with ``score >= conf_thr``, ranked, with masks in the frame of the original image."""
         raise NotImplementedError
 
-    def positives(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str], wanted: Wanted = None
-    ) -> list[tuple[InstanceSet, Tensor]]:
-        """Positive proposals of a training batch with the index of their annotation, masks in the network's frame."""
+    def positives(self, features: Features, batch: Batch, requires: Requires, trainable: Trainable = None) -> Positives:
+        """Positive proposals of a training batch, masks in the network's frame."""
         raise NotImplementedError
 
     def use_oracle(self, oracle: RoiChange | None) -> None:
-        """From now on changes what is detected by ``oracle``, in evaluations; ConfigError where that cannot be done."""
+        """Lets ``oracle`` replace detected regions from now on; ConfigError for a branch that detects none."""
         if oracle is not None:
             raise ConfigError(
                 f"oracle=[box,class]: {type(self).__name__} finds no boxes that annotated ones could replace; use "

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.sample import Batch
-from panoptic_occ.thing.base import RoiChange, ThingBranch, Wanted
+from panoptic_occ.thing.base import Positives, RoiChange, ThingBranch, Trainable
 
 
 class GroundTruthThings(ThingBranch):
@@ -21,25 +21,21 @@ class GroundTruthThings(ThingBranch):
     def __init__(self, *, in_channels: int, categories: Categories) -> None:
         super().__init__()
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """Nothing to train."""
         return {}
 
-    def detect(
-        self, features: dict[str, Tensor], batch: Batch, conf_thr: float, requires: frozenset[str]
-    ) -> list[InstanceSet]:
+    def detect(self, features: Features, batch: Batch, conf_thr: float, requires: Requires) -> list[InstanceSet]:
         """The annotated instances of every image; soft masks and RoI features do not exist here."""
-        found = []
+        detections = []
         for sample, target in zip(batch.samples, batch.targets, strict=True):
             shuffle = torch.Generator().manual_seed(sample.image_id)
             order = torch.randperm(len(target.labels), generator=shuffle).to(target.labels.device)
             scores = torch.ones(len(order), device=target.labels.device)
-            found.append(InstanceSet(target.masks[order], target.boxes[order], scores, target.labels[order]))
-        return found
+            detections.append(InstanceSet(target.masks[order], target.boxes[order], scores, target.labels[order]))
+        return detections
 
-    def positives(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str], wanted: Wanted = None
-    ) -> list[tuple[InstanceSet, Tensor]]:
+    def positives(self, features: Features, batch: Batch, requires: Requires, trainable: Trainable = None) -> Positives:
         """ConfigError: there are no proposals."""
         raise ConfigError(
             "thing=ground_truth has no proposals, from which this occlusion method learns; train it on a network "

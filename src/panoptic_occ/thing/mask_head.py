@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.target import Target
 from panoptic_occ.thing.base import Rois
-from panoptic_occ.thing.pooling import roi_align
+from panoptic_occ.thing.pooling import Grid, roi_align
 
 MaskNorm = Literal["group"] | None
 
@@ -41,7 +41,7 @@ def mask_loss(
         assert r.matches is not None
         dense = target.masks.dense()[:, None].float()  # and so the boxes: bfloat16 knows no odd pixel beyond 256
         indexed = torch.cat([r.matches[:, None].to(r.boxes), r.boxes], dim=1)
-        truth.append(roi_align(dense, indexed.float(), size)[:, 0] >= 0.5)
+        truth.append(roi_align(dense, indexed.float(), Grid(size))[:, 0] >= 0.5)
         classes.append(target.labels[r.matches] + 1)
-    chosen = mask_logits[torch.arange(len(mask_logits), device=mask_logits.device), torch.cat(classes)]
-    return F.binary_cross_entropy_with_logits(chosen.float(), torch.cat(truth).float())
+    logits = mask_logits[torch.arange(len(mask_logits), device=mask_logits.device), torch.cat(classes)]
+    return F.binary_cross_entropy_with_logits(logits.float(), torch.cat(truth).float())

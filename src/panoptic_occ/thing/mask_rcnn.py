@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +19,11 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import nms
 
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.sample import Batch
-from panoptic_occ.thing.base import RoiChange, Rois, ThingBranch, Wanted
+from panoptic_occ.structures.instances import InstanceSet, by_score
+from panoptic_occ.thing.base import Pooled, Positives, RoiChange, Rois, Soft, ThingBranch, Trainable
 from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.paste import paste_instances
 from panoptic_occ.thing.pooling import PyramidRoIAlign
@@ -54,10 +55,11 @@ class MaskRCNN(ThingBranch):
     ``anchor_scale``: anchor side in units of the level's stride (8 = 32..512 px, the usual for 800 px images).
     ``rpn_train``/``rpn_test``: proposals kept per level before NMS and per image after it.
     ``rois_per_image``: proposals sampled for the heads in training, ``positive_fraction`` of them positive.
-    ``masks_per_image``: most positive proposals that train the mask head (None: all); ``mask_convs``: its 3x3
-    convolutions, ``mask_norm`` what follows them.  ``hidden``: width of the box head, 4 x ``in_channels`` by default.
-    Detections: score > ``score_thr``, NMS at ``nms_thr`` within every class, or with ``class_agnostic_nms`` among all
-    (UPSNet, BANet), at most ``max_detections``.
+    ``masks_per_image``: most positive proposals that train the mask head (None: all).
+    ``mask_convs``, ``mask_norm``: 3x3 convolutions of the mask head and what follows them.
+    ``hidden``: width of the box head, 4 x ``in_channels`` by default.
+    ``score_thr``, ``nms_thr``, ``max_detections``: lowest score, IoU of suppression within every class, or with
+    ``class_agnostic_nms`` among all (UPSNet, BANet), and number of the detections of an image.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class MaskRCNN(ThingBranch):
         categories: Categories,
         anchor_scale: float = 8,
         rpn_train: tuple[int, int] = (2000, 1000),
-        rpn_test: tuple[int, int] = (1000, 1000),
+        rpn_test: Annotated[tuple[int, int], Scope.DETECTIONS] = (1000, 1000),
         rpn_batch: int = 256,
         rpn_nms_thr: float = 0.7,
         rois_per_image: int = 512,
@@ -76,10 +78,10 @@ class MaskRCNN(ThingBranch):
         mask_convs: int = 4,
         mask_norm: MaskNorm = None,
         hidden: int | None = None,
-        score_thr: float = 0.05,
-        nms_thr: float = 0.5,
-        class_agnostic_nms: bool = False,
-        max_detections: int = 100,
+        score_thr: Annotated[float, Scope.DETECTIONS] = 0.05,
+        nms_thr: Annotated[float, Scope.DETECTIONS] = 0.5,
+        class_agnostic_nms: Annotated[bool, Scope.DETECTIONS] = False,
+        max_detections: Annotated[int, Scope.DETECTIONS] = 100,
         sampling_ratio: int = 2,
         aligned: bool = True,
     ) -> None:
@@ -117,155 +119,135 @@ class MaskRCNN(ThingBranch):
             mask_head=mask_head(in_channels, mask_convs, mask_norm),
             mask_predictor=MaskRCNNPredictor(in_channels, in_channels, classes),
         )
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """As in detectron2: box head kaiming_uniform(a=1), classifier normal .01, boxes and masks normal .001."""
-        for layer in (self.roi_heads.box_head.fc6, self.roi_heads.box_head.fc7):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
         predictor = self.roi_heads.box_predictor
-        last = ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001), (self.roi_heads.mask_predictor[-1], 0.001))
-        for layer, std in last:
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        last = {predictor.cls_score: 0.01, predictor.bbox_pred: 0.001, self.roi_heads.mask_predictor[-1]: 0.001}
+        initialise_box_head(self.roi_heads.box_head, last)
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """rpn_cls, rpn_box, cls, box and mask losses (their sum is the L_i of Panoptic FPN)."""
         losses, rois = self.box_losses(features, batch)
         logits = self.mask_logits(self.mask_features(self.pool(features, rois)))
         return losses | {"mask": mask_loss(logits, rois, batch.targets)}
 
-    def box_losses(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Rois]]:
+    def box_losses(self, features: Features, batch: Batch) -> tuple[dict[str, Tensor], list[Rois]]:
         """Losses of proposals and boxes, and the positive regions of every image that train the mask head."""
-        losses, sampled = self._propose(features, batch)
-        proposals, matches, labels, regression = sampled
-        heads = self.roi_heads
-        boxed = heads.box_head(heads.box_roi_pool(features, proposals))
-        losses["cls"], losses["box"] = fastrcnn_loss(*heads.box_predictor(boxed), labels, regression)
+        heads, targets = self.roi_heads, self._torchvision_targets(batch)
+        proposals, rpn = self._propose(features, batch, targets)
+        losses = {"rpn_cls": rpn["loss_objectness"], "rpn_box": rpn["loss_rpn_box_reg"]}
+        proposals, matches, labels, regression = heads.select_training_samples(proposals, targets)
+        losses["cls"], losses["box"] = fastrcnn_loss(*self._box_outputs(features, proposals), labels, regression)
         positive = [self._mask_samples(label) for label in labels]
         return losses, [_rois(*parts) for parts in zip(proposals, labels, matches, positive, strict=True)]
 
     @torch.no_grad()
-    def detect(
-        self, features: dict[str, Tensor], batch: Batch, conf_thr: float, requires: frozenset[str]
-    ) -> list[InstanceSet]:
+    def detect(self, features: Features, batch: Batch, conf_thr: float, requires: Requires) -> list[InstanceSet]:
         """Ranked detections with masks at original resolution; only those with ``score >= conf_thr`` get a mask."""
         rois = self.find(features, batch, conf_thr)
-        pooled = self.pool(features, rois)
-        logits = self.mask_logits(self.mask_features(pooled))
-        return self.placed(rois, self.soft_masks(logits, rois), pooled, batch, requires)
+        soft, pooled = self._masks_in(features, rois)
+        return self.placed(rois, soft, pooled, batch, requires)
 
     @torch.no_grad()
-    def find(self, features: dict[str, Tensor], batch: Batch, conf_thr: float) -> list[Rois]:
-        """Detected boxes after NMS with ``score >= conf_thr``, ranked, or what an oracle makes of them."""
-        heads = self.roi_heads
-        proposals, _ = self.rpn(_image_list(batch), _pyramid(features))
-        boxed = heads.box_head(heads.box_roi_pool(features, proposals))
-        logits, regression = heads.box_predictor(boxed)
-        found = heads.postprocess_detections(logits.float(), regression.float(), proposals, batch.sizes)
-        kept = []
-        for boxes, scores, labels in zip(*found, strict=True):
+    def find(self, features: Features, batch: Batch, conf_thr: float) -> list[Rois]:
+        """Detected boxes after NMS with ``score >= conf_thr``, ranked, or what the oracle replaces them by."""
+        proposals, _ = self._propose(features, batch)
+        outputs = (out.float() for out in self._box_outputs(features, proposals))
+        results = self.roi_heads.postprocess_detections(*outputs, proposals, batch.sizes)
+        detected = []
+        for boxes, scores, labels in zip(*results, strict=True):
             if self.class_agnostic_nms:
                 best = nms(boxes, scores, self.nms_thr)[: self.max_detections]
                 boxes, scores, labels = boxes[best], scores[best], labels[best]
-            order = torch.argsort(scores, descending=True, stable=True)
+            order = by_score(scores)
             order = order[scores[order] >= conf_thr]
-            kept.append(Rois(boxes[order], labels[order] - 1, scores[order]))
-        return kept if self.oracle is None else self.oracle(kept, features, batch, self.classify)
+            detected.append(Rois(boxes[order], labels[order] - 1, scores[order]))
+        return detected if self.oracle is None else self.oracle(detected, features, batch, self.classify)
 
     def use_oracle(self, oracle: RoiChange | None) -> None:
-        """``find`` gives what ``oracle`` makes of the detections."""
+        """Lets ``oracle`` replace what ``find`` gives."""
         self.oracle = oracle
 
     @torch.no_grad()
-    def classify(self, features: dict[str, Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "n 4"]]) -> list[Rois]:
+    def classify(self, features: Features, batch: Batch, boxes: Sequence[Float[Tensor, "n 4"]]) -> list[Rois]:
         """The best thing class and its score for given boxes of every image (network frame); nothing is dropped."""
-        heads = self.roi_heads
-        logits, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes)))
+        logits, _ = self._box_outputs(features, boxes)
         scores, labels = logits.float().softmax(dim=1)[:, 1:].max(dim=1)
         counts = [len(b) for b in boxes]
         parts = zip(boxes, labels.split(counts), scores.split(counts), strict=True)
         return [Rois(box, label, score) for box, label, score in parts]
 
     @torch.no_grad()
-    def positives(
-        self, features: dict[str, Tensor], batch: Batch, requires: frozenset[str], wanted: Wanted = None
-    ) -> list[tuple[InstanceSet, Int[Tensor, " n"]]]:
+    def positives(self, features: Features, batch: Batch, requires: Requires, trainable: Trainable = None) -> Positives:
         """Sampled proposals with IoU >= 0.5 to an annotation (annotated boxes included), with the mask of its class."""
-        rois = self.positive_rois(features, batch, wanted)
-        pooled = self.pool(features, rois)
-        logits = self.mask_logits(self.mask_features(pooled))
-        return self.matched(rois, self.soft_masks(logits, rois), pooled, batch, requires)
+        rois = self.positive_rois(features, batch, trainable)
+        soft, pooled = self._masks_in(features, rois)
+        return self.matched(rois, soft, pooled, batch, requires)
 
     @torch.no_grad()
-    def positive_rois(self, features: dict[str, Tensor], batch: Batch, wanted: Wanted = None) -> list[Rois]:
-        """The sampled positive proposals of every image with their annotations; sampling ignores ``wanted``."""
-        proposals, _ = self.rpn(_image_list(batch), _pyramid(features))
+    def positive_rois(self, features: Features, batch: Batch, trainable: Trainable = None) -> list[Rois]:
+        """The sampled positive proposals of every image with their annotations; sampling ignores ``trainable``."""
+        proposals, _ = self._propose(features, batch)
         targets = self._torchvision_targets(batch)
         proposals, matches, labels, _ = self.roi_heads.select_training_samples(proposals, targets)
         positive = [label > 0 for label in labels]
-        for keep, want, match in zip(positive, wanted or (), matches, strict=wanted is not None):
+        for keep, want, match in zip(positive, trainable or (), matches, strict=trainable is not None):
             keep &= F.pad(want.to(keep.device), (0, 1))[match]  # an image without annotations matches its first one
         return [
             _rois(boxes, label, match, keep.nonzero().flatten())
             for boxes, label, match, keep in zip(proposals, labels, matches, positive, strict=True)
         ]
 
-    def pool(self, features: dict[str, Tensor], rois: Sequence[Rois]) -> Float[Tensor, "n c 14 14"]:
+    def pool(self, features: Features, rois: Sequence[Rois]) -> Pooled:
         """RoIAlign of all regions for the mask head, image after image."""
         pooled: Tensor = self.roi_heads.mask_roi_pool(features, [r.boxes for r in rois])
         return pooled
 
-    def mask_features(self, pooled: Float[Tensor, "n c 14 14"]) -> Float[Tensor, "n c 14 14"]:
+    def mask_features(self, pooled: Pooled) -> Pooled:
         """The convolutions of the mask head."""
-        found: Tensor = self.roi_heads.mask_head(pooled)
-        return found
+        inner: Tensor = self.roi_heads.mask_head(pooled)
+        return inner
 
-    def mask_logits(self, mask_features: Float[Tensor, "n c 14 14"]) -> Float[Tensor, "n k 28 28"]:
+    def mask_logits(self, mask_features: Pooled) -> Float[Tensor, "n k 28 28"]:
         """Deconvolution and predictor of the mask head; channel c + 1 is the contiguous label c."""
         logits: Tensor = self.roi_heads.mask_predictor(mask_features)
         return logits
 
     @staticmethod
-    def soft_masks(logits: Float[Tensor, "n k 28 28"], rois: Sequence[Rois]) -> Float[Tensor, "n 28 28"]:
-        """Mask probabilities (float32) of the own class of every region."""
+    def soft_masks(logits: Float[Tensor, "n k 28 28"], rois: Sequence[Rois]) -> Soft:
+        """Mask probabilities (float32) of every region for its class."""
         labels = torch.cat([r.labels for r in rois])
         return logits[torch.arange(len(logits), device=logits.device), labels + 1].float().sigmoid()
 
     @staticmethod
-    def placed(
-        rois: Sequence[Rois],
-        soft: Float[Tensor, "n 28 28"],
-        pooled: Float[Tensor, "n c 14 14"],
-        batch: Batch,
-        requires: frozenset[str],
-    ) -> list[InstanceSet]:
+    def placed(rois: Sequence[Rois], soft: Soft, pooled: Pooled, batch: Batch, requires: Requires) -> list[InstanceSet]:
         """Detections of every image with boxes and masks in the frame of the original image."""
-        own = []
+        in_original = []
         for r, sample, inside in zip(rois, batch.samples, batch.sizes, strict=True):
             height, width = sample.original_size
-            own.append(replace(r, boxes=r.boxes * r.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)))
-        return paste_instances(own, soft, pooled, [sample.original_size for sample in batch.samples], requires)
+            scale = r.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
+            in_original.append(replace(r, boxes=r.boxes * scale))
+        return paste_instances(in_original, soft, pooled, [sample.original_size for sample in batch.samples], requires)
 
     @staticmethod
-    def matched(
-        rois: Sequence[Rois],
-        soft: Float[Tensor, "n 28 28"],
-        pooled: Float[Tensor, "n c 14 14"],
-        batch: Batch,
-        requires: frozenset[str],
-    ) -> list[tuple[InstanceSet, Int[Tensor, " n"]]]:
+    def matched(rois: Sequence[Rois], soft: Soft, pooled: Pooled, batch: Batch, requires: Requires) -> Positives:
         """Positive proposals of every image with masks in the network's frame, and their annotations."""
         matches = [r.matches for r in rois if r.matches is not None]
         return list(zip(paste_instances(rois, soft, pooled, batch.sizes, requires), matches, strict=True))
 
-    def _propose(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Any]:
-        """Losses of the proposals, and the proposals sampled for the heads as torchvision gives them."""
-        targets = self._torchvision_targets(batch)
-        proposals, rpn = self.rpn(_image_list(batch), _pyramid(features), targets)
-        sampled = self.roi_heads.select_training_samples(proposals, targets)
-        return {"rpn_cls": rpn["loss_objectness"], "rpn_box": rpn["loss_rpn_box_reg"]}, sampled
+    def _propose(self, features: Features, batch: Batch, targets: Any = None) -> Any:
+        """Proposals of every image, and their losses if there are targets; maps that a branch added are not read."""
+        levels = {name: features[name] for name in PROPOSAL_LEVELS}
+        return self.rpn(ImageList(batch.images, list(batch.sizes)), levels, targets)
+
+    def _box_outputs(self, features: Features, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the classes and offsets of the boxes, for boxes of every image."""
+        heads = self.roi_heads
+        logits, offsets = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes)))
+        return logits, offsets
+
+    def _masks_in(self, features: Features, rois: Sequence[Rois]) -> tuple[Soft, Pooled]:
+        """Soft masks of all regions, and the RoI features that they are read from."""
+        pooled = self.pool(features, rois)
+        return self.soft_masks(self.mask_logits(self.mask_features(pooled)), rois), pooled
 
     def _mask_samples(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
         """Positive proposals that train the mask head, at most ``masks_per_image`` of them, drawn at random."""
@@ -280,16 +262,17 @@ class MaskRCNN(ThingBranch):
         return [{"boxes": t.boxes.float(), "labels": t.labels + 1, "masks": t.masks.windows} for t in batch.targets]
 
 
-def _pyramid(features: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The levels that proposals are made from: without maps that another branch added."""
-    return {name: features[name] for name in PROPOSAL_LEVELS}
+def initialise_box_head(head: TwoMLPHead, last: Mapping[nn.Linear | nn.Conv2d, float]) -> None:
+    """As in detectron2: two layers kaiming_uniform(a=1), the ``last`` ones normal of their deviation, biases 0."""
+    for layer in (head.fc6, head.fc7):
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+    for layer, deviation in last.items():
+        nn.init.normal_(layer.weight, std=deviation)
+    for layer in (head.fc6, head.fc7, *last):
+        nn.init.zeros_(layer.bias)
 
 
 def _rois(boxes: Tensor, labels: Tensor, matches: Tensor, keep: Tensor) -> Rois:
     """Regions from torchvision's sampled proposals, whose labels begin at 1; the score of a training region is 1."""
     scores = torch.ones(len(keep), device=boxes.device)
     return Rois(boxes[keep], labels[keep] - 1, scores, matches[keep])
-
-
-def _image_list(batch: Batch) -> ImageList:
-    return ImageList(batch.images, list(batch.sizes))

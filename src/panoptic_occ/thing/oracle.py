@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from panoptic_occ.structures.sample import Batch
+from panoptic_occ.structures.batch import Batch, Features
+from panoptic_occ.structures.instances import by_score
 from panoptic_occ.thing.base import Classify, Rois
 
 BOX_IOU = 0.5
@@ -19,11 +20,12 @@ BOX_IOU = 0.5
 
 @dataclass(frozen=True)
 class RoiOracle:
-    """Changes what a thing branch has found before masks are made in it.
+    """Replaces detected boxes, classes, or both by annotated ones; scores are always the branch's.
 
     ``boxes``: the annotated boxes replace the detected ones; the branch gives each its best class and score, and none
-    is dropped.  ``classes``: a box takes the class of the annotated box that it is, or that it overlaps most, from
-    ``BOX_IOU`` on; others keep their own.  Scores are always the branch's.
+    is dropped.
+    ``classes``: a box takes the class of the annotated box that it is, or that it overlaps most, if by ``BOX_IOU``;
+    other boxes keep their class.
     """
 
     boxes: bool = False
@@ -34,22 +36,18 @@ class RoiOracle:
         """Annotated boxes are as good as they get."""
         return self.boxes
 
-    def __call__(
-        self, found: Sequence[Rois], features: dict[str, Tensor], batch: Batch, classify: Classify
-    ) -> list[Rois]:
+    def __call__(self, detected: Sequence[Rois], features: Features, batch: Batch, classify: Classify) -> list[Rois]:
         """Regions of every image, ranked, in the network's frame."""
         annotated = annotated_boxes(batch)
         if self.boxes:
-            found = classify(features, batch, annotated)
+            detected = classify(features, batch, annotated)
         changed = []
-        for rois, boxes, target in zip(found, annotated, batch.targets, strict=True):
+        for rois, boxes, target in zip(detected, annotated, batch.targets, strict=True):
             if self.classes and len(boxes):
                 iou, nearest = box_iou(rois.boxes, boxes).max(dim=1)
-                labels = (
-                    target.labels if self.boxes else torch.where(iou >= BOX_IOU, target.labels[nearest], rois.labels)
-                )
-                rois = Rois(rois.boxes, labels, rois.scores)
-            changed.append(rois[torch.argsort(rois.scores, descending=True, stable=True)])
+                annotated_labels = torch.where(iou >= BOX_IOU, target.labels[nearest], rois.labels)
+                rois = Rois(rois.boxes, target.labels if self.boxes else annotated_labels, rois.scores)
+            changed.append(rois[by_score(rois.scores)])
         return changed
 
 

@@ -10,16 +10,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from panoptic_occ.structures.batch import Requires
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, Window
-from panoptic_occ.thing.base import Rois
+from panoptic_occ.thing.base import Pooled, Rois, Soft
+
+LARGEST = 30.0
+"""Largest logit: probabilities of exactly 0 and 1 have none."""
 
 
 def _weights(
     pixels: Int[Tensor, " p"], low: Float[Tensor, "#p"], high: Float[Tensor, "#p"], cells: int
 ) -> Float[Tensor, "p {cells}"]:
-    """Bilinear weights of the cells of a mask that reaches from ``low`` to ``high``, at the centres of ``pixels``; what
-    lies outside the mask counts as zero."""
+    """Bilinear weights at the centres of ``pixels`` of the cells of a mask from ``low`` to ``high``, with 0 around."""
     position = (pixels.to(low.dtype) + 0.5 - low) / (high - low).clamp(min=1e-6) * cells - 0.5
     cell = torch.arange(cells, dtype=low.dtype, device=low.device)
     return (position[:, None] - cell).abs_().neg_().add_(1).clamp_(min=0)
@@ -52,11 +55,7 @@ def paste_masks(
 
 
 def paste_instances(
-    rois: Sequence[Rois],
-    soft: Float[Tensor, "n 28 28"],
-    pooled: Float[Tensor, "n c 14 14"],
-    sizes: Sequence[tuple[int, int]],
-    requires: frozenset[str],
+    rois: Sequence[Rois], soft: Soft, pooled: Pooled, sizes: Sequence[tuple[int, int]], requires: Requires
 ) -> list[InstanceSet]:
     """The regions of every image with their masks, in the frame of ``sizes`` (height, width) that the boxes have."""
     counts = [len(r) for r in rois]
@@ -97,6 +96,13 @@ def _at_least(soft: Float[Tensor, " p"], threshold: float, out: Bool[Tensor, " p
         np.greater_equal(soft.numpy(), threshold, out=out.numpy())
     else:
         torch.ge(soft, threshold, out=out)
+
+
+def soft_logits(instances: InstanceSet) -> Float[Tensor, "n s s"]:
+    """Logits (float32) of the soft masks, within ``LARGEST``; ValueError without soft masks."""
+    if instances.soft is None:
+        raise ValueError("this order needs instances.soft; see OcclusionModel.requires")
+    return instances.soft.float().logit().clamp(-LARGEST, LARGEST)
 
 
 def place_soft(values: Float[Tensor, "s s"], box: Float[Tensor, " 4"], window: Window) -> Float[Tensor, "y x"]:

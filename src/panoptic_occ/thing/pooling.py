@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.poolers import initLevelMapper
+
+from panoptic_occ.structures.batch import Features
 
 LEVELS = ("0", "1", "2", "3")
 """P2..P5, at strides 4, 8, 16, 32; P6 (``pool``) serves the proposals only."""
@@ -30,7 +33,7 @@ class PyramidRoIAlign(nn.Module):
         self.level_of = initLevelMapper(k_min=2, k_max=5)
 
     def forward(
-        self, features: dict[str, Tensor], boxes: Sequence[Float[Tensor, "n 4"]], image_sizes: object = None
+        self, features: Features, boxes: Sequence[Float[Tensor, "n 4"]], image_sizes: object = None
     ) -> Float[Tensor, "m c s s"]:
         """Features of all boxes, image after image; ``image_sizes`` is what torchvision passes, and not needed."""
         image = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
@@ -41,53 +44,42 @@ class PyramidRoIAlign(nn.Module):
         shape = (len(rois), first.shape[1], self.output_size, self.output_size)
         out = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
         for k, name in enumerate(LEVELS):
-            chosen = (level == k).nonzero().flatten()
-            if len(chosen) == 0:
-                continue
-            out.index_copy_(0, chosen, self._crops(features[name], rois[chosen], stride=2 ** (k + 2)))
+            index = (level == k).nonzero().flatten()
+            if len(index):
+                out.index_copy_(0, index, self._crops(features[name], rois[index], stride=2 ** (k + 2)))
         return out + self._crops(features[SEMANTIC], rois, stride=4) if SEMANTIC in features else out
 
     def _crops(self, feature: Tensor, rois: Float[Tensor, "m 5"], stride: int) -> Float[Tensor, "m c s s"]:
-        return align_rois(feature, rois, self.output_size, 1 / stride, self.sampling_ratio, self.aligned)
+        return align_rois(feature, rois, Grid(self.output_size, 1 / stride, self.sampling_ratio, self.aligned))
 
 
-def align_rois(
-    feature: Float[Tensor, "b c h w"],
-    rois: Float[Tensor, "m 5"],
-    output_size: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Float[Tensor, "m c s s"]:
+class Grid(NamedTuple):
+    """Where RoIAlign reads: bins a side, cells per pixel of the boxes, samples a bin and side, pixel centres or not."""
+
+    output_size: int
+    spatial_scale: float = 1.0
+    sampling_ratio: int = 2
+    aligned: bool = True
+
+
+def align_rois(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], grid: Grid) -> Float[Tensor, "m c s s"]:
     """RoIAlign in the form that is fast where ``feature`` is; ``rois``: image index and box, sorted by image.
 
     GPU: torchvision's kernel.  CPU: ``sample_rois`` for a gradient, else ``bag_rois``.
     """
     align = roi_align if feature.is_cuda else bag_rois if reads_bags(feature) else sample_rois
-    aligned_rois: Tensor = align(
-        feature.float(),  # boxes stay exact: bfloat16 knows no odd pixel beyond 256
-        rois.float(),
-        output_size,
-        spatial_scale=spatial_scale,
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-    )
-    return aligned_rois.to(feature.dtype)
+    # boxes stay exact: bfloat16 knows no odd pixel beyond 256
+    return align(feature.float(), rois.float(), grid).to(feature.dtype)
 
 
-def roi_align(
-    feature: Float[Tensor, "b c h w"],
-    rois: Float[Tensor, "m 5"],
-    output_size: int,
-    spatial_scale: float = 1.0,
-    sampling_ratio: int = 2,
-    aligned: bool = True,
-) -> Float[Tensor, "m c s s"]:
+def roi_align(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], grid: Grid) -> Float[Tensor, "m c s s"]:
     """torchvision's kernel.  Its own function of this name compiles a substitute in Python where a GPU is asked to be
     deterministic, if only as far as it can."""
-    size = (output_size, output_size)
-    found: Tensor = torch.ops.torchvision.roi_align(feature, rois, spatial_scale, *size, sampling_ratio, aligned)
-    return found
+    size = (grid.output_size, grid.output_size)
+    crops: Tensor = torch.ops.torchvision.roi_align(
+        feature, rois, grid.spatial_scale, *size, grid.sampling_ratio, grid.aligned
+    )
+    return crops
 
 
 def reads_bags(feature: Tensor) -> bool:
@@ -95,21 +87,14 @@ def reads_bags(feature: Tensor) -> bool:
     return feature.device.type == "cpu" and not (torch.is_grad_enabled() and feature.requires_grad)
 
 
-def bag_rois(
-    feature: Float[Tensor, "b c h w"],
-    rois: Float[Tensor, "m 5"],
-    output_size: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Float[Tensor, "m c s s"]:
+def bag_rois(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], grid: Grid) -> Float[Tensor, "m c s s"]:
     """``roi_align`` as sums of weighted feature vectors (``embedding_bag``), several times as fast on a CPU.
 
     A bin is the mean of its samples and a sample the bilinear mean of four cells, so a bin is one weighted sum of
-    cells; all channels of a cell lie side by side when ``feature`` is in ``channels_last``, else it is copied so.
-    The result is in ``channels_last``.
+    cells.  Reads and gives ``channels_last``, where all channels of a cell lie side by side.
     """
     _, channels, height, width = feature.shape
+    output_size, spatial_scale, sampling_ratio, aligned = grid
     low, high = (rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)).split(2, dim=1)
     extent = high - low if aligned else (high - low).clamp(min=1)
     columns, across = _taps(low[:, 0], extent[:, 0], width, output_size, sampling_ratio)
@@ -127,36 +112,30 @@ def bag_rois(
 def _taps(
     start: Float[Tensor, " m"], extent: Float[Tensor, " m"], cells: int, bins: int, ratio: int
 ) -> tuple[Int[Tensor, "m bins taps"], Float[Tensor, "m bins taps"]]:
-    """The cells of one axis that every bin reads, two a sample, and their shares of it.
+    """The cells of one axis that every bin reads, two a sample, and their weights.
 
     A sample up to one cell beyond the edge reads the border, one further out reads zero (``roi_align``).
     """
     size = (extent / bins)[:, None, None]
     corner = start[:, None, None] + torch.arange(bins)[:, None] * size
     position = corner + (torch.arange(ratio) + 0.5) * size / ratio  # in roi_align's order, so that rounding agrees
-    seen = (position >= -1) & (position <= cells)
+    inside = (position >= -1) & (position <= cells)
     position = position.clamp(0, cells - 1)
     before = position.floor()
     part = position - before
     taps = torch.stack([before, (before + 1).clamp(max=cells - 1)], dim=-1).int()
-    shares = torch.stack([1 - part, part], dim=-1) * (seen / ratio)[..., None]
+    shares = torch.stack([1 - part, part], dim=-1) * (inside / ratio)[..., None]
     return taps.flatten(2), shares.flatten(2)
 
 
-def sample_rois(
-    feature: Float[Tensor, "b c h w"],
-    rois: Float[Tensor, "m 5"],
-    output_size: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Float[Tensor, "m c s s"]:
+def sample_rois(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], grid: Grid) -> Float[Tensor, "m c s s"]:
     """RoIAlign by ``grid_sample``, for CPUs, where torchvision's backward runs on one thread.
 
     ``rois``: image index and box, sorted by image.  Equal to ``roi_align`` for boxes inside the image; beyond its edge
     this repeats the border where ``roi_align`` reads zeros, and every box of ours is cut to the image.
     """
     images, _, height, width = feature.shape
+    output_size, spatial_scale, sampling_ratio, aligned = grid
     image = rois[:, 0].long()
     counts = torch.bincount(image, minlength=images)
     slot = torch.arange(len(rois), device=rois.device) - (counts.cumsum(0) - counts)[image]
@@ -170,9 +149,9 @@ def sample_rois(
     centres = centres * 2 / centres.new_tensor([width, height]) - 1
     x = centres[:, None, :, 0].expand(-1, cells, -1)
     y = centres[:, :, None, 1].expand(-1, -1, cells)
-    grid = centres.new_zeros((images, int(counts.max()) if len(rois) else 0, cells, cells, 2))
-    grid[image, slot] = torch.stack([x, y], dim=-1)
-    rows = grid.flatten(1, 2)
+    samples = centres.new_zeros((images, int(counts.max()) if len(rois) else 0, cells, cells, 2))
+    samples[image, slot] = torch.stack([x, y], dim=-1)
+    rows = samples.flatten(1, 2)
     sampled = F.grid_sample(feature.float(), rows, padding_mode="border", align_corners=False)
-    sampled = sampled.unflatten(2, (grid.shape[1], cells)).transpose(1, 2)[image, slot]
+    sampled = sampled.unflatten(2, (samples.shape[1], cells)).transpose(1, 2)[image, slot]
     return F.avg_pool2d(sampled, sampling_ratio).to(feature.dtype) if sampling_ratio > 1 else sampled.to(feature.dtype)

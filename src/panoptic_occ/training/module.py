@@ -18,7 +18,7 @@ from panoptic_occ.common.seeding import stable_seed
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.metrics.step_time import timed
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.structures.outputs import BaseOutput
+from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.training.schedule import StageSchedule
 
@@ -82,8 +82,8 @@ class PanopticModule(pl.LightningModule):
 
     def _stop(self, losses: dict[str, Tensor], total: Tensor, samples: Sequence[Sample]) -> None:
         terms = ", ".join(f"{name}={loss.item():.4g}" for name, loss in losses.items())
-        own = f"{terms}; images {', '.join(str(s.image_id) for s in samples)}"
-        faulty = filter(None, all_gather("" if torch.isfinite(total) else own))
+        here = f"{terms}; images {', '.join(str(s.image_id) for s in samples)}"
+        faulty = filter(None, all_gather("" if torch.isfinite(total) else here))
         raise NonFiniteLossError(
             f"the loss of stage '{self.stage}' is not finite at step {self.global_step}: {'; '.join(faulty)}. "
             f"The last checkpoint is kept. Lower schedule.{self.stage}.lr, clip gradients "
@@ -101,8 +101,8 @@ class PanopticModule(pl.LightningModule):
 
         Says so when the number of processes has changed: the images stay the same, what is drawn at random does not.
         """
-        saved, own = checkpoint["state_dict"], self.state_dict()
-        alone = {name: tensor for name, tensor in own.items() if not self.trains(name)}
+        saved, current = checkpoint["state_dict"], self.state_dict()
+        alone = {name: tensor for name, tensor in current.items() if not self.trains(name)}
         checkpoint["state_dict"] = {name: tensor for name, tensor in saved.items() if self.trains(name)} | alone
         before, now = checkpoint.get(PROCESSES, self.trainer.world_size), self.trainer.world_size
         if before != now and is_main_process():

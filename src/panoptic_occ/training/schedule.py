@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Count, NotNegative, Positive, Size
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class StageSchedule:
     """
 
     optimizer: Callable[..., Optimizer]
-    lr: float
-    steps: int
-    milestones: Sequence[int] = ()
-    gamma: float = 0.1
-    warmup_steps: int = 0
-    warmup_factor: float = 0.001
-    checkpoint_every: int = 1000
+    lr: Positive
+    steps: Count
+    milestones: Sequence[Size] = ()
+    gamma: Positive = 0.1
+    warmup_steps: Size = 0
+    warmup_factor: NotNegative = 0.001
+    checkpoint_every: Count = 1000
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -58,7 +59,7 @@ class StageSchedule:
 class Schedule:
     """Both stages, written for ``reference_batch`` images an iteration."""
 
-    reference_batch: int
+    reference_batch: Count
     base: StageSchedule
     occlusion: StageSchedule
 

@@ -13,18 +13,18 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from panoptic_occ.common.distributed import broadcast_from_main
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.files import FULL, cannot_write
-from panoptic_occ.config.instantiate import refusal, safe_instantiate
+from panoptic_occ.config.instantiate import refusal
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.variants import build_validation
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.runs.folders import RunFolder, latest_checkpoint
+from panoptic_occ.runs.folders import latest_checkpoint
+from panoptic_occ.runs.plan import OrderPlan, RunPlan
 from panoptic_occ.runs.weights import save_weights
 from panoptic_occ.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from panoptic_occ.training.callbacks.compiled import CompiledBackbone
@@ -51,11 +51,12 @@ NOISE = (
 )
 
 
-def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
-    """A Lightning trainer from ``cfg.trainer``; ``settings`` are what a stage or the evaluation fixes itself."""
-    if cfg.trainer.get("accumulate_grad_batches", 1) != 1:
+def make_trainer(plan: RunPlan, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
+    """A Lightning trainer as ``plan`` has it; ``settings`` are what a stage or the evaluation fixes itself."""
+    plain = plan.trainer.settings
+    if plain.get("accumulate_grad_batches", 1) != 1:
         raise ConfigError(
-            f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: steps count as batches here, "
+            f"trainer.accumulate_grad_batches={plain['accumulate_grad_batches']}: steps count as batches here, "
             "and images would be repeated; choose a smaller data.batch_size, which lowers the rate and adds steps, or "
             "more processes"
         )
@@ -70,15 +71,14 @@ def make_trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback] = (), **setti
         "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
         "plugins": [AtomicCheckpointIO(), *slurm],
     }
-    bars = [stage_progress()] if cfg.trainer.get("enable_progress_bar", True) else []
+    bars = [stage_progress()] if plain.get("enable_progress_bar", True) else []
     try:
-        trainer: pl.Trainer = safe_instantiate(cfg.trainer, callbacks=[*callbacks, *bars], **fixed, **settings)
+        trainer: pl.Trainer = plan.trainer.build(callbacks=[*callbacks, *bars], **fixed, **settings)
     except MisconfigurationException as error:
-        plain: Any = OmegaConf.to_container(cfg.trainer)
         raise refusal("trainer", plain, error) from error
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(
-            f"trainer.strategy={cfg.trainer.strategy}: its processes end with the training and take the metrics with "
+            f"trainer.strategy={plain.get('strategy')}: its processes end with the training and take the metrics with "
             "them; use trainer.strategy=ddp, which repeats the command in every process"
         )
     return trainer
@@ -88,20 +88,23 @@ def fit_stage(
     stage: Stage,
     model: PanopticFPN,
     data: PanopticDataModule,
-    schedule: Schedule,
-    folder: RunFolder,
-    cfg: DictConfig,
+    plan: RunPlan,
+    order: OrderPlan,
 ) -> None:
-    """Trains ``stage`` and leaves its final weights in ``folder``; continues after an interruption.
+    """Trains ``stage``, of the base or of ``order``, and leaves the final weights in its folder; continues after an
+    interruption.
 
     Checkpoints are written every ``checkpoint_every`` steps, the last two are kept, and removed when the stage ends.
     """
-    plan = schedule.stage("occlusion" if stage == "occlusion" else "base", data.batch_size)
-    data.steps_per_epoch = min(plan.checkpoint_every, plan.steps)
-    validation = build_validation(cfg, stage, model, data.categories) if cfg.logger else None  # else nobody sees it
-    data.max_validation_images = cfg.validate.images
+    folder = order.folder if stage == "occlusion" else plan.base.folder
+    schedule: Schedule = order.schedule.build()
+    steps = schedule.stage("occlusion" if stage == "occlusion" else "base", data.batch_size)
+    data.steps_per_epoch = min(steps.checkpoint_every, steps.steps)
+    # without a logger nobody sees it
+    validation = build_validation(plan, order, stage, model, data.categories) if plan.loggers else None
+    data.max_validation_images = plan.validate_images
     data.resizes = not (stage == "occlusion" and model.occlusion.learns_from == "annotations")
-    module = PanopticModule(model, stage, cfg.seed, plan, validation)
+    module = PanopticModule(model, stage, plan.seed, steps, validation)
     saver = ModelCheckpoint(
         dirpath=folder.checkpoints,
         filename="{step:08d}",
@@ -115,15 +118,16 @@ def fit_stage(
     resume = broadcast_from_main(lambda: latest_checkpoint(folder))
     if resume is not None:
         log.info("continuing stage '%s' from %s", stage, resume)
-    compiling = [CompiledBackbone()] if cfg.compile else []
-    with clear_errors(folder.path), tracked(cfg, folder.path, stage, resume.stem if resume else "0") as loggers:
+    compiling = [CompiledBackbone()] if plan.base.compile else []
+    start = resume.stem if resume else "0"
+    with clear_errors(folder.path), tracked(plan, order, folder.path, stage, start) as loggers:
         trainer = make_trainer(
-            cfg,
+            plan,
             [TwoStage(), saver, Preemption(folder.checkpoints), Throughput(), *compiling],
-            max_steps=plan.steps,
+            max_steps=steps.steps,
             max_epochs=-1,
             limit_val_batches=1.0 if validation else 0,
-            check_val_every_n_epoch=cfg.validate.every or 1,
+            check_val_every_n_epoch=plan.validate_every or 1,
             num_sanity_val_steps=0,
             logger=loggers,
         )

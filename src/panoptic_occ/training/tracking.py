@@ -20,35 +20,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from panoptic_occ.common.distributed import is_main_process
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.common.files import write_text
-from panoptic_occ.config.instantiate import safe_instantiate
+from panoptic_occ.config.instantiate import Blueprint
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.metrics.pq.scores import PQResult
+from panoptic_occ.runs.plan import OrderPlan, RunPlan
 
 log = logging.getLogger(__name__)
 
 MODES = ("online", "offline", "disabled")
+MISSING = "???"  # a value that the folder of the work gives
 ANSWER_WITHIN = 5.0  # seconds
 
 
 @contextmanager
-def tracked(cfg: DictConfig, folder: Path, job: str, start: str = "") -> Iterator[list[Logger]]:
-    """The loggers of ``cfg.logger`` for one start of ``job`` (base, occlusion, joint or evaluation) in ``folder``.
+def tracked(plan: RunPlan, order: OrderPlan, folder: Path, job: str, start: str = "") -> Iterator[list[Logger]]:
+    """The loggers of ``plan`` for one start of ``job`` (base, occlusion, joint or evaluation) in ``folder``.
 
-    They know the whole configuration; only the first process has any.  At the end the W&B run is closed, as failed
-    after an exception, so that the next job of this process gets one of its own.
+    They know the whole configuration, that of ``order``; only the first process has any.  At the end the W&B run is
+    closed, as failed after an exception, so that the next job of this process gets one of its own.
     """
     try:
-        loggers = _loggers(cfg, folder, job, start) if is_main_process() else []
-        settings: Any = OmegaConf.to_container(cfg)
+        loggers = _loggers(plan, folder, job, start) if is_main_process() else []
         for logger in loggers:
-            logger.log_hyperparams({**settings, "stage": job, "folder": str(folder)})
+            logger.log_hyperparams({**order.hyperparameters, "stage": job, "folder": str(folder)})
         yield loggers
     except BaseException:
         with suppress(Exception):  # a signal may have ended W&B's own process too, and what happened first matters
@@ -58,17 +58,16 @@ def tracked(cfg: DictConfig, folder: Path, job: str, start: str = "") -> Iterato
 
 
 def track_results(
-    cfg: DictConfig,
+    plan: RunPlan,
     folder: Path,
     evaluation: Evaluation,
-    method: str,
     pictures: Mapping[str, Image.Image] | None = None,
 ) -> None:
-    """Tells all trackers what an evaluation of ``method`` found; ``pictures``: sheets of fixed images by name."""
+    """Tells all trackers the results of an evaluation; ``pictures``: sheets of fixed images by name."""
     rows, quality = evaluation.rows(), evaluation.results()  # by all processes together
-    with tracked(cfg, folder, "evaluation") as loggers:
+    with tracked(plan, plan.order, folder, "evaluation") as loggers:
         for logger in loggers:
-            logger.log_metrics(summary_scalars(evaluation, rows, method), step=0)
+            logger.log_metrics(summary_scalars(evaluation, rows, plan.method), step=0)
             if isinstance(logger, WandbLogger):
                 logger.log_table("orders", *_order_table(evaluation, rows))
                 logger.log_table("per_class", *_class_table(quality))
@@ -117,62 +116,57 @@ def usable_mode(asked: str | None) -> str:
     if not has_key:
         return "offline" if asked is None else _offline("there is no API key; `wandb login` stores one")
     server = str(settings.base_url)
-    if not answers(server):
+    if not server_answers(server):
         return _offline(f"{server} does not answer")
     return "online"
 
 
-def answers(url: str, within: float = ANSWER_WITHIN) -> bool:
+def server_answers(url: str, within: float = ANSWER_WITHIN) -> bool:
     """Whether a server says anything but that it is broken, within ``within`` seconds; proxies are heeded."""
-    found: list[bool] = []
+    answered: list[bool] = []
 
     def ask() -> None:
         try:
             with urllib.request.urlopen(f"{url.rstrip('/')}/healthz", timeout=within):
-                found.append(True)
+                answered.append(True)
         except urllib.error.HTTPError as error:
-            found.append(error.code < 500)
+            answered.append(error.code < 500)
         except (OSError, ValueError):
-            found.append(False)
+            answered.append(False)
 
     thread = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
     thread.start()
     thread.join(within)
-    return bool(found) and found[0]
+    return bool(answered) and answered[0]
 
 
-def _loggers(cfg: DictConfig, folder: Path, job: str, start: str) -> list[Logger]:
+def _loggers(plan: RunPlan, folder: Path, job: str, start: str) -> list[Logger]:
     facts: dict[str, Callable[[], str]] = {
         "save_dir": lambda: str(folder),
         "version": lambda: f"{job}_{start}" if start else job,
         "job_type": lambda: job,
-        "group": lambda: _group(cfg),
-        "name": lambda: os.path.relpath(folder, cfg.runs_dir),
+        "group": lambda: _group(plan),
+        "name": lambda: os.path.relpath(folder, plan.runs_dir),
         "id": lambda: _run_id(folder),
     }
     loggers = []
-    for name, settings in cfg.logger.items():
-        if not OmegaConf.is_dict(settings):
-            raise ConfigError(
-                f"logger.{name}={settings}: every logger has its settings under a key of its own, as in "
-                "conf/logger/csv.yaml; several: 'logger=[csv,wandb]'"
-            )
-        given = {key: fact() for key, fact in facts.items() if OmegaConf.is_missing(settings, key)}
-        make = _make_wandb if str(settings.get("_target_")).endswith(".WandbLogger") else safe_instantiate
-        loggers.append(make(settings, **given))
+    for blueprint in plan.loggers.values():
+        given = {key: fact() for key, fact in facts.items() if blueprint.settings.get(key) == MISSING}
+        is_wandb = str(blueprint.settings.get("_target_")).endswith(".WandbLogger")
+        loggers.append(_make_wandb(blueprint, **given) if is_wandb else blueprint.build(**given))
     return loggers
 
 
-def _make_wandb(settings: DictConfig, **given: str) -> Logger:
+def _make_wandb(blueprint: Blueprint[Logger], **given: str) -> Logger:
     """The logger of W&B with its run begun, offline where nobody takes it."""
     import wandb
 
-    logger: WandbLogger = safe_instantiate(settings, **given, mode=usable_mode(settings.mode))
+    logger: Any = blueprint.build(**given, mode=usable_mode(blueprint.settings["mode"]))
     try:
         _ = logger.experiment
     except wandb.errors.Error as error:
         wandb.teardown()  # its service keeps the id of the run for itself
-        logger = safe_instantiate(settings, **given, mode=_offline(str(error)))
+        logger = blueprint.build(**given, mode=_offline(str(error)))
     return logger
 
 
@@ -194,13 +188,13 @@ def _run_id(folder: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _group(cfg: DictConfig) -> str:
+def _group(plan: RunPlan) -> str:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return Path(HydraConfig.get().sweep.dir).name
-    return str(cfg.data.name)
+    return plan.data_name
 
 
 def _order_table(
@@ -212,8 +206,8 @@ def _order_table(
     data: list[list[object]] = []
     for entry in evaluation.entries:
         numbers = (rows[entry.name][name] for name in names)
-        known = (None if math.isnan(number) else number for number in numbers)
-        data.append([entry.name, entry.order, *(entry.values.get(key) for key in keys), *known])
+        values = (None if math.isnan(number) else number for number in numbers)
+        data.append([entry.name, entry.order, *(entry.values.get(key) for key in keys), *values])
     return ["entry", "order", *keys, *names], data
 
 

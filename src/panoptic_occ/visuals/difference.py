@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.visuals.linking import CROWD, link, segment_index
 
 SAME, FIXED, BROKEN, NEITHER = range(4)

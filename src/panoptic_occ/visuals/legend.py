@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.visuals.colors import Color, family, muted
 from panoptic_occ.visuals.overlay import VOID_COLOR, font, hatch
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from panoptic_occ.ops.segment_runs import positions, run_starts
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.panoptic_map import PanopticMap
 
 ObjectKey = tuple[int, int]
 """(contiguous label, number of the object within its class); stuff is number 0, a crowd region ``CROWD``."""

@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt, find_objects, uniform_filter
 from torch import Tensor
 
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.visuals.colors import Color, instance_color, muted
 from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference
 from panoptic_occ.visuals.linking import link, segment_index

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from panoptic_occ.common.files import atomic_path
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference, difference
 from panoptic_occ.visuals.legend import INK, PAPER, legend
 from panoptic_occ.visuals.overlay import DIFFERENCE_COLORS, difference_overlay, font, overlay, segment_colors

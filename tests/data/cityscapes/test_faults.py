@@ -109,10 +109,13 @@ FAULTS: dict[str, tuple[Callable[[TinyCityscapes], object], list[str]]] = {
         lambda t: pixels(t, painted(12004)),
         ["5 pixels have the id 12004", "1000 x label + number for the labels 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"],
     ),
-    "damaged ids": (lambda t: cut(t.instance_ids(*HERE)), ["instanceIds.png: cannot be decoded", "unpack"]),
+    "damaged ids": (
+        lambda t: cut(t.instance_ids(*HERE)),
+        ["instanceIds.png: the PNG of instance ids cannot be", "unpack"],
+    ),
     "damaged image": (
         lambda t: t.image(*HERE).write_bytes(b"no image"),
-        ["aachen_000001_000019_leftImg8bit.png: cannot be decoded", "leftImg8bit_trainvaltest.zip"],
+        ["aachen_000001_000019_leftImg8bit.png: the image cannot be decoded", "leftImg8bit_trainvaltest.zip"],
     ),
 }
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as coco_mask
 
-from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.data.coco.doctor import check
 from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
 from panoptic_occ.data.scenes import generator
 from panoptic_occ.data.scenes.generator import SceneSettings, generate
@@ -88,41 +89,27 @@ def test_enough_classes_and_everything_occurs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "front", "back", "least"), [("prior", BADGES, BODIES, 0.75), ("cover", COVERS, NEUTRAL, 0.24)]
+    ("kind", "low", "high"),
+    [("prior", 0.9, 1.0), ("small", 0.9, 1.0), ("cover", 0.0, 0.25), ("large", 0.0, 0.25), ("equal", 0.3, 0.7)],
 )
-def test_pairs_of_a_kind_follow_their_classes(
-    kind: str, front: tuple[str, ...], back: tuple[str, ...], least: float
-) -> None:
-    decided = {True: 0, False: 0}
+def test_the_kind_of_a_pair_decides_who_is_in_front(kind: str, low: float, high: float) -> None:
+    smaller = pairs = 0
+    by_class: Counter[bool] = Counter()  # pairs whose classes say who is in front, and whether that one is
+    front, back = {"prior": (BADGES, BODIES), "cover": (COVERS, NEUTRAL)}.get(kind, ((), ()))
     for number in range(60):
         painted = scene(number, **dict.fromkeys(KINDS, 0.0) | {kind: 1.0})
-        for a, (name_a, mask_a) in enumerate(painted.things):
-            for b, (name_b, mask_b) in enumerate(painted.things):
-                common = mask_a & mask_b
-                smaller = mask_a if kind == "prior" else mask_b
-                if name_a in front and name_b in back and common.sum() >= least * smaller.sum():
-                    decided[bool((painted.owner[common] == a).sum() > (painted.owner[common] == b).sum())] += 1
-    assert decided[True] > 50
-    # a partner of one cover may happen to lie on another cover
-    assert decided[False] <= (0 if kind == "prior" else 0.05 * decided[True])
-
-
-def test_the_kind_of_a_pair_decides_whether_the_smaller_is_in_front() -> None:
-    for kind, low, high in (("small", 0.9, 1.0), ("cover", 0.0, 0.25), ("large", 0.0, 0.25), ("equal", 0.3, 0.7)):
-        shares = dict.fromkeys(KINDS, 0.0) | {kind: 1.0}
-        smaller = pairs = 0
-        for number in range(60):
-            painted = scene(number, **shares)
-            for a, (_, mask_a) in enumerate(painted.things):
-                for b in range(a):
-                    mask_b = painted.things[b][1]
-                    common = mask_a & mask_b
-                    if common.sum() < 0.2 * min(mask_a.sum(), mask_b.sum()):
-                        continue
-                    a_wins = (painted.owner[common] == a).sum() > (painted.owner[common] == b).sum()
-                    pairs += 1
-                    smaller += a_wins == (mask_a.sum() < mask_b.sum())
-        assert pairs > 60 and low <= smaller / pairs <= high, (kind, smaller / pairs)
+        for (a, (name_a, mask_a)), (b, (name_b, mask_b)) in permutations(enumerate(painted.things), 2):
+            common, areas = mask_a & mask_b, (mask_a.sum(), mask_b.sum())
+            share = common.sum() / min(areas)
+            a_wins = (painted.owner[common] == a).sum() > (painted.owner[common] == b).sum()
+            if a < b and share >= 0.2:
+                pairs += 1
+                smaller += bool(a_wins) == (areas[0] < areas[1])
+            if name_a in front and name_b in back and share >= (0.75 if kind == "prior" else 0.24):
+                by_class[bool(a_wins)] += 1
+    assert pairs > 60 and low <= smaller / pairs <= high
+    if front:  # a partner of one cover may happen to lie on another cover
+        assert by_class[True] > 50 and by_class[False] <= (0 if kind == "prior" else 0.05 * by_class[True])
 
 
 def test_no_simple_rule_gives_the_order_away(source: ScenesSource) -> None:
@@ -134,23 +121,16 @@ def test_no_simple_rule_gives_the_order_away(source: ScenesSource) -> None:
 
 
 def test_files_agree_with_each_other(source: ScenesSource) -> None:
-    notes = source.cache_dir / "annotations"
-    panoptic = json.loads((notes / "panoptic_val.json").read_text())
-    instances = json.loads((notes / "instances_val.json").read_text())
-    ids = [c["id"] for c in panoptic["categories"]]
+    data = source.split("val")
+    ids = [c.id for c in data.categories.items]
     assert ids != list(range(len(ids))) and len(ids) == len(THINGS) + len(STUFF)
-    for entry in panoptic["annotations"][:20]:
-        png = read_panoptic_png(notes / "panoptic_val" / entry["file_name"])
-        for segment in entry["segments_info"]:
-            assert (png == segment["id"]).sum() == segment["area"]
-        listed = {segment["id"] for segment in entry["segments_info"]}
-        assert set(np.unique(png)) - {0} == listed
+    assert check(data) == []
+    instances = json.loads(data.layout.instances_json.read_text())
     for annotation in instances["annotations"][:100]:
         mask = coco_mask.decode(annotation["segmentation"])
         x, y, w, h = annotation["bbox"]
+        assert mask.shape == (128, 128)
         assert mask.sum() == annotation["area"] == mask[y : y + h, x : x + w].sum()
-    image = Image.open(source.cache_dir / "val" / panoptic["images"][0]["file_name"])
-    assert image.size == (128, 128)
 
 
 def test_interrupted_generation_is_missing_then_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,19 +165,7 @@ def test_settings_name_the_folder(tmp_path: Path) -> None:
     assert len(folders) == 6
 
 
-@pytest.mark.parametrize("bad", [{"size": 10}, {"train_images": 0}, {"mix": {"priors": 1.0}}, {"mix": {"prior": -1.0}}])
-def test_bad_settings_are_named(bad: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"size=10|train_images=0|allowed: prior"):
-        ScenesSource(**bad)  # type: ignore[arg-type]
-
-
-def test_damaged_image_is_named(source: ScenesSource, tmp_path: Path) -> None:
-    import shutil
-
-    copy = tmp_path / "copy"
-    shutil.copytree(source.cache_dir, copy)
-    (copy / "val" / "000000000001.jpg").write_bytes(b"not an image")
-    from panoptic_occ.data.coco.dataset import CocoPanoptic
-
-    with pytest.raises(DataError, match=r"000000000001\.jpg"):
-        CocoPanoptic.from_root(copy, "val").load(0)
+@pytest.mark.parametrize("mix", [{"priors": 1.0}, {"prior": -1.0}])
+def test_a_bad_mix_is_named(mix: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source\.mix: .*(priors|>= 0).*; allowed: prior"):
+        ScenesSource(mix=mix)

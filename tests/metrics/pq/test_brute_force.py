@@ -15,7 +15,7 @@ from helpers.maps import NUM, infos, make_map
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.metrics.pq.core import IOU_UNIT, SegmentRow, listed_ids, overlap_table
 from panoptic_occ.metrics.pq.metric import _overlap_table_torch, panoptic_counts
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 
 @st.composite

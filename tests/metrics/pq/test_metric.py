@@ -9,7 +9,7 @@ from panoptic_occ.common.errors import DataError
 from panoptic_occ.metrics.pq.core import IOU_UNIT
 from panoptic_occ.metrics.pq.metric import PanopticQuality, panoptic_counts, panoptic_quality
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 CATEGORIES = Categories.from_json([{"id": 10 * k + 10, "name": f"class{k}", "isthing": int(k < 2)} for k in range(NUM)])
 

@@ -5,7 +5,8 @@ import torch
 from torchvision.ops import nms
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.baselines.area import AreaOrder
 from panoptic_occ.occlusion.baselines.random import RandomOrder
 from panoptic_occ.occlusion.baselines.score import ScoreOrder

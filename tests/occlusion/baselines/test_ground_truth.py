@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.occlusion.base import Context
 from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Context
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_target
 
 COMMON = {"in_channels": 4, "categories": toy_categories()}

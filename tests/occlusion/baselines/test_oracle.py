@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.occlusion.base import Context
 from panoptic_occ.occlusion.baselines.area import AreaOrder
 from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.baselines.oracle import with_annotated_order
@@ -15,7 +17,6 @@ from panoptic_occ.occlusion.baselines.score import ScoreOrder
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Context
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_target
 
 PARTS = {"in_channels": 4, "categories": toy_categories()}

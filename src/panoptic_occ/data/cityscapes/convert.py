@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
-from PIL import Image
-from pycocotools import mask as rle_tools
 from scipy.ndimage import find_objects
 
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.cityscapes.labels import CATEGORIES, COUNTED, IDS, THINGS
-from panoptic_occ.data.cityscapes.polygons import Outline, Size, full_mask, read_outlines, visible_pixels
-from panoptic_occ.data.coco.annotations import Layout
-from panoptic_occ.data.coco.images import UNREADABLE
+from panoptic_occ.data.cityscapes.polygons import Size, full_mask, read_outlines, visible_pixels
+from panoptic_occ.data.coco.images import opened_image
+from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
-from panoptic_occ.data.coco.writer import Part
+from panoptic_occ.data.coco.writer import Part, mask_entry
 from panoptic_occ.ops.segment_runs import unique_ids
 
 CLASSES = {c.id for c in CATEGORIES.items}
@@ -32,26 +30,22 @@ CLASSES = {c.id for c in CATEGORIES.items}
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one image; ``stem`` is like ``aachen/aachen_000000_000019``."""
+    """The files of one image: the picture, its objects, and what is visible at every pixel.
 
-    root: Path
-    split: str
+    ``stem`` is like ``aachen/aachen_000000_000019``.
+    """
+
     stem: str
+    image: Path
+    polygons: Path
+    instance_ids: Path
 
-    @property
-    def image(self) -> Path:
-        """The picture."""
-        return self.root / "leftImg8bit" / self.split / f"{self.stem}_leftImg8bit.png"
-
-    @property
-    def polygons(self) -> Path:
-        """The objects."""
-        return self.root / "gtFine" / self.split / f"{self.stem}_gtFine_polygons.json"
-
-    @property
-    def instance_ids(self) -> Path:
-        """What is visible at every pixel."""
-        return self.root / "gtFine" / self.split / f"{self.stem}_gtFine_instanceIds.png"
+    @staticmethod
+    def of(root: Path, split: str, stem: str) -> Files:
+        """The files below ``root``, as Cityscapes distributes them."""
+        fine = f"gtFine/{split}/{stem}_gtFine"
+        picture = root / f"leftImg8bit/{split}/{stem}_leftImg8bit.png"
+        return Files(stem, picture, root / f"{fine}_polygons.json", root / f"{fine}_instanceIds.png")
 
 
 def convert(files: Files, target: Layout, number: int) -> Part:
@@ -62,40 +56,39 @@ def convert(files: Files, target: Layout, number: int) -> Part:
     """
     size, outlines = read_outlines(files.polygons)
     ids = read_instance_ids(files.instance_ids)
-    for path, found in ((files.image, _image_size(files.image)), (files.instance_ids, ids.shape)):
-        if found != size:
+    for path, actual in ((files.image, _image_size(files.image)), (files.instance_ids, ids.shape)):
+        if actual != size:
             raise DataError(
-                f"{path}: (height, width) is {tuple(found)}, but {size} in {files.polygons.name}; image, PNG and "
+                f"{path}: (height, width) is {tuple(actual)}, but {size} in {files.polygons.name}; image, PNG and "
                 "polygons must agree: unpack the archives of Cityscapes again"
             )
     segments = _segments(ids, files.instance_ids)
     ids[~np.isin(ids, [segment["id"] for segment in segments])] = 0
     name = f"{files.stem}_gtFine_panoptic.png"
     write_panoptic_png(target.panoptic / name, ids)
+    instances = [
+        {"image_id": number, "category_id": o.label, "iscrowd": int(o.group), **mask_entry(full_mask(o, size))}
+        for o, visible in zip(outlines, visible_pixels(outlines, size), strict=True)
+        if o.isthing and visible
+    ]
     picture = f"{files.stem}_leftImg8bit.png"
     return {
         "image": {"id": number, "file_name": picture, "height": size[0], "width": size[1]},
-        "instances": [{"image_id": number, **entry} for entry in _instances(outlines, size)],
+        "instances": instances,
         "panoptic": {"image_id": number, "file_name": name, "segments_info": segments},
     }
 
 
 def read_instance_ids(path: Path) -> Int32[np.ndarray, "h w"]:
     """The label of every pixel, of counted things 1000 x label + number; DataError for a file that is none of these."""
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            ids = np.array(image, dtype=np.int32) if mode.startswith("I") else None
-    except FileNotFoundError:
-        raise DataError(f"{path}: the file does not exist; unpack gtFine_trainvaltest.zip again") from None
-    except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); unpack gtFine_trainvaltest.zip again") from None
-    if ids is None:
-        raise DataError(
-            f"{path}: is an image of mode {mode}; instance ids are gray values of 16 bits (mode I or I;16), as "
-            "gtFine_trainvaltest.zip has them"
-        )
-    return ids
+    with opened_image(path, "PNG of instance ids", "unpack gtFine_trainvaltest.zip again") as image:
+        mode = image.mode
+        if mode.startswith("I"):
+            return np.array(image, dtype=np.int32)
+    raise DataError(
+        f"{path}: is an image of mode {mode}; instance ids are gray values of 16 bits (mode I or I;16), as "
+        "gtFine_trainvaltest.zip has them"
+    )
 
 
 def _segments(ids: Int32[np.ndarray, "h w"], path: Path) -> list[dict[str, Any]]:
@@ -117,31 +110,9 @@ def _segments(ids: Int32[np.ndarray, "h w"], path: Path) -> list[dict[str, Any]]
     return segments
 
 
-def _instances(outlines: list[Outline], size: Size) -> list[dict[str, Any]]:
-    entries = []
-    for outline, visible in zip(outlines, visible_pixels(outlines, size).tolist(), strict=True):
-        if outline.isthing and visible:
-            rle = rle_tools.encode(full_mask(outline, size))
-            entries.append(
-                {
-                    "category_id": outline.label,
-                    "iscrowd": int(outline.group),
-                    "area": int(rle_tools.area(rle)),
-                    "bbox": [int(part) for part in rle_tools.toBbox(rle)],
-                    "segmentation": {"size": list(size), "counts": rle["counts"].decode("ascii")},
-                }
-            )
-    return entries
-
-
 def _image_size(path: Path) -> Size:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except FileNotFoundError:
-        raise DataError(f"{path}: the image does not exist; unpack leftImg8bit_trainvaltest.zip again") from None
-    except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); unpack leftImg8bit_trainvaltest.zip again") from None
+    with opened_image(path, "image", "unpack leftImg8bit_trainvaltest.zip again") as image:
+        return image.height, image.width
 
 
 def _listed(ids: set[int]) -> str:

@@ -56,8 +56,8 @@ def _outline(entry: dict[str, Any], k: int, path: Path) -> Outline | None:
     if entry.get("deleted"):
         return None
     name = str(entry["label"])
-    found = label_of(name)
-    if found is None:
+    label = label_of(name)
+    if label is None:
         allowed = did_you_mean(name, IDS)
         raise DataError(f"{path}: object {k} has the label '{name}'; correct it: {allowed}, and things with 'group'")
     points = tuple((float(x), float(y)) for x, y in entry["polygon"])
@@ -66,7 +66,7 @@ def _outline(entry: dict[str, Any], k: int, path: Path) -> Outline | None:
             f"{path}: object {k} ('{name}') has the polygon {str(entry['polygon'])[:80]}; at least two corners [x, y] "
             f"with finite coordinates of at most {MAX_COORDINATE:.0f} are needed: redraw or remove the object"
         )
-    return None if found[0] == NOT_PAINTED else Outline(*found, points)
+    return None if label[0] == NOT_PAINTED else Outline(*label, points)
 
 
 def full_mask(outline: Outline, size: Size) -> UInt8[np.ndarray, "h w"]:

@@ -7,21 +7,21 @@ gigabytes of Python objects, forked workers share it without copies, and a recor
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import pickle
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
 
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.common.files import read_json
+from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.structures.categories import Categories
 
 log = logging.getLogger(__name__)
@@ -31,41 +31,8 @@ Entry = dict[str, Any]
 Segmentation = list[list[float]] | dict[str, Any]
 """Polygons ``[[x, y, x, y, ...], ...]``, or RLE ``{"size": [h, w], "counts": list or compressed string}``."""
 
-
 MAX_INT64 = 2**63 - 1
 """Ids beyond it are in no array."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the parts of one split lie."""
-
-    images: Path
-    panoptic: Path
-    panoptic_json: Path
-    instances_json: Path
-
-    @staticmethod
-    def of(root: Path, split: str) -> Layout:
-        """The folders as COCO distributes them, for ``split`` such as ``train2017``."""
-        notes = Path(root) / "annotations"
-        return Layout(
-            images=Path(root) / split,
-            panoptic=notes / f"panoptic_{split}",
-            panoptic_json=notes / f"panoptic_{split}.json",
-            instances_json=notes / f"instances_{split}.json",
-        )
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the content of both annotation files (hex): what a cache made from them depends on."""
-        digest = hashlib.sha256()
-        for path in (self.panoptic_json, self.instances_json):
-            try:
-                with open(path, "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -105,8 +72,8 @@ class ImageRecord:
     annotations: tuple[Annotation, ...]
 
 
-class PackedList(Sequence[ImageRecord]):
-    """A read-only list of records as one array of bytes: no reference counts, so forked workers never copy it."""
+class PackedRecords:
+    """A read-only sequence of records as one array of bytes: no reference counts, so forked workers never copy it."""
 
     def __init__(self, records: Iterable[ImageRecord]) -> None:
         buffer = bytearray()
@@ -115,23 +82,17 @@ class PackedList(Sequence[ImageRecord]):
             buffer += pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL)
             ends.append(len(buffer))
         self._bytes = np.frombuffer(buffer, dtype=np.uint8)
-        self._ends = np.asarray(ends, dtype=np.int64)
+        self._ends = np.array(ends)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> ImageRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[ImageRecord]: ...
-    def __getitem__(self, index: int | slice) -> ImageRecord | list[ImageRecord]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        index %= len(self)
+    def __getitem__(self, index: int) -> ImageRecord:
         record: ImageRecord = pickle.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
         return record
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -142,60 +103,16 @@ class SplitRecords:
     """
 
     categories: Categories
-    records: PackedList
+    records: PackedRecords
     image_ids: Int[np.ndarray, " n"]
     sizes: Int[np.ndarray, "n 2"]
     instances: Int[np.ndarray, " n"]
     skipped: Counter[str]
 
 
-def read_annotations(layout: Layout) -> SplitRecords:
-    """Parses and joins the panoptic and the instances JSON of a split, images in the order of the panoptic JSON.
-
-    Raises DataError for a missing or broken file, missing keys, ids that appear twice, images without a panoptic
-    annotation, annotations of unknown images, category lists that contradict each other and an empty data set.
-    """
-    with _without_gc():
-        return _read_split(layout)
-
-
-def _read_split(layout: Layout) -> SplitRecords:
-    file = layout.panoptic_json
-    panoptic = _sections(read_json(file), ("images", "annotations", "categories"), file)
-    categories = Categories.from_json(panoptic["categories"], str(file))
-    images = _by_id(panoptic["images"], "image", file)
-    notes: dict[int, Entry] = {}
-    for note in panoptic["annotations"]:
-        image_id = _read(note, lambda e: int(e["image_id"]), "a panoptic annotation", file)
-        if image_id in notes:
-            raise DataError(f"{file}: image {image_id} has two panoptic annotations; keep one of them")
-        if image_id not in images:
-            raise DataError(
-                f"{file}: the panoptic annotation '{note.get('file_name')}' belongs to image {image_id}, which is not "
-                f"in 'images' ({len(images)} entries); add the image or remove the annotation"
-            )
-        notes[image_id] = note
-    if missing := [image_id for image_id in images if image_id not in notes]:
-        raise DataError(
-            f"{file}: image {missing[0]} ('{images[missing[0]].get('file_name')}') has no panoptic annotation, nor "
-            f"have {len(missing) - 1} other images; annotate them or remove them from 'images'"
-        )
-    if not notes:
-        raise DataError(f"{file}: the data set holds no image; 'images' and 'annotations' are empty")
-    sizes, instances, skipped = _read_instances(layout.instances_json, categories, images.keys())
-    counts = [len(instances.get(image_id, ())) for image_id in notes]
-    records = PackedList(
-        _image_record(note, images[image_id], sizes.get(image_id), instances.pop(image_id, []), file)
-        for image_id, note in notes.items()
-    )
-    log.info("%s: %d images; left out: %s", file, len(records), dict(skipped) or "nothing")
-    shapes = np.array([(int(images[image_id]["height"]), int(images[image_id]["width"])) for image_id in notes])
-    return SplitRecords(categories, records, np.array(list(notes)), shapes, np.array(counts), skipped)
-
-
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """Millions of new objects without a cycle among them: looking for cycles would take half of the time."""
+    """Millions of new objects without a cycle among them: the search for cycles would take half of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -205,11 +122,52 @@ def _without_gc() -> Iterator[None]:
             gc.enable()
 
 
+@_without_gc()
+def read_annotations(layout: Layout) -> SplitRecords:
+    """Parses and joins the panoptic and the instances JSON of a split, images in the order of the panoptic JSON.
+
+    Raises DataError for a missing or broken file, missing keys, ids that appear twice, images without a panoptic
+    annotation, annotations of unknown images, category lists that contradict each other and an empty data set.
+    """
+    file = layout.panoptic_json
+    panoptic = _lists(file)
+    categories = Categories.from_json(panoptic["categories"], str(file))
+    images = _images_by_id(panoptic["images"], file)
+    annotation_of: dict[int, Entry] = {}
+    for entry in panoptic["annotations"]:
+        image_id = _read(entry, lambda e: int(e["image_id"]), "a panoptic annotation", file)
+        if image_id in annotation_of:
+            raise DataError(f"{file}: image {image_id} has two panoptic annotations; keep one of them")
+        if image_id not in images:
+            raise DataError(
+                f"{file}: the panoptic annotation '{entry.get('file_name')}' belongs to image {image_id}, which is not "
+                f"in 'images' ({len(images)} entries); add the image or remove the annotation"
+            )
+        annotation_of[image_id] = entry
+    if missing := [image_id for image_id in images if image_id not in annotation_of]:
+        raise DataError(
+            f"{file}: image {missing[0]} ('{images[missing[0]].get('file_name')}') has no panoptic annotation, nor "
+            f"have {len(missing) - 1} other images; annotate them or remove them from 'images'"
+        )
+    if not annotation_of:
+        raise DataError(f"{file}: the data set holds no image; 'images' and 'annotations' are empty")
+    sizes, instances, skipped = _read_instances(layout.instances_json, categories, images.keys())
+    counts = [len(instances.get(image_id, ())) for image_id in annotation_of]
+    records = PackedRecords(
+        _image_record(entry, images[image_id], sizes.get(image_id), instances.pop(image_id, []), file)
+        for image_id, entry in annotation_of.items()
+    )
+    log.info("%s: %d images; left out: %s", file, len(records), dict(skipped) or "nothing")
+    shapes = np.array([(int(images[image_id]["height"]), int(images[image_id]["width"])) for image_id in annotation_of])
+    return SplitRecords(categories, records, np.array(list(annotation_of)), shapes, np.array(counts), skipped)
+
+
 def _read_instances(
-    file: Path, categories: Categories, wanted: Iterable[int]
+    file: Path, categories: Categories, image_ids: Collection[int]
 ) -> tuple[dict[int, tuple[int, int]], dict[int, list[Annotation]], Counter[str]]:
-    """Sizes of the images of the instances JSON and the non-crowd annotations of the wanted ones, by image id."""
-    content = _sections(read_json(file), ("images", "annotations", "categories"), file)
+    """By image id the sizes that the instances JSON has, and the non-crowd annotations of ``image_ids``; what is left
+    out."""
+    content = _lists(file)
     names = {c.id: c.name for c in categories.items}
     for entry in content["categories"]:
         number, name = _read(entry, lambda e: (int(e["id"]), str(e["name"])), "a category", file)
@@ -218,13 +176,11 @@ def _read_instances(
                 f"{file}: category {number} is called '{name}' here and '{names[number]}' in the panoptic JSON; both "
                 "files must use one numbering"
             )
-    images = _by_id(content["images"], "image", file)
     sizes = {
         image_id: _read(entry, lambda e: (int(e["height"]), int(e["width"])), f"image {image_id}", file)
-        for image_id, entry in images.items()
+        for image_id, entry in _images_by_id(content["images"], file).items()
     }
-    wanted = set(wanted)
-    found: dict[int, list[Annotation]] = defaultdict(list)
+    annotations: dict[int, list[Annotation]] = defaultdict(list)
     skipped: Counter[str] = Counter()
     for entry in content["annotations"]:
         image_id = _read(entry, lambda e: int(e["image_id"]), "an annotation", file)
@@ -233,13 +189,13 @@ def _read_instances(
                 f"{file}: annotation {entry.get('id')} belongs to image {image_id}, which is not in 'images' "
                 f"({len(sizes)} entries); add the image or remove the annotation"
             )
-        if image_id not in wanted:
+        if image_id not in image_ids:
             skipped["instances of images outside the panoptic JSON"] += 1
         elif entry.get("iscrowd", 0):
             skipped["crowd instances"] += 1
         else:
-            found[image_id].append(_read(entry, _annotation, "an annotation", file))
-    return sizes, dict(found), skipped
+            annotations[image_id].append(_read(entry, _annotation, "an annotation", file))
+    return sizes, dict(annotations), skipped
 
 
 def _annotation(entry: Entry) -> Annotation:
@@ -252,11 +208,11 @@ def _segment(entry: Entry) -> SegmentRecord:
 
 
 def _image_record(
-    note: Entry, image: Entry, instances_size: tuple[int, int] | None, annotations: list[Annotation], file: Path
+    panoptic: Entry, image: Entry, instances_size: tuple[int, int] | None, annotations: list[Annotation], file: Path
 ) -> ImageRecord:
     what = f"image {image['id']}"
     name, size = _read(image, lambda e: (str(e["file_name"]), (int(e["height"]), int(e["width"]))), what, file)
-    panoptic_name, segments = _read(note, lambda e: (str(e["file_name"]), list(e["segments_info"])), what, file)
+    panoptic_name, segments = _read(panoptic, lambda e: (str(e["file_name"]), list(e["segments_info"])), what, file)
     return ImageRecord(
         image_id=int(image["id"]),
         file_name=name,
@@ -268,7 +224,10 @@ def _image_record(
     )
 
 
-def _sections(content: Any, keys: tuple[str, ...], file: Path) -> dict[str, list[Entry]]:
+def _lists(file: Path) -> dict[str, list[Entry]]:
+    """The lists that both kinds of annotation files have."""
+    content = read_json(file)
+    keys = ("images", "annotations", "categories")
     if not isinstance(content, dict):
         raise DataError(f"{file}: holds a {type(content).__name__}, not an object with {', '.join(keys)}")
     for key in keys:
@@ -277,16 +236,16 @@ def _sections(content: Any, keys: tuple[str, ...], file: Path) -> dict[str, list
     return content
 
 
-def _by_id(entries: list[Entry], what: str, file: Path) -> dict[int, Entry]:
-    found: dict[int, Entry] = {}
+def _images_by_id(entries: list[Entry], file: Path) -> dict[int, Entry]:
+    images: dict[int, Entry] = {}
     for entry in entries:
-        number = _read(entry, lambda e: int(e["id"]), f"an {what}", file)
-        if number in found:
-            raise DataError(f"{file}: {what} id {number} appears twice; ids must be unique")
-        if abs(number) > MAX_INT64:
-            raise DataError(f"{file}: {what} id {number} does not fit into 64 bits; renumber the images")
-        found[number] = entry
-    return found
+        image_id = _read(entry, lambda e: int(e["id"]), "an image", file)
+        if image_id in images:
+            raise DataError(f"{file}: image id {image_id} appears twice; ids must be unique")
+        if abs(image_id) > MAX_INT64:
+            raise DataError(f"{file}: image id {image_id} does not fit into 64 bits; renumber the images")
+        images[image_id] = entry
+    return images
 
 
 def _read(entry: Entry, build: Callable[[Entry], T], what: str, file: Path) -> T:

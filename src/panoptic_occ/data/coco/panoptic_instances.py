@@ -14,12 +14,11 @@ from panoptic_occ.data.coco.annotations import ImageRecord
 from panoptic_occ.data.coco.reader import Instances
 from panoptic_occ.ops.segment_runs import unique_ids
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import GroundTruthRelation
 
 InstanceTruth = Literal["coco", "panoptic"]
-INSTANCE_TRUTHS = ("coco", "panoptic")
 
 
 def panoptic_instances(panoptic: PanopticMap) -> Instances:

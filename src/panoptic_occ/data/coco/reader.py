@@ -6,7 +6,7 @@ one) and the data doctor (which lists all) share one set of checks and one set o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from pycocotools import mask as rle_tools
 from torch import Tensor
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.data.coco.annotations import MAX_INT64, Annotation, ImageRecord, Layout, Segmentation
+from panoptic_occ.data.coco.annotations import MAX_INT64, ImageRecord, Segmentation
 from panoptic_occ.data.coco.images import read_rgb
-from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
+from panoptic_occ.data.coco.layout import Layout
+from panoptic_occ.data.coco.panoptic_io import MAX_ID, read_panoptic_png
 from panoptic_occ.ops.segment_runs import unique_counts
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap, Segment
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 MIN_POLYGON = 6
 """Numbers of the smallest polygon that encloses anything (three corners)."""
@@ -63,103 +64,123 @@ class Instances:
     ids: Int[Tensor, " k"]
 
 
+class _Problems(list[Problem]):
+    """The problems of one image, most of them of one ``file``."""
+
+    def __init__(self, record: ImageRecord, file: Path) -> None:
+        self.record, self.file = record, file
+
+    def report(
+        self, kind: str, number: int | None, problem: str, fix: str, *, fatal: bool = True, file: Path | None = None
+    ) -> None:
+        self.append(Problem(kind, str(file or self.file), self.record.image_id, number, problem, fix, fatal))
+
+    def report_size(self, size: tuple[int, ...], layout: Layout) -> None:
+        problem = f"(height, width) is {tuple(size)}, but {self.record.size} in {layout.panoptic_json.name}"
+        self.report("size mismatch", None, problem, "image, PNG and both annotation files must agree")
+
+
 def read_image(record: ImageRecord, layout: Layout) -> tuple[Int[Tensor, "3 h w"] | None, list[Problem]]:
     """The image as uint8 RGB (see ``read_rgb``), not contiguous; None when it is unreadable or of another size."""
-    path = layout.images / record.file_name
-    try:
-        pixels = read_rgb(path)
-    except DataError as error:
-        return None, [_unreadable(path, record, error)]
-    if pixels.shape[:2] != record.size:
-        return None, [_size_problem(path, record, pixels.shape[:2], layout)]
+    pixels, problems = _decoded(layout.images / record.file_name, read_rgb, record, layout)
     # a view: pixel by pixel, as it was decoded, an image is resized three times as fast
-    return torch.from_numpy(pixels).permute(2, 0, 1), []
+    return None if pixels is None else torch.from_numpy(pixels).permute(2, 0, 1), problems
 
 
 def read_panoptic(
     record: ImageRecord, layout: Layout, categories: Categories
 ) -> tuple[PanopticMap | None, list[Problem]]:
     """The panoptic map with its segments (areas as in the JSON); None when the PNG is unreadable or of another size."""
-    path = layout.panoptic / record.panoptic_name
-    try:
-        ids = read_panoptic_png(path)
-    except DataError as error:
-        return None, [_unreadable(path, record, error)]
-    if ids.shape != record.size:
-        return None, [_size_problem(path, record, ids.shape, layout)]
+    ids, problems = _decoded(layout.panoptic / record.panoptic_name, read_panoptic_png, record, layout)
+    if ids is None:
+        return None, problems
     values, counts = unique_counts(ids)
     segments, problems = _segments(record, layout, categories, dict(zip(values.tolist(), counts.tolist(), strict=True)))
     return PanopticMap(torch.from_numpy(ids), segments), problems
 
 
+def _decoded(
+    path: Path, read: Callable[[Path], np.ndarray], record: ImageRecord, layout: Layout
+) -> tuple[np.ndarray | None, _Problems]:
+    """The pixels of a file, or None and the problem when it is unreadable or not of the size of its image."""
+    problems = _Problems(record, path)
+    try:
+        pixels = read(path)
+    except DataError as error:
+        problem, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
+        problems.report("unreadable file", None, problem, fix)
+        return None, problems
+    if pixels.shape[:2] == record.size:
+        return pixels, problems
+    problems.report_size(pixels.shape[:2], layout)
+    return None, problems
+
+
 def _segments(
     record: ImageRecord, layout: Layout, categories: Categories, pixels: dict[int, int]
-) -> tuple[tuple[Segment, ...], list[Problem]]:
-    """Segments of the JSON against ``pixels``, the number of pixels of every id in the PNG."""
+) -> tuple[tuple[Segment, ...], _Problems]:
+    """The segments of the JSON, compared with ``pixels``: how many pixels every id has in the PNG."""
     file, png = layout.panoptic_json, layout.panoptic / record.panoptic_name
-    found: dict[int, Segment] = {}
-    problems: list[Problem] = []
+    segments: dict[int, Segment] = {}
+    problems = _Problems(record, file)
     for entry in record.segments:
         label = _label(categories, entry.category_id)
         if isinstance(label, str):
-            problems.append(_problem("unknown category", file, record, entry.id, label, "correct the category_id"))
+            problems.report("unknown category", entry.id, label, "correct the category_id")
             continue
-        if entry.id in found:
+        if entry.id in segments:
             fix = "give every segment of an image its own id"
-            problems.append(_problem("repeated id", file, record, entry.id, "two segments have this id", fix))
+            problems.report("repeated id", entry.id, "two segments have this id", fix)
             continue
-        found[entry.id] = Segment(entry.id, label, categories[label].isthing, entry.area, entry.iscrowd)
-        if not 0 < entry.id < 2**24:
-            text, fix = "a segment id must lie in 1 .. 16777215 (0 is VOID)", "renumber the segment"
-            problems.append(_problem("bad id", file, record, entry.id, text, fix))
+        segments[entry.id] = Segment(entry.id, label, categories[label].isthing, entry.area, entry.iscrowd)
+        if not 0 < entry.id <= MAX_ID:
+            text = f"a segment id must lie in 1 .. {MAX_ID} (0 is VOID)"
+            problems.report("bad id", entry.id, text, "renumber the segment")
         elif entry.id not in pixels:
             text = f"the segment has no pixel in {png.name}; ids in the PNG: {_some(pixels)}"
-            problems.append(_problem("id not in PNG", file, record, entry.id, text, "remove the segment or paint it"))
+            problems.report("id not in PNG", entry.id, text, "remove the segment or paint it")
         elif entry.area != pixels[entry.id]:
             text = f"area {entry.area} in the JSON, {pixels[entry.id]} pixels in {png.name}; the JSON is trusted"
-            problems.append(_problem("wrong area", file, record, entry.id, text, "recompute the areas", fatal=False))
-    known = {entry.id for entry in record.segments}
-    for number in pixels.keys() - known - {0}:
-        text = f"{pixels[number]} pixels have an id that segments_info does not list; listed: {_some(known)}"
+            problems.report("wrong area", entry.id, text, "recompute the areas", fatal=False)
+    ids = {entry.id for entry in record.segments}
+    for number in pixels.keys() - ids - {0}:
+        text = f"{pixels[number]} pixels have an id that segments_info does not list; listed: {_some(ids)}"
         fix = f"add the segment to {file.name} or paint it 0 (VOID)"
-        problems.append(_problem("id not in JSON", png, record, number, text, fix))
-    return tuple(found.values()), problems
+        problems.report("id not in JSON", number, text, fix, file=png)
+    return tuple(segments.values()), problems
 
 
 def read_instances(record: ImageRecord, layout: Layout, categories: Categories) -> tuple[Instances, list[Problem]]:
     """Masks, labels and ids of the non-crowd instances; every degenerate mask is left out and becomes a problem."""
-    file = layout.instances_json
-    problems: list[Problem] = []
+    problems = _Problems(record, layout.instances_json)
     if record.instances_size is None:
-        fix = "list the image there, also when it has no instance"
         text = "the image is in the panoptic JSON but not in the instances JSON"
-        problems.append(_problem("missing image", file, record, None, text, fix))
+        problems.report("missing image", None, text, "list the image there, also when it has no instance")
     elif record.instances_size != record.size:
-        problems.append(_size_problem(file, record, record.instances_size, layout))
+        problems.report_size(record.instances_size, layout)
     crops, corners, labels, ids = [], [], [], []
     for entry in record.annotations:
         label = _label(categories, entry.category_id)
         if not isinstance(label, str) and not categories[label].isthing:
             label = f"category_id {entry.category_id} ('{categories[label].name}') is stuff; instances must be things"
         if isinstance(label, str):
-            problems.append(_problem("unknown category", file, record, entry.id, label, "correct the category_id"))
+            problems.report("unknown category", entry.id, label, "correct the category_id")
             continue
         if abs(entry.id) > MAX_INT64:
-            fix = "renumber the annotations"
-            problems.append(_problem("bad id", file, record, entry.id, "the id does not fit into 64 bits", fix))
+            problems.report("bad id", entry.id, "the id does not fit into 64 bits", "renumber the annotations")
             continue
-        problems.extend(_box_problems(entry, record, file))
+        if _leaves_image(entry.bbox, record.size):
+            text = f"the box (x, y, width, height) {list(entry.bbox)} leaves the image of (height, width) {record.size}"
+            problems.report("box outside the image", entry.id, text, "clip it", fatal=False)
         try:
             rle = _rle(entry.segmentation, record.size)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             text, fix = f"the segmentation is malformed ({error})", "write polygons or RLE of the image's size"
-            problems.append(_problem("bad segmentation", file, record, entry.id, text, fix))
+            problems.report("bad segmentation", entry.id, text, fix)
             continue
         if rle is None or not rle_tools.area(rle):
             text = "the mask covers no pixel; the instance is skipped"
-            problems.append(
-                _problem("degenerate mask", file, record, entry.id, text, "redraw or remove it", fatal=False)
-            )
+            problems.report("degenerate mask", entry.id, text, "redraw or remove it", fatal=False)
             continue
         left, top, width, height = (int(value) for value in rle_tools.toBbox(rle))
         crop = rle_tools.decode(rle)[top : top + height, left : left + width]
@@ -215,15 +236,12 @@ def _rle_length(counts: str | bytes) -> int:
     return int(runs.sum())
 
 
-def _box_problems(entry: Annotation, record: ImageRecord, file: Path) -> list[Problem]:
-    """A JSON box that leaves the image by more than the pixel that rounding explains."""
-    if len(entry.bbox) != 4:
-        return []
-    x, y, width, height = entry.bbox
-    if min(x, y) >= -1 and x + width <= record.size[1] + 1 and y + height <= record.size[0] + 1:
-        return []
-    text = f"the box (x, y, width, height) {list(entry.bbox)} leaves the image of (height, width) {record.size}"
-    return [_problem("box outside the image", file, record, entry.id, text, "clip it", fatal=False)]
+def _leaves_image(box: tuple[float, ...], size: tuple[int, int]) -> bool:
+    """Whether a JSON box leaves the image by more than the pixel that rounding explains."""
+    if len(box) != 4:
+        return False
+    x, y, width, height = box
+    return not (min(x, y) >= -1 and x + width <= size[1] + 1 and y + height <= size[0] + 1)
 
 
 def _label(categories: Categories, category_id: int) -> int | str:
@@ -232,22 +250,6 @@ def _label(categories: Categories, category_id: int) -> int | str:
         return categories.label_of(category_id, "")
     except DataError as error:
         return str(error).removeprefix(": ")
-
-
-def _unreadable(path: Path, record: ImageRecord, error: DataError) -> Problem:
-    text, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
-    return _problem("unreadable file", path, record, None, text, fix)
-
-
-def _size_problem(path: Path, record: ImageRecord, found: tuple[int, ...], layout: Layout) -> Problem:
-    text = f"(height, width) is {tuple(found)}, but {record.size} in {layout.panoptic_json.name}"
-    return _problem("size mismatch", path, record, None, text, "image, PNG and both annotation files must agree")
-
-
-def _problem(
-    kind: str, file: Path, record: ImageRecord, number: int | None, text: str, fix: str, fatal: bool = True
-) -> Problem:
-    return Problem(kind, str(file), record.image_id, number, text, fix, fatal)
 
 
 def _some(ids: Iterable[int], limit: int = 10) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLease
+import numpy as np
+from jaxtyping import UInt8
+from pycocotools import mask as rle_tools
 
-from panoptic_occ.common.files import cannot_write, read_json, write_json
+from panoptic_occ.common.files import read_json, write_json
+from panoptic_occ.common.locking import work_lock
 from panoptic_occ.common.parallel import ordered_map
-from panoptic_occ.data.coco.annotations import Layout
+from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.structures.categories import Categories
 
 Part = dict[str, Any]
@@ -22,7 +24,6 @@ Part = dict[str, Any]
 of entries, whose ids are given when all images are merged)."""
 
 PARTS = ".parts"
-LEASE = 60.0  # seconds without a sign of life after which one who writes on another machine counts as dead
 
 
 def write_splits(
@@ -30,8 +31,8 @@ def write_splits(
     counts: Mapping[str, int],
     make: Callable[[str, int], Part],
     categories: Categories,
-    processes: int | None = None,
-    title: str = "",
+    processes: int | None,
+    title: str,
 ) -> None:
     """Writes ``counts[split]`` images of every split below ``root``, in parallel, with progress.
 
@@ -40,45 +41,31 @@ def write_splits(
     The annotation files come last: without them a split counts as missing.  Of several processes that come together
     one writes and the others wait for it.
     """
-    if not _missing(root, counts):
+    if not _missing_splits(root, counts):
         return
-    with _one_at_a_time(root):
-        _write(root, counts, make, categories, processes, title)
+    with work_lock(root, title, busy="wait", alone=True):
+        splits = _missing_splits(root, counts)
+        images = [(split, number) for split in splits for number in range(1, counts[split] + 1)]
+        parts = ordered_map(partial(_part, root, make), images, len(images), processes, title)
+        for split in splits:
+            _write_annotations(Layout.of(root, split), list(islice(parts, counts[split])), categories)
+        shutil.rmtree(root / PARTS, ignore_errors=True)
 
 
-def _missing(root: Path, counts: Mapping[str, int]) -> list[str]:
+def mask_entry(mask: UInt8[np.ndarray, "h w"]) -> dict[str, Any]:
+    """Area, box and compressed RLE of a full mask, as the instances JSON has them."""
+    rle = rle_tools.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "area": int(rle_tools.area(rle)),
+        "bbox": [int(part) for part in rle_tools.toBbox(rle)],
+        "segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")},
+    }
+
+
+def _missing_splits(root: Path, counts: Mapping[str, int]) -> list[str]:
     """The splits without their annotation files, which come last."""
     layouts = {split: Layout.of(root, split) for split in counts}
     return [s for s, paths in layouts.items() if not (paths.panoptic_json.exists() and paths.instances_json.exists())]
-
-
-@contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """All jobs of a sweep come here together: one of them writes, the others wait."""
-    lock = SoftFileLease(root.with_name(f".{root.name}.lock"), lease_duration=LEASE)
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        held = lock.acquire()
-    except OSError as error:
-        raise cannot_write(Path(lock.lock_file), error) from None
-    with held:
-        yield
-
-
-def _write(
-    root: Path,
-    counts: Mapping[str, int],
-    make: Callable[[str, int], Part],
-    categories: Categories,
-    processes: int | None,
-    title: str,
-) -> None:
-    missing = _missing(root, counts)
-    wanted = [(split, number) for split in missing for number in range(1, counts[split] + 1)]
-    parts = ordered_map(partial(_part, root, make), wanted, len(wanted), processes, title)
-    for split in missing:
-        _write_annotations(Layout.of(root, split), list(islice(parts, counts[split])), categories)
-    shutil.rmtree(root / PARTS, ignore_errors=True)
 
 
 def _part(root: Path, make: Callable[[str, int], Part], image: tuple[str, int]) -> Part:
@@ -86,20 +73,19 @@ def _part(root: Path, make: Callable[[str, int], Part], image: tuple[str, int]) 
     split, number = image
     path = root / PARTS / f"{split}_{number:06d}.json"
     if path.exists():
-        found: Part = read_json(path)
-        return found
+        part: Part = read_json(path)
+        return part
     part = make(split, number)
     write_json(path, part)
     return part
 
 
 def _write_annotations(layout: Layout, parts: list[Part], categories: Categories) -> None:
-    listed = categories.to_json()
     annotations = [annotation for part in parts for annotation in part["instances"]]
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
-    images = [part["image"] for part in parts]
-    things = [c for c in listed if c["isthing"]]
+    images, panoptic = ([part[key] for part in parts] for key in ("image", "panoptic"))
+    entries = categories.to_json()
+    things = [entry for entry in entries if entry["isthing"]]
     write_json(layout.instances_json, {"images": images, "annotations": annotations, "categories": things})
-    panoptic = [part["panoptic"] for part in parts]
-    write_json(layout.panoptic_json, {"images": images, "annotations": panoptic, "categories": listed})
+    write_json(layout.panoptic_json, {"images": images, "annotations": panoptic, "categories": entries})

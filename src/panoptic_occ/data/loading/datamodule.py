@@ -6,15 +6,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from typing import Annotated
 
 from pytorch_lightning import LightningDataModule
 
 from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.kinds import Count, Scope, Size
 from panoptic_occ.data.coco.dataset import CocoPanoptic
-from panoptic_occ.data.coco.source import Source
 from panoptic_occ.data.loading.loader import SampleLoader, TransformedSamples, sample_loader
-from panoptic_occ.data.loading.sampling import EvalSampler, StepBatchSampler
+from panoptic_occ.data.loading.sampling import StepBatchSampler
 from panoptic_occ.data.loading.transforms import TrainTransform
+from panoptic_occ.data.source import Source
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.sample import Sample
 
@@ -33,20 +35,17 @@ class PanopticDataModule(LightningDataModule):
         self,
         source: Source,
         train_transform: TrainTransform,
-        eval_transform: Callable[[Sample, int], Sample],
+        eval_transform: Annotated[Callable[[Sample, int], Sample], Scope.DETECTIONS],
         *,
-        batch_size: int,
-        eval_batch_size: int = 1,
-        num_workers: int = 0,
+        batch_size: Count,
+        eval_batch_size: Annotated[Count, Scope.MACHINE] = 1,
+        num_workers: Annotated[Size, Scope.MACHINE] = 0,
         seed: int = 0,
-        steps_per_epoch: int | None = None,
-        max_train_images: int | None = None,
-        max_eval_images: int | None = None,
+        steps_per_epoch: Annotated[Count | None, Scope.MACHINE] = None,
+        max_train_images: Count | None = None,
+        max_eval_images: Annotated[Count | None, Scope.INPUT] = None,
     ) -> None:
         super().__init__()
-        for name, limit in (("max_train_images", max_train_images), ("max_eval_images", max_eval_images)):
-            if limit is not None and limit < 1:
-                raise ConfigError(f"{name}: {limit} must be at least 1, or null for all images")
         self.source = source
         self.train_transform = train_transform
         self.eval_transform = eval_transform
@@ -63,12 +62,12 @@ class PanopticDataModule(LightningDataModule):
     @cached_property
     def train_data(self) -> CocoPanoptic:
         """The training split; read on first use."""
-        return self._checked(self.source.split("train"), "train")
+        return self.source.split("train")
 
     @cached_property
     def eval_data(self) -> CocoPanoptic:
         """The validation split; read on first use."""
-        return self._checked(self.source.split("val"), "val")
+        return self.source.split("val")
 
     @property
     def categories(self) -> Categories:
@@ -78,7 +77,7 @@ class PanopticDataModule(LightningDataModule):
     @property
     def num_eval_images(self) -> int:
         """How many images an evaluation sees."""
-        return _limited(len(self.eval_data), self.max_eval_images)
+        return len(self.eval_data.image_ids[: self.max_eval_images])
 
     def prepare_data(self) -> None:
         """Generates or verifies the data (Lightning calls it on one process only)."""
@@ -94,42 +93,38 @@ class PanopticDataModule(LightningDataModule):
 
     def train_dataloader(self) -> SampleLoader:
         """Batches of transformed samples; a resumed run begins at the step where it was interrupted."""
-        rank, world_size = self._place()
-        position = None
-        if (trainer := self.trainer) is not None:
-            # Lightning's own count of epochs and batches is off by one after some resumes; its count of steps is not.
-            position = lambda: trainer.global_step  # noqa: E731
-            warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended")
-        n = _limited(len(self.train_data), self.max_train_images)
+        # Lightning says so at every resume; its count of batches may be off by one then, its count of steps is not.
+        warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended")
+        sizes = self.train_data.sizes[: self.max_train_images].numpy()
         sampler = StepBatchSampler(
-            self.train_data.sizes[:n].numpy(),
+            sizes,
             self.batch_size,
             self.seed,
-            self.steps_per_epoch or max(n // self.batch_size, 1),
-            rank,
-            world_size,
-            position=position,
+            self.steps_per_epoch or max(len(sizes) // self.batch_size, 1),
+            *self._place(),
+            position=lambda: 0 if self.trainer is None else self.trainer.global_step,
         )
-        samples = TransformedSamples(self.train_data, replace(self.train_transform, resize=self.resizes), n)
+        samples = TransformedSamples(self.train_data, replace(self.train_transform, resize=self.resizes), len(sizes))
         return sample_loader(samples, self.num_workers, batch_sampler=sampler, persistent_workers=True)
 
     def val_dataloader(self) -> SampleLoader:
         """This process's share of the first ``max_validation_images``, for a look at the network while it trains."""
-        return self._eval_loader(_limited(self.num_eval_images, self.max_validation_images))
+        return self._eval_loader(range(self.num_eval_images)[: self.max_validation_images])
 
     def test_dataloader(self) -> SampleLoader:
         """This process's share of the validation split, in a fixed order; targets in the original frame.
 
         The test annotations of COCO are not public.
         """
-        return self._eval_loader(self.num_eval_images)
+        return self._eval_loader(range(self.num_eval_images))
 
-    def _eval_loader(self, n: int) -> SampleLoader:
-        samples = TransformedSamples(self.eval_data, self.eval_transform, n)
-        sampler = EvalSampler(n, *self._place())
-        if not len(sampler):  # more processes than images: with an empty batch, this one takes part in what all do
+    def _eval_loader(self, indices: range) -> SampleLoader:
+        rank, world_size = self._place()
+        share = indices[rank::world_size]  # not padded to one length, which would count images twice
+        samples = TransformedSamples(self.eval_data, self.eval_transform, len(indices))
+        if not share:  # more processes than images: with an empty batch, this one takes part in what all do
             return sample_loader(samples, 0, batch_sampler=[[]])
-        return sample_loader(samples, self.num_workers, sampler=sampler, batch_size=self.eval_batch_size)
+        return sample_loader(samples, self.num_workers, sampler=share, batch_size=self.eval_batch_size)
 
     def _place(self) -> tuple[int, int]:
         """(rank, number of processes) of the run."""
@@ -143,12 +138,3 @@ class PanopticDataModule(LightningDataModule):
                 "module shares the images among the processes itself"
             )
         return trainer.global_rank, trainer.world_size
-
-    def _checked(self, data: CocoPanoptic, split: str) -> CocoPanoptic:
-        if len(data) == 0:
-            raise DataError(f"{self.source.name}: the {split} split has no images; check its annotation files")
-        return data
-
-
-def _limited(n: int, limit: int | None) -> int:
-    return n if limit is None else min(n, limit)

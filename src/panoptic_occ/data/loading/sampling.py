@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt64
 from torch.utils.data import Sampler
 
-from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.errors import ConfigError
 
 Item = tuple[int, int]
 """Index into the data set and seed of the augmentation."""
@@ -29,11 +29,10 @@ class StepBatchSampler(Sampler[list[Item]]):
     is left in a queue waits for the next pass, so every pass uses every image exactly once.  ``sizes`` (n, 2): heights
     and widths.  Each process takes its equal slice of the batch, so the stream does not depend on ``world_size``.
 
-    ``position``: asked for the global step whenever an iterator is made, and then epochs are not counted at all: a
-    trainer that ends an epoch early, as Lightning does with the first one after a resume, still goes on with the next
-    batch.
+    ``position`` gives the global step whenever an iterator is made.  Epochs are not counted: a trainer that ends one
+    early, as Lightning does with the first one after a resume, still goes on with the next batch.
 
-    An empty data set raises DataError, a batch that the processes cannot share equally raises ConfigError.
+    A batch that the processes cannot share equally raises ConfigError.
     """
 
     def __init__(
@@ -44,68 +43,34 @@ class StepBatchSampler(Sampler[list[Item]]):
         steps_per_epoch: int,
         rank: int = 0,
         world_size: int = 1,
-        position: Callable[[], int] | None = None,
+        position: Callable[[], int] = int,
     ) -> None:
-        if len(sizes) == 0:
-            raise DataError("the training set has no images; check its folder and the options that leave images out")
-        if batch_size < 1 or batch_size % world_size:
+        if batch_size % world_size:
             raise ConfigError(
                 f"batch_size: {batch_size} images cannot be shared equally by {world_size} processes; it is the total "
                 f"over all processes, choose a multiple of {world_size}"
             )
-        if steps_per_epoch < 1:
-            raise ConfigError(f"steps_per_epoch: {steps_per_epoch} must be at least 1")
         self._order = _BatchOrder(sizes[:, 1] >= sizes[:, 0], batch_size, seed)
-        self.batch_size = batch_size
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
-        self.rank = rank
-        self.world_size = world_size
         self.position = position
-        self.set_epoch(0)
-
-    @property
-    def sampler(self) -> StepBatchSampler:
-        """Itself: Lightning calls ``set_epoch`` on ``loader.batch_sampler.sampler``."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Selects the steps ``[epoch * K, (epoch + 1) * K)`` for the next iteration; a running one is not disturbed."""
-        self._start = epoch * self.steps_per_epoch
+        share = batch_size // world_size
+        self.slots = np.arange(rank * share, (rank + 1) * share)  # of this process in every batch
 
     def __len__(self) -> int:
         # Also for the rest of an epoch: Lightning counts the batches before a resume towards the length by itself.
         return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[list[Item]]:
-        # Not a generator: Lightning makes the first iterator before it calls set_epoch, so the start is fixed here.
-        if self.position is not None:
-            start = self.position()
-            return map(self.batch, range(start, start + self.steps_per_epoch))
-        return map(self.batch, range(self._start, self._start + self.steps_per_epoch))
+        # Not a generator: the position is that of the moment at which the iterator is made.
+        start = self.position()
+        return map(self.batch, range(start, start + self.steps_per_epoch))
 
     def batch(self, step: int) -> list[Item]:
         """This process's items of the batch of global ``step``."""
-        share = self.batch_size // self.world_size
-        slots = np.arange(self.rank * share, (self.rank + 1) * share)
-        seeds = hash64(self.seed, _AUGMENTATION, step, slots) >> np.uint64(1)  # 63 bits fit every signed integer
-        return list(zip(self._order.batch(step)[slots].tolist(), seeds.tolist(), strict=True))
-
-
-class EvalSampler(Sampler[int]):
-    """Every image exactly once over all processes, in a fixed order: process r takes r, r + world_size, ...
-
-    Shares may differ by one image: padding them to the same length would count images twice.
-    """
-
-    def __init__(self, n: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, n, world_size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
+        # 63 bits fit every signed integer
+        seeds = hash64(self.seed, _AUGMENTATION, step, self.slots) >> np.uint64(1)
+        return list(zip(self._order.batch(step)[self.slots].tolist(), seeds.tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)

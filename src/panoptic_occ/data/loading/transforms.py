@@ -7,65 +7,69 @@ cannot drift apart; the image goes through torchvision's kernels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Interval, MinLen
 from jaxtyping import Int
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Count, Positive, Share
 from panoptic_occ.ops.segment_runs import unique_counts
-from panoptic_occ.structures.instances import PanopticMap
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.relation import GroundTruthRelation
-from panoptic_occ.structures.sample import Sample, Target
+from panoptic_occ.structures.panoptic_map import PanopticMap
+from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.target import Target
 
 Size = tuple[int, int]
+Part = Annotated[float, Interval(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
 class TrainTransform:
     """Random resize, horizontal flip and crop of a sample, in that order.
 
-    Either ``short_edge``: lengths (px) of the shorter edge, one is drawn (scale jitter), and ``max_edge`` bounds the
-    longer one; or ``scale`` (low, high): both edges grow by one factor, drawn evenly between the two.  ``crop``
-    (height, width): two integers are pixels, cut down to the image where that is smaller; two floats in (0, 1] are
-    shares of the resized image.  Without ``resize`` the image keeps its size: what learns from annotations alone meets
-    predicted masks in the frame of the original.  Unusable values raise ConfigError.
+    Either one of the lengths ``short_edge`` (px) is drawn for the shorter edge, with ``max_edge`` as limit of the
+    longer one; or one factor for both edges is drawn evenly between the two of ``scale``.  ``crop`` (height, width):
+    two integers are pixels, at most those of the image; two floats in (0, 1] are shares of the resized image.  Without
+    ``resize`` the image keeps its size: what learns from annotations alone meets predicted masks in the frame of the
+    original.  ConfigError for settings that contradict each other.
     """
 
-    short_edge: Sequence[int] | None = None
-    max_edge: int | None = None
-    flip: float = 0.5
-    crop: Sequence[int] | Sequence[float] | None = None
+    short_edge: Annotated[Sequence[Count], MinLen(1)] | None = None
+    max_edge: Count | None = None
+    flip: Share = 0.5
+    crop: tuple[Count, Count] | tuple[Part, Part] | None = None
     resize: bool = True
-    scale: Sequence[float] | None = None
+    scale: tuple[Positive, Positive] | None = None
 
     def __post_init__(self) -> None:
-        if self.scale is not None:
-            _check_scale(self.scale, self.short_edge, self.max_edge)
-            object.__setattr__(self, "scale", tuple(self.scale))
-        elif self.short_edge is None or self.max_edge is None:
-            raise ConfigError("set short_edge and max_edge, like [800] and 1333, or scale, like [0.5, 2.0]")
-        else:
-            _check_edges(self.short_edge, self.max_edge)
-            object.__setattr__(self, "short_edge", tuple(self.short_edge))  # out of Hydra's slow list type
-        if not 0 <= self.flip <= 1:
-            raise ConfigError(f"flip: {self.flip} is not a probability; allowed: 0 to 1")
-        if self.crop is not None:
-            _check_crop(self.crop)
-            object.__setattr__(self, "crop", tuple(self.crop))
+        if self.scale is None:
+            if self.short_edge is None or self.max_edge is None:
+                raise ConfigError("set short_edge and max_edge, like [800] and 1333, or scale, like [0.5, 2.0]")
+            _check_edges(max(self.short_edge), self.max_edge)
+        elif self.scale[0] > self.scale[1]:
+            raise ConfigError(f"scale: {list(self.scale)} is not usable; give [low, high] with low <= high")
+        elif self.short_edge is not None or self.max_edge is not None:
+            raise ConfigError(
+                f"scale: {list(self.scale)} together with short_edge={self.short_edge}, max_edge={self.max_edge}; set "
+                "scale=null, or both others to null"
+            )
+        for name in ("short_edge", "crop", "scale"):  # out of Hydra's slow list type
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(values))
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The transformed sample; the same sample and ``seed`` always give the same result."""
         generator = torch.Generator().manual_seed(seed)
-        size = _image_size(sample)
-        drawn = self._draw_size(size, generator)
-        resized = drawn if self.resize else size
+        size = sample.image.shape[-2], sample.image.shape[-1]
+        new_size = self._draw_size(size, generator)  # drawn in any case: the other random numbers do not depend on it
+        resized = new_size if self.resize else size
         flip = bool(torch.rand((), generator=generator) < self.flip)
         window = None if self.crop is None else _draw_window(resized, self.crop, generator)
         image = _resize(sample.image, resized)
@@ -96,15 +100,16 @@ class EvalTransform:
     The pixels of the original stay with the sample where they were resized: some occlusion methods look at them.
     """
 
-    short_edge: int
-    max_edge: int
+    short_edge: Count
+    max_edge: Count
 
     def __post_init__(self) -> None:
-        _check_edges([self.short_edge], self.max_edge)
+        _check_edges(self.short_edge, self.max_edge)
 
     def __call__(self, sample: Sample, seed: int = 0) -> Sample:
         """The sample with its image resized; ``seed`` is accepted like in training and changes nothing."""
-        resized = _resize(sample.image, resized_size(_image_size(sample), self.short_edge, self.max_edge))
+        size = sample.image.shape[-2], sample.image.shape[-1]
+        resized = _resize(sample.image, resized_size(size, self.short_edge, self.max_edge))
         original = None if resized.shape == sample.image.shape else sample.image.contiguous()
         return replace(sample, image=resized.contiguous(), original=original)
 
@@ -143,27 +148,27 @@ class Grid:
         """``masks`` in the new frame, each with the tightest crop; a mask that vanished becomes 0x0 px."""
         crops, corners = [], []
         for (ys, xs), crop in masks:
-            # Rows rise and columns rise or fall, so what a crop shows in the new frame is one run of each.
-            here_y = np.flatnonzero((self.rows >= ys.start) & (self.rows < ys.stop))
-            here_x = np.flatnonzero((self.columns >= xs.start) & (self.columns < xs.stop))
+            # rows rise and columns rise or fall, so what a crop covers of the new frame is one run of each
+            new_y = np.flatnonzero((self.rows >= ys.start) & (self.rows < ys.stop))
+            new_x = np.flatnonzero((self.columns >= xs.start) & (self.columns < xs.stop))
             # numpy, because its calls cost a third of torch's, and there are many small crops
-            seen = _shown(crop.numpy(), self.rows[here_y] - ys.start, self.columns[here_x] - xs.start)
-            rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+            pixels = _take(crop.numpy(), self.rows[new_y] - ys.start, self.columns[new_x] - xs.start)
+            rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
             if len(rows) == 0:
                 crops.append(crop[:0, :0])
                 corners.append((0, 0))
                 continue
-            tight = seen[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            tight = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             crops.append(torch.from_numpy(tight))
-            corners.append((int(here_y[rows[0]]), int(here_x[columns[0]])))
+            corners.append((int(new_y[rows[0]]), int(new_x[columns[0]])))
         return MaskCrops.from_crops(crops, corners, (len(self.rows), len(self.columns)))
 
     def ids(self, ids: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
         """Panoptic ids in the new frame."""
-        return torch.from_numpy(_shown(ids.numpy(), self.rows, self.columns))
+        return torch.from_numpy(_take(ids.numpy(), self.rows, self.columns))
 
 
-def _shown(pixels: np.ndarray, rows: Int[np.ndarray, " h"], columns: Int[np.ndarray, " w"]) -> np.ndarray:
+def _take(pixels: np.ndarray, rows: Int[np.ndarray, " h"], columns: Int[np.ndarray, " w"]) -> np.ndarray:
     """``pixels[rows][:, columns]``; rows are copied whole, columns number by number, so from the fewer rows."""
     if len(rows) > len(pixels):
         return pixels.take(columns, axis=1).take(rows, axis=0)
@@ -182,37 +187,24 @@ def transform_target(target: Target, grid: Grid, cropped: bool) -> Target:
     masks = masks[keep]
     relation = target.relation[keep.nonzero().flatten()]
     if cropped:
-        relation = _without_parted_pairs(relation, masks)
+        meet = PairStats.of(masks).inter > 0
+        relation = replace(relation, inter=relation.inter * meet, own=relation.own * meet)
     return Target(
         boxes=masks.boxes.to(target.boxes.dtype),
         labels=target.labels[keep],
         masks=masks,
-        panoptic=_transform_panoptic(target.panoptic, grid, keep),
+        panoptic=_transform_panoptic(target.panoptic, grid),
         relation=relation,
         instance_ids=target.instance_ids[keep],
     )
 
 
-def _transform_panoptic(panoptic: PanopticMap, grid: Grid, keep: Tensor) -> PanopticMap:
+def _transform_panoptic(panoptic: PanopticMap, grid: Grid) -> PanopticMap:
     ids = grid.ids(panoptic.ids)
     present, counts = unique_counts(ids.numpy())
     area = dict(zip(present.tolist(), counts.tolist(), strict=True))
-    new_index = {old: new for new, old in enumerate(keep.nonzero().flatten().tolist())}
-    segments = tuple(
-        replace(
-            segment,
-            area=area[segment.id],
-            instance=None if segment.instance is None else new_index.get(segment.instance),
-        )
-        for segment in panoptic.segments
-        if segment.id in area
-    )
-    return replace(panoptic, ids=ids, segments=segments)
-
-
-def _without_parted_pairs(relation: GroundTruthRelation, masks: MaskCrops) -> GroundTruthRelation:
-    meet = PairStats.of(masks).inter > 0
-    return replace(relation, inter=relation.inter * meet, own=relation.own * meet)
+    segments = (replace(segment, area=area[segment.id]) for segment in panoptic.segments if segment.id in area)
+    return replace(panoptic, ids=ids, segments=tuple(segments))
 
 
 def _nearest(old: int, new: int) -> Int[np.ndarray, " new"]:
@@ -234,11 +226,6 @@ def _resize(image: Tensor, size: Size) -> Tensor:
     return tv.resize(image, list(size), antialias=True)
 
 
-def _image_size(sample: Sample) -> Size:
-    height, width = sample.image.shape[-2:]
-    return height, width
-
-
 def _draw_window(
     size: Size, crop: Sequence[int] | Sequence[float], generator: torch.Generator
 ) -> tuple[int, int, int, int]:
@@ -253,28 +240,6 @@ def _draw_window(
     return top, left, lengths[0], lengths[1]
 
 
-def _check_edges(short_edge: Sequence[int], max_edge: int) -> None:
-    if isinstance(short_edge, int) or len(short_edge) == 0 or min(short_edge) < 1:
-        raise ConfigError(f"short_edge: {short_edge} must be a list of at least one length of 1 px or more, like [800]")
-    if max_edge < max(short_edge):
-        raise ConfigError(f"max_edge: {max_edge} is less than short_edge {max(short_edge)}; raise it to at least that")
-
-
-def _check_scale(scale: Sequence[float], short_edge: Sequence[int] | None, max_edge: int | None) -> None:
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
-        raise ConfigError(f"scale: {list(scale)} is not usable; give [low, high] with 0 < low <= high, like [0.5, 2.0]")
-    if short_edge is not None or max_edge is not None:
-        raise ConfigError(
-            f"scale: {list(scale)} together with short_edge={short_edge}, max_edge={max_edge}; set scale=null, or both "
-            "others to null"
-        )
-
-
-def _check_crop(crop: Sequence[int] | Sequence[float]) -> None:
-    pixels = all(isinstance(part, int) and part >= 1 for part in crop)
-    shares = all(isinstance(part, float) and 0 < part <= 1 for part in crop)
-    if len(crop) != 2 or not (pixels or shares):
-        raise ConfigError(
-            f"crop: {list(crop)} is not usable; give [height, width] as two integers (px) or as two floats in (0, 1] "
-            "(shares of the resized image), or null for no crop"
-        )
+def _check_edges(short_edge: int, max_edge: int) -> None:
+    if max_edge < short_edge:
+        raise ConfigError(f"max_edge: {max_edge} is less than short_edge {short_edge}; raise it to at least that")

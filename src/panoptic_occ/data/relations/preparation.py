@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import get_args
 
 from rich.console import Console
 
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.dataset import CocoPanoptic
-from panoptic_occ.data.coco.doctor import check, problems_table
-from panoptic_occ.data.coco.source import Source, Split, relations_path
+from panoptic_occ.data.coco.doctor import check
 from panoptic_occ.data.relations.build import ensure_relations
 from panoptic_occ.data.relations.statistics import (
     OCFUSION_COCO_TRAIN_PAIRS,
@@ -19,42 +17,43 @@ from panoptic_occ.data.relations.statistics import (
     relation_statistics,
     statistics_table,
 )
+from panoptic_occ.data.source import Source, Split
 
 log = logging.getLogger(__name__)
 
 
 def prepare(
     source: Source,
-    splits: Sequence[Split] = get_args(Split),
     processes: int | None = 1,
     rebuild: bool = False,
     check_files: bool = False,
     console: Console | None = None,
 ) -> dict[str, tuple[RelationStatistics, ...]]:
-    """Prepares ``splits`` of ``source``, shows the statistics of their relations on ``console`` and returns them.
+    """Prepares both splits of ``source``, shows the statistics of their relations on ``console`` and returns them.
 
     ``rebuild`` ignores an existing cache.  ``check_files`` first reads every file of a split, images included, and
     raises DataError after listing everything that is wrong.
     """
     console = console or Console()
     source.prepare()
-    found: dict[str, tuple[RelationStatistics, ...]] = {}
-    for split in splits:
+    statistics: dict[str, tuple[RelationStatistics, ...]] = {}
+    for split in get_args(Split):
         dataset = source.split(split)
         if check_files:
             _check(dataset, processes, console)
-        cache = ensure_relations(dataset, relations_path(source, dataset), processes, rebuild)
-        found[split] = relation_statistics(cache)
+        cache = ensure_relations(dataset, source.relations_path(dataset), processes, rebuild)
+        statistics[split] = relation_statistics(cache)
         published = OCFUSION_COCO_TRAIN_PAIRS if (source.name, split) == ("coco", "train") else None
         title = f"{source.name} {split}: overlapping pairs of {len(dataset)} images"
-        console.print(statistics_table(found[split], title, published))
-    return found
+        console.print(statistics_table(statistics[split], title, published))
+    return statistics
 
 
 def _check(dataset: CocoPanoptic, processes: int | None, console: Console) -> None:
-    problems = check(dataset, processes)
-    if problems:
-        console.print(problems_table(problems, f"problems of {dataset.layout.images}"))
+    problems = sorted(check(dataset, processes), key=lambda problem: not problem.fatal)
+    for problem in problems:
+        severity = "error" if problem.fatal else "warning"
+        console.print(f"{severity}: {problem}", markup=False, highlight=False, soft_wrap=True)
     fatal = sum(problem.fatal for problem in problems)
     log.info("%s: %d errors, %d warnings", dataset.layout.images, fatal, len(problems) - fatal)
     if fatal:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 
 from panoptic_occ.data.relations.cache import RelationCache
 
@@ -34,60 +34,59 @@ class RelationStatistics:
 
 
 def relation_statistics(
-    cache: RelationCache, sig_ratios: Sequence[float] = (0.05, 0.10, 0.20), strict: bool = False
+    cache: RelationCache, sig_ratios: Sequence[float] = (0.05, 0.10, 0.20)
 ) -> tuple[RelationStatistics, ...]:
-    """Statistics at every ratio: intersection over the smaller mask ``>= sig_ratio`` (``>`` when strict)."""
-    per_image = cache.pair_offsets.diff()
-    image = torch.repeat_interleave(torch.arange(len(cache)), per_image)
+    """Statistics at every ratio of intersection to smaller mask, from which on a pair is significant."""
+    image = torch.repeat_interleave(torch.arange(len(cache)), cache.pair_offsets.diff())
     first, second = (cache.offsets[image][:, None] + cache.pairs).unbind(dim=1)
     area, lost = cache.area.long(), (cache.area - cache.pan_area).long()
-    larger_first = area[first] - area[second]
     majority = (cache.own_pair[:, 0] - cache.own_pair[:, 1]).sign()
     delta = (lost[second] - lost[first]).sign()
+    larger_on_top = majority * (area[first] - area[second]).sign()
     ratio = cache.inter.double() / torch.minimum(area[first], area[second]).clamp(min=1).double()
-    found = []
+    statistics = []
     for sig_ratio in sig_ratios:
-        chosen = ratio > sig_ratio if strict else ratio >= sig_ratio
-        decided = chosen & (majority != 0)
-        by_size = majority * larger_first.sign()
+        significant = ratio >= sig_ratio
+        decided = significant & (majority != 0)
         compared = decided & (delta != 0)
-        found.append(
+        statistics.append(
             RelationStatistics(
                 sig_ratio=sig_ratio,
-                pairs=int(chosen.sum()),
-                images=len(image[chosen].unique()),
+                pairs=int(significant.sum()),
+                images=len(image[significant].unique()),
                 decided=int(decided.sum()),
-                smaller_on_top=int((decided & (by_size < 0)).sum()),
-                larger_on_top=int((decided & (by_size > 0)).sum()),
+                smaller_on_top=int((decided & (larger_on_top < 0)).sum()),
+                larger_on_top=int((decided & (larger_on_top > 0)).sum()),
                 compared=int(compared.sum()),
                 agreeing=int((compared & (majority == delta)).sum()),
             )
         )
-    return tuple(found)
+    return tuple(statistics)
 
 
 def statistics_table(
     rows: Sequence[RelationStatistics], title: str, published: Mapping[float, int] | None = None
 ) -> Table:
     """A table for the terminal; ``published`` pair counts stand beside the counted ones, labelled as such."""
+    columns = {
+        "ratio": [f">= {row.sig_ratio:.2f}" for row in rows],
+        "pairs": [f"{row.pairs:,}" for row in rows],
+        "images": [f"{row.images:,}" for row in rows],
+        "owner": [f"{row.decided:,}" for row in rows],
+        "smaller on top": [_share(row.smaller_on_top, row.decided) for row in rows],
+        "larger on top": [_share(row.larger_on_top, row.decided) for row in rows],
+        "delta": [_share(row.agreeing, row.compared) for row in rows],
+    }
     caption = (
         "ratio: intersection / smaller mask; owner: pairs whose common pixels belong mostly to one of the two; "
         "smaller, larger on top: share of these where that mask is the owner; delta: share of these where the rule by "
         "lost area agrees, if it decides"
     )
-    names = ["ratio", "pairs", "images", "owner", "smaller on top", "larger on top", "delta"]
     if published:
-        names.append("published")
+        columns["published"] = [f"{published[r.sig_ratio]:,}" if r.sig_ratio in published else "-" for r in rows]
         caption += "; published: pairs of the whole COCO train2017, OCFusion"
-    table = Table(title=title, caption=caption)
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in rows:
-        cells = [f">= {row.sig_ratio:.2f}", f"{row.pairs:,}", f"{row.images:,}", f"{row.decided:,}"]
-        cells += [_share(count, row.decided) for count in (row.smaller_on_top, row.larger_on_top)]
-        cells.append(_share(row.agreeing, row.compared))
-        if published:
-            cells.append(f"{published[row.sig_ratio]:,}" if row.sig_ratio in published else "-")
+    table = Table(*(Column(name, justify="right") for name in columns), title=title, caption=caption)
+    for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
     return table
 

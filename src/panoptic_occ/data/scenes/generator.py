@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from panoptic_occ.common.files import atomic_path
-from panoptic_occ.data.coco.annotations import Layout
+from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
-from panoptic_occ.data.coco.writer import Part, write_splits
+from panoptic_occ.data.coco.writer import Part, mask_entry, write_splits
 from panoptic_occ.data.scenes.layout import THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
 from panoptic_occ.structures.categories import Categories, Category
@@ -81,17 +80,14 @@ def _write_scene(root: Path, settings: SceneSettings, split: str, number: int) -
 
 
 def _instances(scene: PaintedScene, image_id: int) -> list[dict[str, Any]]:
-    """Full masks of the things as compressed RLE, the crowd last; ids are given when all scenes are merged."""
+    """The things, the crowd last; ids are given when all scenes are merged."""
     masks = [(name, mask, 0) for name, mask in scene.things]
     if scene.crowd is not None:
         masks.append((*scene.crowd, 1))
-    entries = []
-    for name, mask, iscrowd in masks:
-        rle = coco_mask.encode(np.asfortranarray(mask))
-        entry = {"image_id": image_id, "category_id": CATEGORY_IDS[name], "iscrowd": iscrowd, **_extent(mask)}
-        entry["segmentation"] = {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
-        entries.append(entry)
-    return entries
+    return [
+        {"image_id": image_id, "category_id": CATEGORY_IDS[name], "iscrowd": iscrowd, **mask_entry(mask)}
+        for name, mask, iscrowd in masks
+    ]
 
 
 def _panoptic(scene: PaintedScene) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
@@ -103,8 +99,9 @@ def _panoptic(scene: PaintedScene) -> tuple[NDArray[np.int64], list[dict[str, An
         if mask.any():
             number = 1_000 + 7_919 * len(segments)
             ids[mask] = number
-            entry: Mapping[str, Any] = {"id": number, "category_id": CATEGORY_IDS[name], "iscrowd": iscrowd}
-            segments.append({**entry, **_extent(mask)})
+            extent = mask_entry(mask)
+            del extent["segmentation"]
+            segments.append({"id": number, "category_id": CATEGORY_IDS[name], "iscrowd": iscrowd, **extent})
 
     free = scene.owner < 0
     if scene.crowd is not None:
@@ -115,9 +112,3 @@ def _panoptic(scene: PaintedScene) -> tuple[NDArray[np.int64], list[dict[str, An
     for k, (name, _) in enumerate(scene.things):
         add(scene.owner == k, name)
     return ids, segments
-
-
-def _extent(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = [int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1)]
-    return {"area": int(mask.sum()), "bbox": box}

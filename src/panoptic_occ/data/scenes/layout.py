@@ -95,6 +95,7 @@ class Layout:
 
 REACH = 1.35
 """No shape reaches farther than this many radii from its centre."""
+MIN_VISIBLE, MAX_MUTUAL = 0.55, 0.4
 
 
 def window(thing: Thing, size: int) -> tuple[slice, slice]:
@@ -121,40 +122,38 @@ def full_mask(thing: Thing, size: int) -> NDArray[np.bool_]:
 
 
 class LayoutBuilder:
-    """Builds the layout of one scene by rejection: a partner is placed until its overlap fits its kind."""
+    """Builds the layout of one scene by rejection: a partner is placed until its overlap fits its kind.
+
+    No object ends up with less than MIN_VISIBLE of its area visible, and no two cover each other by more than
+    MAX_MUTUAL of both (they would be duplicates to any fusion).
+    """
 
     def __init__(self, size: int, mix: Mix, rng: np.random.Generator) -> None:
         self.size, self.mix, self.rng = size, mix, rng
         self.layout = Layout()
-        self._visible: list[float] = []
 
-    def build(self, min_visible: float = 0.55, max_mutual: float = 0.4) -> Layout:
-        """Places everything.  No object ends up with less than ``min_visible`` of its area visible, and no two
-        cover each other by more than ``max_mutual`` of both (they would be duplicates to any fusion)."""
-        self.min_visible, self.max_mutual = min_visible, max_mutual
-        kinds, weights = self.mix.kinds()
+    def build(self) -> Layout:
+        """Places everything."""
+        names, weights = self.mix.kinds()
         for _ in range(int(self.rng.integers(2, 4))):
-            drawn = [str(k) for k in self.rng.choice(kinds, size=int(self.rng.integers(1, 4)), p=weights)]
+            drawn = [str(k) for k in self.rng.choice(names, size=int(self.rng.integers(1, 4)), p=weights)]
             # an anchor is a body, a cover or neither, so the kinds that need another class become the first kind
-            wanted = [kind if ANCHORS[kind] == ANCHORS[drawn[0]] else drawn[0] for kind in drawn]
-            anchor = self._add_anchor(wanted)
+            kinds = [kind if ANCHORS[kind] == ANCHORS[drawn[0]] else drawn[0] for kind in drawn]
+            anchor = self._add_anchor(kinds[0])
             if anchor is not None:
-                for kind in wanted:
+                for kind in kinds:
                     self._add_partner(anchor, kind)
         return self.layout
 
-    def _add_anchor(self, wanted: list[str]) -> int | None:
-        kind = wanted[0]
-        names = ANCHORS[kind]
+    def _add_anchor(self, kind: str) -> int | None:
         for _ in range(20):
-            candidate = self._draw(str(self.rng.choice(names)), self._radius(RADII[kind][0]))
+            candidate = self._draw(str(self.rng.choice(ANCHORS[kind])), self._radius(RADII[kind][0]))
             position = int(self.rng.integers(0, len(self.layout.order) + 1))
-            index = self._try(candidate, position, limit_overlap=0.15)
-            if index is not None:
-                return index
+            if self._place(candidate, position, full_mask(candidate, self.size), max_overlap=0.15):
+                return len(self.layout.things) - 1
         return None
 
-    def _add_partner(self, anchor: int, kind: str) -> int | None:
+    def _add_partner(self, anchor: int, kind: str) -> None:
         body = self.layout.things[anchor]
         low, high = OVERLAP[kind]
         front = {"prior": True, "cover": False, "small": True, "large": False, "equal": self.rng.random() < 0.5}[kind]
@@ -177,10 +176,8 @@ class LayoutBuilder:
                 continue
             at = self.layout.order.index(anchor)
             bounds = (at + 1, len(self.layout.order) + 1) if front else (0, at + 1)
-            index = self._try(candidate, int(self.rng.integers(*bounds)), mask=mask)
-            if index is not None:
-                return index
-        return None
+            if self._place(candidate, int(self.rng.integers(*bounds)), mask):
+                return
 
     def _radius(self, bounds: tuple[float, float]) -> float:
         return float(self.rng.uniform(*bounds)) * self.size
@@ -190,31 +187,24 @@ class LayoutBuilder:
         y = float(self.rng.uniform(0.08, 0.92)) * self.size if y is None else y
         return Thing(name, x, y, radius, float(self.rng.uniform(0, 2 * np.pi)))
 
-    def _try(
-        self,
-        candidate: Thing,
-        position: int,
-        mask: NDArray[np.bool_] | None = None,
-        limit_overlap: float = 1.0,
-    ) -> int | None:
-        """Adds the object at a place in the painting order if everybody stays visible enough; else returns None."""
-        mask = full_mask(candidate, self.size) if mask is None else mask
+    def _place(self, candidate: Thing, position: int, mask: NDArray[np.bool_], max_overlap: float = 1.0) -> bool:
+        """Adds the object at a position of the painting order, if everybody stays visible enough."""
         area = int(mask.sum())
         full = np.pi * candidate.radius**2
         if area < 0.35 * full or area < 40 * (self.size / 128) ** 2:
-            return None  # mostly outside the image
+            return False  # mostly outside the image
         for other in self.layout.masks:
             common = int((mask & other).sum())
             smaller, larger = sorted((area, int(other.sum())))
-            if common / larger > self.max_mutual or common / smaller > limit_overlap:
-                return None
+            if common / larger > MAX_MUTUAL or common / smaller > max_overlap:
+                return False
         masks = [*self.layout.masks, mask]
         order = [*self.layout.order[:position], len(masks) - 1, *self.layout.order[position:]]
-        seen = np.zeros_like(mask)
+        covered = np.zeros_like(mask)
         for index in reversed(order):
-            visible = int((masks[index] & ~seen).sum())
-            if visible < self.min_visible * int(masks[index].sum()):
-                return None
-            seen |= masks[index]
+            visible = int((masks[index] & ~covered).sum())
+            if visible < MIN_VISIBLE * int(masks[index].sum()):
+                return False
+            covered |= masks[index]
         self.layout = Layout([*self.layout.things, candidate], masks, order)
-        return len(masks) - 1
+        return True

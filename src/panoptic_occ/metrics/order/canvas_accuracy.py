@@ -10,7 +10,7 @@ import numpy as np
 
 from panoptic_occ.metrics.counting import PairMetric, share
 from panoptic_occ.metrics.order.relation_accuracy import Matches
-from panoptic_occ.structures.instances import InstanceRecord
+from panoptic_occ.structures.panoptic_map import InstanceRecord
 from panoptic_occ.structures.relation import GroundTruthRelation, Relation
 
 COMPARED = frozenset({"kept", "occluded", "erased"})

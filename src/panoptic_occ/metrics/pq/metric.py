@@ -23,7 +23,7 @@ from panoptic_occ.metrics.pq.core import (
 )
 from panoptic_occ.metrics.pq.scores import PQResult, result_of
 from panoptic_occ.structures.categories import Categories
-from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.panoptic_map import PanopticMap
 
 
 def panoptic_counts(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context
 
 
 class AreaOrder(OcclusionModel):
     """The smaller mask of a pair lies on top, with ``smaller_on_top=False`` the larger one; equal areas go by score."""
+
+    scope: ClassVar[Scope] = Scope.RESULT
 
     def __init__(self, *, smaller_on_top: bool = True, **common: Any) -> None:
         super().__init__(**common)

@@ -9,21 +9,21 @@ from jaxtyping import Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context
 
 
 class ClassPrior(OcclusionModel):
     """Counts of the training set decide, with ``prior_count`` imaginary pairs added to either order of two classes.
 
-    Pairs of one class, and of classes that never met or met as often either way, keep the order of the scores.
+    Pairs of one class, and of classes that never overlapped or overlapped as often either way, go by score.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"class_table"})
-    test_only: ClassVar[frozenset[str]] = OcclusionModel.test_only | {"sig_ratio", "prior_count"}
+    scope: ClassVar[Scope] = Scope.RESULT
     table: Int[Tensor, "t t"] | None
 
     def __init__(self, *, prior_count: float = 1.0, **common: Any) -> None:

@@ -1,26 +1,28 @@
-"""Random order: what deciding without knowing anything gives (half of the pairs right)."""
+"""Random order: half of the pairs right, as by tossing a coin."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context
 
 
 class RandomOrder(OcclusionModel):
     """Every instance gets a random depth, a hash of ``seed`` and of its mask.
 
-    The mask enters through its pixel count and the sums of its rows and columns, exact integers that do not depend on
-    how it was cropped.  So the order is the same in every process, on every device, in any order of images or
-    instances.  Masks equal in all three numbers keep the order of the scores.
+    The hash reads the mask's pixel count and the sums of its row and of its column numbers: exact integers, whatever
+    the crop.  So the order is the same in every process, on every device, in any order of images or instances.
+    Masks equal in all three numbers keep the order of the scores.
     """
+
+    scope: ClassVar[Scope] = Scope.RESULT
 
     def __init__(self, *, seed: int = 0, **common: Any) -> None:
         super().__init__(**common)
@@ -34,15 +36,14 @@ class RandomOrder(OcclusionModel):
         return Relation(value[:, None] - value[None, :], self.pairs(instances, stats), value=value, transitive=True)
 
 
-def _fingerprints(masks: MaskCrops) -> list[tuple[int, int, int]]:
+def _fingerprints(masks: MaskCrops) -> list[tuple[int, ...]]:
     """Pixel count, sum of the row numbers and sum of the column numbers of every mask."""
     numbers = []
     for (ys, xs), crop in masks:
         rows = torch.arange(ys.start, ys.stop, device=crop.device)
         columns = torch.arange(xs.start, xs.stop, device=crop.device)
         sums = torch.stack([crop.sum(), (crop.sum(dim=1) * rows).sum(), (crop.sum(dim=0) * columns).sum()])
-        area, row_sum, column_sum = sums.tolist()
-        numbers.append((area, row_sum, column_sum))
+        numbers.append(tuple(sums.tolist()))
     return numbers
 
 

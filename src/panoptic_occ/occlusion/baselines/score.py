@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import NO_CONTEXT, Context
 
 
 class ScoreOrder(OcclusionModel):
-    """Decides no pair, so that the fusion's own order (by score) stands.
+    """Decides no pair, so that the fusion goes by score.
 
     ``nms``, ``nms_thr``: of two instances of any class whose ``box`` or ``mask`` IoU is larger, only the better scored
     takes part, as in mmdetection's heuristic fusion.
     """
+
+    scope: ClassVar[Scope] = Scope.RESULT
 
     def __init__(self, *, nms: Suppression = "none", nms_thr: float = 0.5, **common: Any) -> None:
         super().__init__(**common)
@@ -30,6 +32,6 @@ class ScoreOrder(OcclusionModel):
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin 0 and no valid pair; ``value`` is the score."""
         margin = torch.zeros(stats.inter.shape, device=stats.inter.device)
-        twins = None if self.nms == "none" else duplicates(instances, stats, self.nms, self.nms_thr)
-        undecided = torch.zeros_like(margin, dtype=torch.bool)
-        return Relation(margin, undecided, value=instances.scores, transitive=True, duplicate_of=twins)
+        suppressor = None if self.nms == "none" else duplicates(instances, stats, self.nms, self.nms_thr)
+        valid = torch.zeros_like(margin, dtype=torch.bool)
+        return Relation(margin, valid, value=instances.scores, transitive=True, duplicate_of=suppressor)

@@ -1,78 +1,102 @@
-"""A yes or no about ordered pairs of instances: who is asked at test time, and who teaches (OCFusion, section 3.2)."""
+"""A yes or no about ordered pairs of instances: which pairs are read at test time, and which teach (OCFusion, 3.2)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from panoptic_occ.occlusion.base import TrainingExample
-from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.structures.instances import InstanceSet, by_score
+from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import GroundTruthRule
+from panoptic_occ.structures.target import Target
 
-PairLogits = Callable[[Sequence[InstanceSet], Int[Tensor, "p 2"]], Float[Tensor, " p"]]
-"""Logits of "the first of the pair lies above the second"; pairs count through the instances of all images."""
 
+class PairOrder(OcclusionModel):
+    """An order that learns whether the first of two instances lies above the second; subclasses write ``logits``.
 
-def pair_matrix(logits: PairLogits, instances: InstanceSet, asked: Bool[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """The logits of the asked ordered pairs of one image, NaN elsewhere."""
-    matrix = torch.full(asked.shape, torch.nan, device=asked.device)
-    if asked.any():
-        matrix[asked] = logits([instances], asked.nonzero())
-    return matrix
+    ``pairs_per_image``: training pairs, each seen in both directions (B = 128).  ``gt_rule``: which order of two
+    annotations it learns.  ``later_only``: the logit of the later instance by score decides alone.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
+
+    def __init__(self, *, pairs_per_image: int = 128, gt_rule: GroundTruthRule = "majority", **common: Any) -> None:
+        super().__init__(**common)
+        check_choice("occlusion.gt_rule", gt_rule, GroundTruthRule)
+        if pairs_per_image < 1:
+            raise ConfigError(f"occlusion.pairs_per_image={pairs_per_image}: at least one pair is needed to train")
+        self.pairs_per_image = pairs_per_image
+        self.gt_rule: GroundTruthRule = gt_rule
+
+    @property
+    def later_only(self) -> bool:
+        """Whether only the direction "the later instance lies above the earlier one" is read."""
+        raise NotImplementedError
+
+    def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
+        """Logits of "the first of the pair lies above the second"; ``pairs`` count through the instances of all
+        ``images``."""
+        raise NotImplementedError
+
+    def selected_pairs(self, instances: InstanceSet, stats: PairStats) -> Bool[Tensor, "n n"]:
+        """Pairs that count, with ``later_only`` only those whose row is the later one by score."""
+        later = self.pairs(instances, stats) & later_rows(instances)
+        return later if self.later_only else later | later.T
+
+    def head_outputs(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
+        """``logits`` (N, N) of "row lies above column", for the pairs that ``relate`` reads."""
+        pairs = (stats.inter > 0).fill_diagonal_(False) if wide else self.selected_pairs(instances, stats)
+        matrix = torch.full(pairs.shape, torch.nan, device=pairs.device)
+        if pairs.any():
+            matrix[pairs] = self.logits([instances], pairs.nonzero())
+        return {"logits": matrix}
+
+    def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
+        """Annotations that have an order with another one."""
+        return (target.relation.matrix(self.sig_ratio, self.gt_rule) >= 0).any(dim=1)
+
+    def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
+        """Binary cross-entropy, mean over the ordered ``training_pairs`` of the batch; 0 with a graph without any."""
+        pairs, targets, offset = [], [], 0
+        for example in examples:
+            selected, above = self.training_pairs(example, generator)
+            pairs.append(selected + offset)
+            targets.append(above)
+            offset += len(example.instances)
+        logits = self.logits([example.instances for example in examples], torch.cat(pairs))
+        total = F.binary_cross_entropy_with_logits(logits, torch.cat(targets), reduction="sum")
+        return {"loss_occlusion": total / max(len(logits), 1)}
+
+    def training_pairs(
+        self, example: TrainingExample, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "p 2"], Float[Tensor, " p"]]:
+        """Ordered pairs of proposals and whether the first lies above (1.0) or below (0.0) the second.
+
+        A pair counts when the two proposals match different annotations that have an order, and their predicted masks
+        overlap significantly (either ratio: with both directions emitted, the directional rule gives the same pairs).
+        The unordered pairs are drawn uniformly; the second half of the rows is the first half swapped.
+        """
+        matches = example.matches
+        order = example.target.relation.matrix(self.sig_ratio, self.gt_rule).to(matches.device)
+        if len(order) == 0:
+            return matches.new_zeros((0, 2)), torch.zeros(0, device=matches.device)
+        above = order[matches[:, None], matches[None, :]]  # -1 for proposals of the same annotation
+        candidates = (example.stats.significant(self.sig_ratio) & (above >= 0)).triu(diagonal=1).nonzero()
+        if len(candidates) > self.pairs_per_image:
+            sample = torch.randperm(len(candidates), generator=generator)[: self.pairs_per_image]
+            candidates = candidates[sample.to(candidates.device)]
+        targets = above[candidates[:, 0], candidates[:, 1]].float()
+        return torch.cat([candidates, candidates.flip(1)]), torch.cat([targets, 1 - targets])
 
 
 def later_rows(instances: InstanceSet) -> Bool[Tensor, "n n"]:
     """Ordered pairs whose row comes later than the column in the order of scores (stable)."""
-    ranks = torch.argsort(instances.scores, descending=True, stable=True).argsort()
+    ranks = by_score(instances.scores).argsort()
     return ranks[:, None] > ranks[None, :]
-
-
-def pair_bce(
-    logits: PairLogits,
-    examples: Sequence[TrainingExample],
-    sig_ratio: float,
-    limit: int,
-    generator: torch.Generator,
-    rule: Literal["majority", "delta"] = "majority",
-) -> Float[Tensor, ""]:
-    """Binary cross-entropy, mean over the ordered ``training_pairs`` of the batch; 0 with a graph without any."""
-    pairs, targets, offset = [], [], 0
-    for example in examples:
-        chosen, above = training_pairs(example, sig_ratio, limit, generator, rule)
-        pairs.append(chosen + offset)
-        targets.append(above)
-        offset += len(example.instances)
-    answers = logits([example.instances for example in examples], torch.cat(pairs))
-    total = F.binary_cross_entropy_with_logits(answers, torch.cat(targets), reduction="sum")
-    return total / max(len(answers), 1)
-
-
-def training_pairs(
-    example: TrainingExample,
-    sig_ratio: float,
-    limit: int,
-    generator: torch.Generator,
-    rule: Literal["majority", "delta"] = "majority",
-) -> tuple[Int[Tensor, "p 2"], Float[Tensor, " p"]]:
-    """Ordered pairs of proposals and whether the first lies above (1.0) or below (0.0) the second.
-
-    A pair counts when the two proposals stand for different annotations of known order (by ``rule``) and their
-    predicted masks overlap significantly (either ratio: with both directions emitted, the directional rule gives the
-    same pairs).  At most ``limit`` unordered pairs are drawn uniformly; the second half of the rows is the first half
-    swapped.
-    """
-    matches = example.matches
-    order = example.target.relation.matrix(sig_ratio, rule).to(matches.device)
-    if len(order) == 0:
-        return matches.new_zeros((0, 2)), torch.zeros(0, device=matches.device)
-    above = order[matches[:, None], matches[None, :]]  # -1 for proposals of the same annotation
-    candidates = (example.stats.significant(sig_ratio) & (above >= 0)).triu(diagonal=1).nonzero()
-    if len(candidates) > limit:
-        chosen = torch.randperm(len(candidates), generator=generator)[:limit]
-        candidates = candidates[chosen.to(candidates.device)]
-    targets = above[candidates[:, 0], candidates[:, 1]].float()
-    return torch.cat([candidates, candidates.flip(1)]), torch.cat([targets, 1 - targets])

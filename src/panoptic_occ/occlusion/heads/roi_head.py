@@ -1,4 +1,4 @@
-"""Heads on RoI feature and soft mask of one instance or two (OCFusion, section 3.3; RAP and REFINE use them, too)."""
+"""Heads on RoI feature and soft mask of one instance or two (OCFusion, section 3.3; RAP and REFINE)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from panoptic_occ.ops.initialise import zero_biases
 from panoptic_occ.structures.instances import InstanceSet
 
+RoiMaps = Float[Tensor, "n c 14 14"]
 ROI_SIZE = 14
 PAIRS_AT_ONCE = {"cpu": 32, "cuda": 512}  # 13 and 206 MB per activation in float32 at 512 channels
 FLAT_AT_ONCE = 512  # 50 MB; the gradient of fc1 is as large as its 25 million weights, so it is made once
@@ -30,11 +32,11 @@ class PairHead(nn.Module):
         self.project = nn.Linear(hidden, 1)
         initialise(self, last=self.project)
 
-    def forward(self, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
+    def forward(self, x: RoiMaps, pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
         """Logits (float32) of "the first of the pair lies above the second"; ``pairs`` index ``x``."""
         return self.project(self.features(x, pairs)).squeeze(1).float()
 
-    def features(self, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p hidden"]:
+    def features(self, x: RoiMaps, pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p hidden"]:
         """What the last layer reads."""
         (firsts, above), (seconds, below) = (torch.unique(role, return_inverse=True) for role in pairs.unbind(dim=1))
         split = 2 * len(pairs) > SPLIT_FROM * (len(firsts) + len(seconds))
@@ -47,13 +49,9 @@ class PairHead(nn.Module):
         return torch.cat(hidden)
 
     def convolved(
-        self,
-        firsts: Float[Tensor, "n c 14 14"],
-        seconds: Float[Tensor, "m c 14 14"],
-        pairs: Int[Tensor, "2 p"],
-        split: bool,
+        self, firsts: RoiMaps, seconds: RoiMaps, pairs: Int[Tensor, "2 p"], split: bool
     ) -> Float[Tensor, "p flat"]:
-        """What ``fc1`` reads; ``split``: the instances have been through their halves of ``conv1`` already."""
+        """What ``fc1`` reads; ``split``: ``firsts`` and ``seconds`` are ``first_halves`` already."""
         # index_select, because its gradient is added row by row, and that of indexing number by number
         first, second = firsts.index_select(0, pairs[0]), seconds.index_select(0, pairs[1])
         y = first.add_(second) if split else self.conv1(torch.cat([first, second], dim=1))
@@ -61,30 +59,25 @@ class PairHead(nn.Module):
             y = conv(y.relu_())  # in place: fresh memory for every activation costs as much as the addition
         return y.relu_().flatten(1)
 
-    def first_halves(
-        self, firsts: Float[Tensor, "n c 14 14"], seconds: Float[Tensor, "m c 14 14"]
-    ) -> tuple[Tensor, Tensor]:
+    def first_halves(self, firsts: RoiMaps, seconds: RoiMaps) -> tuple[Tensor, Tensor]:
         """What each instance adds to ``conv1`` as first and as second of a pair: a convolution of joined channels is a
-        sum of two, so it runs once per instance instead of once per pair.
-        """
+        sum of two, so it runs once per instance instead of once per pair."""
         above, below = self.conv1.weight.chunk(2, dim=1)
         return F.conv2d(firsts, above, self.conv1.bias, padding=1), F.conv2d(seconds, below, padding=1)
 
 
 def initialise(head: nn.Module, last: nn.Linear) -> None:
-    """Weights of a head of convolutions and linear layers as in the released code; biases 0, ``last`` almost 0."""
+    """Weights of convolutions and linear layers as in the released code; biases 0, ``last`` almost 0."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear) and module is not last:  # drawn once: a seed keeps its weights
             nn.init.kaiming_uniform_(module.weight, a=1)
     nn.init.normal_(last.weight, std=0.01)
-    for name, parameter in head.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(parameter)
+    zero_biases(head)
 
 
-def roi_inputs(instances: InstanceSet, inputs: Collection[str] = ("mask", "feature")) -> Float[Tensor, "n c 14 14"]:
+def roi_inputs(instances: InstanceSet, inputs: Collection[str] = ("mask", "feature")) -> RoiMaps:
     """Soft mask, max-pooled to the size of the RoI feature, and that feature, as far as ``inputs`` names them."""
     if instances.soft is None or instances.roi_features is None:
         raise ValueError("the head needs instances.soft and instances.roi_features; see OcclusionModel.requires")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.data.coco.source import CocoSource, relations_path
-from panoptic_occ.data.relations.build import build_relations
-from panoptic_occ.ops.relations import MIN_SHARE, TIE_BREAK, ground_truth_relation, match_boxes, match_by_share
-from panoptic_occ.structures.instances import PanopticMap, Segment
+from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
+from panoptic_occ.ops.segment_matching import MIN_SHARE, TIE_BREAK, match_by_box, match_by_share
 from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
 
 def panoptic_of(ids: Any, segments: dict[int, tuple[int, bool]]) -> PanopticMap:
@@ -64,32 +61,18 @@ def test_nearest_boxes_as_in_the_script_of_rap() -> None:
     ids[0:3, 0:4], ids[0:4, 6:9], ids[6:8, 1:12] = 10, 20, 30
     segments = {10: (0, False), 20: (1, False), 30: (2, False)}
     crops = masks_of(*masks)
-    assert match_boxes(crops, panoptic_of(ids, segments)).tolist() == [10, 20, 30]
+    assert match_by_box(crops, panoptic_of(ids, segments)).tolist() == [10, 20, 30]
     assert match_by_share(crops, torch.tensor([1, 1, 2]), panoptic_of(ids, segments)).tolist() == [
         0,
         20,
         30,
     ]
     ids[5, 5:7] = 40  # also nearest to the second one
-    assert match_boxes(crops, panoptic_of(ids, segments | {40: (0, False)})).tolist() == [10, 0, 30]
+    assert match_by_box(crops, panoptic_of(ids, segments | {40: (0, False)})).tolist() == [10, 0, 30]
     ids[4, 6:9] = 50
-    assert match_boxes(crops, panoptic_of(ids, segments | {40: (0, False), 50: (0, False)})).tolist() == [10, 50, 30]
-    assert match_boxes(crops, panoptic_of(ids, segments | {40: (0, True)})).tolist() == [10, 20, 30]
-    assert match_boxes(masks_of(*masks)[torch.arange(0)], panoptic_of(ids, segments)).tolist() == []
-
-
-def test_the_rule_reaches_training_data_and_cache(tiny_coco: Any, tmp_path: Path) -> None:
-    root = tiny_coco.write()
-    chosen = CocoSource(root, "val2017", "val2017", tmp_path, match="box")
-    train, val = chosen.split("train"), chosen.split("val")
-    assert (train.match, val.match) == ("box", "share")
-    assert relations_path(chosen, train) != relations_path(chosen, val)
-    cache = build_relations(train, relations_path(chosen, train))
-    for index in range(len(train)):
-        cached = cache.get(int(train.image_ids[index]))
-        assert torch.equal(train.target(index).relation.own, cached.own)
-    with pytest.raises(ConfigError, match=r"data\.source\.match='boxes' is unknown; did you mean 'box'"):
-        CocoSource(root, match="boxes")  # type: ignore[arg-type]
+    assert match_by_box(crops, panoptic_of(ids, segments | {40: (0, False), 50: (0, False)})).tolist() == [10, 50, 30]
+    assert match_by_box(crops, panoptic_of(ids, segments | {40: (0, True)})).tolist() == [10, 20, 30]
+    assert match_by_box(masks_of(*masks)[torch.arange(0)], panoptic_of(ids, segments)).tolist() == []
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,6 @@
-"""The thresholds of every conf/fusion file, as published."""
+"""The thresholds of every conf/fusion file, as published, and values that no policy can have."""
 
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy
+from panoptic_occ.fusion.policy import FusionPolicy
 
 CONF = Path(__file__).parents[2] / "conf"
 # what the fusion reads of the data group
@@ -39,12 +40,39 @@ def test_published_thresholds(name):
 def test_every_threshold_can_be_overridden(name):
     words = {"stuff_rule": "component", "duplicate_areas": "canvas", "same_class_strict": True, "erase_after": True}
     words |= {"erase_shape": "disk", "erase_stride": 4}
-    wanted = {key.name: words.get(key.name, 1) for key in fields(FusionPolicy)}
-    changed = policy(name, *(f"fusion.{key}={value}" for key, value in wanted.items()))
-    assert asdict(changed) == wanted
+    expected = {key.name: words.get(key.name, 1) for key in fields(FusionPolicy)}
+    assert asdict(policy(name, *(f"fusion.{key}={value}" for key, value in expected.items()))) == expected
 
 
 def test_a_wrong_value_names_its_key():
     with pytest.raises(Exception, match=r"fusion\.min_visible=1\.5") as caught:
         policy("rap", "fusion.min_visible=1.5")
     assert isinstance(caught.value.__cause__, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("conf_thr", 1.5, "must be a share between 0 and 1"),
+        ("conf_thr", None, "must be a share between 0 and 1"),
+        ("max_occluded", -0.1, "or null to switch the check off"),
+        ("min_visible", "half", "between 0 and 1"),
+        ("same_class_thr", float("nan"), "between 0 and 1"),
+        ("duplicate_thr", 50, "between 0 and 1"),
+        ("post_min_visible", 1.1, "between 0 and 1"),
+        ("erase_thr", 1.5, "between 0 and 1"),
+        ("stuff_area", -1, "0 or more"),
+        ("stuff_area", 0.5, "whole number"),
+        ("erase_radius", -1, "0 or more"),
+        ("erase_radius", 0.5, "whole number"),
+        ("same_class_strict", "yes", "must be true or false"),
+        ("erase_after", 1, "must be true or false"),
+        ("duplicate_areas", "canvass", "did you mean 'canvas'"),
+        ("stuff_rule", "components", "did you mean 'component'"),
+        ("erase_shape", "disc", "did you mean 'disk'"),
+        ("erase_stride", 2, "allowed: 1, 4"),
+    ],
+)
+def test_impossible_values_are_named(key, value, hint):
+    with pytest.raises(ConfigError, match=f"{re.escape(f'fusion.{key}={value!r}')}.*{re.escape(hint)}"):
+        FusionPolicy(**{key: value})

@@ -1,8 +1,4 @@
-"""Ground-truth occlusion relations from overlapping instance masks and a panoptic map.
-
-Plain functions on CPU tensors.  OCFusion (Lazarow et al., CVPR 2020), section 3.2: of two overlapping instances that
-one lies on top which owns more of the common pixels in the panoptic annotation.
-"""
+"""Which panoptic segment belongs to which annotated instance.  Plain functions on CPU tensors."""
 
 from __future__ import annotations
 
@@ -16,9 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from panoptic_occ.ops.segment_runs import positions, run_starts, unique_counts, unique_ids
-from panoptic_occ.structures.instances import PanopticMap
-from panoptic_occ.structures.masks import MaskCrops, PairStats, intersections
-from panoptic_occ.structures.relation import GroundTruthRelation
+from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.panoptic_map import PanopticMap
 
 MIN_SHARE = 0.5
 """Smallest share of a panoptic segment that an instance mask must cover to be its instance."""
@@ -28,21 +23,20 @@ TIE_BREAK = 1e-6
 
 Ids = Int[np.ndarray, "h w"]
 SegmentMatch = Literal["share", "box"]
-SEGMENT_MATCHES = ("share", "box")
 
 
 def matched_segments(
     masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: PanopticMap, match: SegmentMatch
 ) -> Int[Tensor, " k"]:
     """Id of the panoptic segment of every instance by the rule ``match``, 0 for an instance without one."""
-    return match_by_share(masks, labels, panoptic) if match == "share" else match_boxes(masks, panoptic)
+    return match_by_share(masks, labels, panoptic) if match == "share" else match_by_box(masks, panoptic)
 
 
-def match_boxes(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
-    """The rule of RAP's released script: every thing segment goes to the instance whose box (x, y, w, h) has the
-    smallest Euclidean distance to its own, whatever its category; the first of equal ones.
+def match_by_box(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
+    """The rule of RAP's released script: every non-crowd thing segment goes to the instance of the nearest box, by the
+    Euclidean distance of (x, y, w, h), whatever its category; the first of equal ones.
 
-    Two segments of one instance both go away, and a third one counts again, as there.  Crowd segments are left out.
+    Two segments of one instance both go away, and a third one counts again, as there.
     """
     matched = torch.zeros(len(masks), dtype=torch.int64)
     values, places, _ = unique_ids(panoptic.ids.numpy())
@@ -77,10 +71,8 @@ def match_by_share(masks: MaskCrops, labels: Int[Tensor, " k"], panoptic: Panopt
     # below the threshold there is nothing to win: a sum of two such shares must not displace a good match
     candidate = same & (inter >= MIN_SHARE * size)
     union = inside.sum(axis=1)[:, None] + size - inter
-    rows, chosen = linear_sum_assignment(
-        np.where(candidate, inter / size + TIE_BREAK * inter / union, 0), maximize=True
-    )
-    for i, k in zip(rows, chosen, strict=True):
+    gain = np.where(candidate, inter / size + TIE_BREAK * inter / union, 0)
+    for i, k in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
         if candidate[i, k]:
             matched[i] = segments[k].id
     return matched
@@ -96,23 +88,3 @@ def _pixels_inside(masks: MaskCrops, ids: Ids, values: Int[np.ndarray, " u"]) ->
     pair = mask[starts] * len(values) + place
     counts = np.bincount(pair, weights=np.diff(starts, append=pixels.size), minlength=len(masks) * len(values))
     return counts.astype(np.int64).reshape(len(masks), len(values))
-
-
-def ground_truth_relation(
-    masks: MaskCrops, segment_ids: Int[Tensor, " k"], panoptic_ids: Int[Tensor, "h w"]
-) -> GroundTruthRelation:
-    """Raw counts among the instances of an image; ``segment_ids[i]`` is the panoptic id of instance i, 0 without one.
-
-    Exact integers, counted on the crops.  ``own[i, i]`` is the part of mask i that its segment covers.
-    """
-    stats = PairStats.of(masks)
-    ids = panoptic_ids.numpy()
-    values, counts = unique_counts(ids)
-    size = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    segments: list[int] = segment_ids.tolist()
-    pan_area = torch.tensor([size.get(s, 0) if s else 0 for s in segments], dtype=torch.int64)
-    # no pixel has the id -1: an instance without a segment owns none
-    owned = [(ids[window] == (s or -1)) & crop.numpy() for (window, crop), s in zip(masks, segments, strict=True)]
-    pixels = torch.from_numpy(np.concatenate([np.zeros(0, dtype=bool), *(crop.reshape(-1) for crop in owned)]))
-    own = intersections(MaskCrops(pixels, masks.windows, masks.size), masks, where=stats.inter > 0)
-    return GroundTruthRelation(stats.area, pan_area, stats.inter, own)

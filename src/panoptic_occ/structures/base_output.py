@@ -1,4 +1,4 @@
-"""The network: backbone, thing branch, stuff branch and occlusion module, wired together without any framework."""
+"""What the base network says of one image."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from panoptic_occ.structures.instances import InstanceSet, SemanticMap
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.semantic_map import SemanticMap
 
 
 @dataclass(frozen=True, eq=False)
 class BaseOutput:
-    """What the base sees in one image: ranked instances, their pair counts, and the stuff.
+    """Detections of one image, best score first, their pair counts, and the stuff.
 
-    ``answers``: by occlusion method, what its network said of these instances, when they come from a file.
+    ``head_outputs``: by occlusion method, ``OcclusionModel.head_outputs`` of these detections, when they were stored.
     """
 
     instances: InstanceSet
     stats: PairStats
     semantic: SemanticMap
-    answers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    head_outputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def above(self, conf_thr: float) -> BaseOutput:
         """Only the instances with ``score >= conf_thr``, which come first."""
@@ -30,8 +31,8 @@ class BaseOutput:
         if n == len(self.instances):
             return self
         stats = PairStats(self.stats.area[:n], self.stats.inter[:n, :n])
-        answers = {
+        head_outputs = {
             method: {name: tensor[(slice(n),) * tensor.ndim] for name, tensor in named.items()}
-            for method, named in self.answers.items()
+            for method, named in self.head_outputs.items()
         }
-        return replace(self, instances=self.instances[torch.arange(n)], stats=stats, answers=answers)
+        return replace(self, instances=self.instances[torch.arange(n)], stats=stats, head_outputs=head_outputs)

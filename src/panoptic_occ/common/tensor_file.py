@@ -1,0 +1,80 @@
+"""Tensors in one safetensors file that is never half-written, below a header that says what they are.
+
+safetensors runs no code when it is read, and has no checksum of its own: the header holds one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from panoptic_occ.common.errors import PanopticOccError
+from panoptic_occ.common.files import atomic_path
+
+_HEADER = "header"
+
+
+@dataclass(frozen=True)
+class TensorFormat:
+    """A kind of tensor file, by ``name`` and ``version``.
+
+    A file that is missing, damaged, or of another kind or version raises ``error``, which ends with ``advice``.
+    """
+
+    name: str
+    version: int
+    error: type[PanopticOccError]
+    advice: str
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Writes ``tensors`` atomically, with ``about`` (plain JSON) in the header; equal content gives equal files."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        header = {"format": self.name, "version": self.version, "digest": _digest(tensors), **about}
+        with atomic_path(path, sync=True) as temporary:
+            # one entry, because safetensors writes several in a random order
+            save_file(tensors, temporary, metadata={_HEADER: json.dumps(header)})
+
+    def read_header(self, path: Path) -> dict[str, Any]:
+        """The header alone."""
+        with self._open(path) as (header, _):
+            return header
+
+    def read(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The header and all tensors."""
+        with self._open(path) as (header, file):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header["digest"] != _digest(tensors):
+            raise self.error(f"{path}: is damaged, its tensors are not those that were written; {self.advice}")
+        return header, tensors
+
+    @contextmanager
+    def _open(self, path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+                for key, here in (("format", self.name), ("version", self.version)):
+                    if header.get(key) != here:
+                        raise self.error(f"{path}: has the {key} {header.get(key)!r}, not {here!r}; {self.advice}")
+                yield header, file
+        except FileNotFoundError:
+            raise self.error(f"{path}: the file does not exist; {self.advice}") from None
+        except (SafetensorError, OSError) as error:
+            raise self.error(f"{path}: cannot be read ({error}), it is damaged; {self.advice}") from None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hex digits over the bits of all tensors, in the order of their names."""
+    digest = hashlib.blake2b(digest_size=8)
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,159 @@
+"""The configuration of a finished run with the words of a later command on top.
+
+The file of a run is data: its values are taken, nothing of it is composed.  Only the names of its choices are, as far
+as they are choices that exist here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.kinds import Scope
+from panoptic_occ.config.checking import MISSING
+from panoptic_occ.config.compose import explained, finish
+from panoptic_occ.config.files import group_choices, users_conf
+from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+WIDE = ("preset", "method", "experiment", "sweep")
+"""Groups that choose in other groups."""
+
+
+def read_config(file: Path) -> DictConfig:
+    """The configuration that a run has saved; CheckpointError when there is none or the file is damaged."""
+    import yaml
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not file.exists():
+        runs = sorted(str(path.parent) for path in file.parent.glob("**/config.yaml")) if file.parent.is_dir() else []
+        raise CheckpointError(
+            f"{file.parent}: not a run folder (no config.yaml in it); run= takes the folder that train printed at its "
+            f"end; runs below it: {', '.join(runs[:5]) or '(none)'}"
+        )
+    try:
+        config = OmegaConf.load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        problem = str(error).splitlines()[0]
+    else:
+        if isinstance(config, DictConfig) and {"choices", "command", "runs_dir"} <= config.keys():
+            return config
+        problem = "it lacks what train writes"
+    raise CheckpointError(f"{file}: damaged ({problem}); the command that made the run writes it again with force=true")
+
+
+def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | None = None) -> DictConfig:
+    """``saved`` with what ``words`` change; what the table of settings does not let a command inherit is as the words
+    alone have it.
+
+    A group chosen by a word reads what the run chose (its data, its schedule), not the defaults.  ConfigError for
+    words that do not fit the configuration of this run.
+    """
+    from omegaconf import OmegaConf
+
+    config_dir = config_dir or users_conf()
+    words = [word.removeprefix("++") for word in words if not word.startswith("hydra")]
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    groups = group_choices(config_dir)
+    wide = [word for word, key in zip(words, keys, strict=True) if key in WIDE]
+    chosen = {key for key in keys if key in groups} | _chosen_by(wide, config_dir)
+    kept = [
+        f"{group}={choice}"
+        for group, choice in saved.choices.items()
+        if group in GROUPS.keys() - {*WIDE, *chosen} and GROUPS[group].scope in INHERITED and choice in groups[group]
+    ]
+    elsewhere = {
+        group: choice
+        for group, choice in saved.choices.items()
+        if group in GROUPS.keys() - {*WIDE, *chosen} and choice not in groups.get(group, ()) and group in saved
+    }
+    for group, choice in elsewhere.items():
+        if GROUPS[group].scope in INHERITED and any(key.startswith(f"{group}.") for key in keys):
+            raise ConfigError(
+                f"{group}={choice}, which the run chose, is no choice here, so that no word can be about {group}; "
+                "--config-dir names the folder of your own configuration files"
+            )
+    fresh, choices = explained([*kept, *words], config_dir)
+    changed = {*keys, *chosen, *(_differences(explained(kept, config_dir)[0], fresh) if wide else ())}
+    values: Any = _plain(fresh)
+    values |= {group: {} for group in elsewhere if GROUPS[group].scope in INHERITED}
+    changed |= _followed(fresh, saved)
+    for key, entries in entries_of(saved):
+        from_run = all(entry.from_run for entry in entries) or key.partition(".")[0] in elsewhere
+        if entries and from_run and not changed & set(_paths_to(key)):
+            _put(values, key, _at(_plain(saved), key))
+            for inside in (word for word in keys if word.startswith(f"{key}.")):
+                _put(values, inside, _at(_plain(fresh), inside))
+    taken = {**saved.choices, **{group: choices[group] for group in choices if group in {*chosen, *keys}}}
+    config = finish(OmegaConf.create(values), taken, words, config_dir)
+    # for the advice how to train another order of this run; the words of the file are data, shown and never composed
+    later = [word for word in config.command if not re.match(r"[+~]*data[.=]", word)]
+    config.command = list({word.lstrip("+~").partition("=")[0]: word for word in [*saved.command, *later]}.values())
+    return config
+
+
+def _chosen_by(words: Sequence[str], config_dir: Path | None) -> set[str]:
+    """The groups in which a preset, a method or an experiment chooses."""
+    if not words:
+        return set()
+    before, after = (explained(some, config_dir)[1] for some in ((), words))
+    return {group for group in after if after[group] != before.get(group)} - {*WIDE}
+
+
+def _followed(fresh: DictConfig, saved: DictConfig) -> set[str]:
+    """Leaves of ``fresh`` that refer to others, as ``data.source.root`` to ``data.root``, and whose value in the run is
+    that of the other: they go with it, except for what the weights depend on."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    values, trial, followed = _plain(fresh), saved.copy(), set()
+    for key, entries in entries_of(fresh):
+        reference, value = _at(values, key), OmegaConf.select(saved, key, default=MISSING)
+        if "${" not in str(reference) or value is MISSING or entries[0].scope in (Scope.BASE, Scope.MODULE):
+            continue
+        OmegaConf.update(trial, key, reference)
+        with suppress(OmegaConfBaseException):  # a reference to what the run does not have
+            if OmegaConf.select(trial, key) == value:
+                followed.add(key)
+        OmegaConf.update(trial, key, value)
+    return followed
+
+
+def _differences(before: DictConfig, after: DictConfig) -> set[str]:
+    """Leaves of ``after`` that ``before`` has otherwise or not at all; references count as they are written."""
+    old, new = ({key: _at(_plain(config), key) for key, _ in entries_of(config)} for config in (before, after))
+    return {key for key, value in new.items() if key not in old or old[key] != value} - {"choices", "command"}
+
+
+def _plain(config: DictConfig) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=False)
+
+
+def _paths_to(key: str) -> list[str]:
+    """``a``, ``a.b`` and ``a.b.c`` for ``a.b.c``."""
+    parts = key.split(".")
+    return [".".join(parts[: length + 1]) for length in range(len(parts))]
+
+
+def _at(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _put(tree: Any, key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for part in parents:
+        if not isinstance(tree.get(part), dict):
+            tree[part] = {}
+        tree = tree[part]
+    tree[last] = value

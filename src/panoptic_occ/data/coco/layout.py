@@ -1,0 +1,41 @@
+"""Where the files of a split lie in a folder of COCO."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from panoptic_occ.common.errors import DataError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of images and panoptic PNGs and the two annotation files of one split."""
+
+    images: Path
+    panoptic: Path
+    panoptic_json: Path
+    instances_json: Path
+
+    @staticmethod
+    def of(root: Path, split: str) -> Layout:
+        """The folders as COCO distributes them, for ``split`` such as ``train2017``."""
+        annotations = Path(root) / "annotations"
+        return Layout(
+            images=Path(root) / split,
+            panoptic=annotations / f"panoptic_{split}",
+            panoptic_json=annotations / f"panoptic_{split}.json",
+            instances_json=annotations / f"instances_{split}.json",
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of both annotation files (hex): what a cache made from them depends on."""
+        digest = hashlib.sha256()
+        for path in (self.panoptic_json, self.instances_json):
+            try:
+                with open(path, "rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        return digest.hexdigest()
