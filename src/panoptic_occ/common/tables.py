@@ -20,7 +20,7 @@ _MARKDOWN = TableFormat(None, Line("|", "-", "|", "|"), None, None, _CELLS, _CEL
 
 
 def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", left: int = 1) -> str:
-    """A table between blank lines, below its title and as wide as its content; the first ``left`` columns hold text, the
+    """A table between blank lines, below its title, as wide as its content; the first ``left`` columns hold text, the
     others numbers, which are aligned to the right."""
     alignment = ["left"] * left + ["right"] * (len(heads) - left)
     lines = [heads, SEPARATING_LINE, *rows]
