@@ -8,8 +8,16 @@ import torch
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
+from panoptic_occ.structures.relation import GroundTruthRelation
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample
 
+# one of 8 px and one of 4 px lost 4 and 2 px, mostly to a third one; the first owns the 2 px that they share
+O7 = GroundTruthRelation(
+    area=torch.tensor([8, 4]),
+    pan_area=torch.tensor([4, 2]),
+    inter=torch.tensor([[8, 2], [2, 4]]),
+    own=torch.tensor([[4, 2], [0, 2]]),
+)
 COMMON: dict[str, Any] = {"in_channels": 4, "categories": toy_categories()}
 
 

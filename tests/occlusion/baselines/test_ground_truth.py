@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.orders import COMMON
+from helpers.orders import COMMON, O7
 from helpers.small_images import ask, detections, fused, rectangle, strip
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
-from panoptic_occ.structures.relation import GroundTruthRelation
 from panoptic_occ.testing import toy_detections, toy_sample, toy_target
 
 LABELS = torch.tensor([0, 1])
@@ -82,13 +81,7 @@ def test_overlap_limits_of_annotations_and_of_detections():
 def test_o7_majority_and_delta_disagree_when_a_third_object_hides_one():
     """i: rows 0-1 (8 px), j: rows 1-2 of columns 0-1 (4 px); a third segment owns row 0, i owns the 2 common px."""
     masks = [rectangle((0, 2), (0, 4)), rectangle((1, 3), (0, 2))]
-    relation = GroundTruthRelation(
-        area=torch.tensor([8, 4]),
-        pan_area=torch.tensor([4, 2]),
-        inter=torch.tensor([[8, 2], [2, 4]]),
-        own=torch.tensor([[4, 2], [0, 2]]),
-    )
-    target = replace(toy_target(torch.stack(masks), LABELS), relation=relation)
+    target = replace(toy_target(torch.stack(masks), LABELS), relation=O7)
     for rule, above in (("majority", [[0, 1]]), ("delta", [[1, 0]])):
         assert relation_of(detections(masks), target, rule=rule).above().nonzero().tolist() == above
 
