@@ -17,7 +17,6 @@ from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.exchange.base import Pyramids
 from panoptic_occ.runs.build import build_model
-from panoptic_occ.runs.keys import base_key
 from panoptic_occ.testing import toy_categories
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
@@ -115,9 +114,3 @@ def test_the_rest_of_the_network_starts_the_same() -> None:
                 assert torch.equal(state.pop(name.replace(old, stuff, 1)), tensor)
             assert torch.equal(state.pop(name.replace(old, thing, 1)), tensor)
         assert not state
-
-
-def test_bases_are_kept_apart() -> None:
-    keys = {share: base_key(compose([*TINY, f"share={share}"])) for share in ("fpn", "backbone", "none")}
-    assert len(set(keys.values())) == 3
-    assert base_key(compose(TINY)) == keys["fpn"]

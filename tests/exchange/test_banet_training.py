@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.aggregation import branches, exchange, inputs
-from panoptic_occ.exchange.sampling import sampled_count
+from helpers.aggregation import batch_of, branches, exchange, inputs
+from panoptic_occ.exchange.sampling import annotated_rois, sampled_count
 from panoptic_occ.thing.base import Rois
 
 
@@ -39,15 +39,21 @@ def test_images_without_instances_train() -> None:
     assert all(p.grad is not None for p in module.parameters())
 
 
-def test_kept_boxes_are_sixty_to_a_hundred_percent_and_at_least_one() -> None:
+def test_sixty_to_a_hundred_percent_of_the_annotations_are_read_and_at_least_one() -> None:
     torch.manual_seed(6)
-    drawn = [sampled_count(10, (0.6, 1.0)) for _ in range(2000)]
-    shares = [drawn.count(k) / len(drawn) for k in range(6, 11)]
-    assert sum(shares) == pytest.approx(1)
+    targets = batch_of((10, 1, 0)).targets
+    counts = []
+    for _ in range(2000):
+        ten, one, none = annotated_rois(targets, (0.6, 1.0))
+        counts.append(len(ten))
+        assert len(one) == 1 and len(none) == 0
+        assert ten.matches is not None and len(ten.matches.unique()) == len(ten)
+        assert torch.equal(ten.boxes, targets[0].boxes[ten.matches].float())
+        assert torch.equal(ten.labels, targets[0].labels[ten.matches]) and (ten.scores == 1).all()
     # uniform on [6, 10] and rounded: half a unit of four for the ends, one unit for the others
+    shares = [counts.count(k) / len(counts) for k in range(6, 11)]
     assert shares == pytest.approx([1 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 8], abs=0.04)
     assert {sampled_count(1, (0.0, 0.3)) for _ in range(20)} == {1}
-    assert sampled_count(0, (0.6, 1.0)) == 0
 
 
 def test_only_annotated_boxes_are_inlaid_in_training() -> None:

@@ -193,21 +193,6 @@ def test_the_canvas_in_training_shows_what_train_boxes_says() -> None:
     assert not torch.allclose(several.semantics[1], other.semantics[1], atol=1e-5)
 
 
-def test_a_share_of_the_annotations_is_shown() -> None:
-    base = Base((10, 1, 0), iterations=1, keep=(0.6, 1.0))
-    torch.manual_seed(0)
-    counts = set()
-    for _ in range(40):
-        drawn = annotated_rois(base.batch.targets, base.exchange.keep)
-        counts.add(len(drawn[0]))
-        assert len(drawn[1]) == 1 and len(drawn[2]) == 0
-        target = base.batch.targets[0]
-        assert drawn[0].matches is not None and len(drawn[0].matches.unique()) == len(drawn[0])
-        assert torch.equal(drawn[0].boxes, target.boxes[drawn[0].matches].float())
-        assert torch.equal(drawn[0].labels, target.labels[drawn[0].matches]) and (drawn[0].scores == 1).all()
-    assert counts == {6, 7, 8, 9, 10}
-
-
 def test_outputs_do_not_depend_on_the_score_that_is_asked_for() -> None:
     base = Base(iterations=2)
     everything, maps = base.outputs()

@@ -88,16 +88,6 @@ class TestOracles:
             by_score = options.get("setaside") == "score" and scores[B] > scores[C]
             assert relation.above().nonzero().tolist() == [[A, B], *([[B, C]] if by_score else []), [C, A]]
 
-    @pytest.mark.parametrize("top", [A, B, C])
-    def test_b2_the_pair_without_the_best_object_is_set_aside(self, top):
-        scores = [0.8, 0.8, 0.8]  # the other two tie
-        scores[top] = 0.9
-        image, instances = ring(scores)
-        relation = ask(image, instances)
-        others = [i for i in (A, B, C) if i != top]
-        assert not relation.valid[others[0], others[1]]
-        assert int(relation.valid.sum()) == 4
-
     @pytest.mark.parametrize("resolve", ["order", "sequential"])
     def test_b3_an_instance_that_loses_more_than_half_is_removed(self, resolve):
         image, instances = heap()
