@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
                 if request.file(table).exists():
                     write_text(request.file(table).with_suffix(".md"), request.text(table, "markdown"))
             overview = summary(every, request.file, "results/tables")
-            say(f"Written to {fill('tables', overview, 'python -m scripts.tables --documents', root)}")
+            files = fill("tables", overview, "python -m scripts.tables --documents", root)
+            say(f"Written to {', '.join(map(str, files))}")
         elif not tables:
             parser.error("name a table, as ocfusion/table6 (--list shows all), or give --list")
         elif options.format:
