@@ -30,7 +30,7 @@ OPTIONS = (
     ("trainer.precision=bf16-mixed", "channels_last=true"),
     ("trainer.precision=32-true", "compile=true"),
 )
-STEPS, DETECTIONS = 60, 20
+STEPS, DETECTIONS = 40, 20
 DATA = ("data.source.train_images=128", "data.source.val_images=32")
 GPU, CPU = ("preset=scenes_large", "trainer=gpu", *DATA), ("trainer=cpu", *DATA)
 # A network of a few steps is sure of nothing: every image gets as many detections as are allowed.
