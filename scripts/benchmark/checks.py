@@ -56,17 +56,17 @@ def same_map(ours: PanopticMap, theirs: DenseMap, undecided: Bool[Tensor, "h w"]
         expect(segments == theirs.segments, f"segments: {segments} and {theirs.segments}")
         return
     equal(ours.ids[~undecided], theirs.ids[~undecided], "panoptic map where the network is decided")
-    found = [(s.id, s.label, s.instance) for s in ours.segments]
-    wanted = [(number, label, instance) for number, label, _, instance in theirs.segments]
-    expect(found == wanted, f"segments: {found} and {wanted}")
+    owners = [(s.id, s.label, s.instance) for s in ours.segments]
+    expected = [(number, label, instance) for number, label, _, instance in theirs.segments]
+    expect(owners == expected, f"segments: {owners} and {expected}")
 
 
-def same_masks(ours: MaskCrops, theirs: Bool[Tensor, "n h w"], found: Detections) -> None:
+def same_masks(ours: MaskCrops, theirs: Bool[Tensor, "n h w"], things: Detections) -> None:
     """Pixel by pixel, but where the probability is within TIE of the threshold."""
     for k, (mask, other) in enumerate(zip(ours.dense(), theirs, strict=True)):
         wrong = mask != other
         if wrong.any():
-            window, probs = stretch(found.soft[k].double(), found.boxes[k].double(), found.size)
+            window, probs = stretch(things.soft[k].double(), things.boxes[k].double(), things.size)
             clear = torch.ones_like(wrong)
             clear[window] = (probs - 0.5).abs() > TIE
             expect(not (wrong & clear).any(), f"mask {k}: {int((wrong & clear).sum())} pixels differ")

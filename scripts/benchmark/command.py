@@ -130,10 +130,10 @@ def markdown(content: Report, required: bool = False) -> str:
     return "\n\n".join([table, where, *([] if required else [NOTES])])
 
 
-def _measure(chosen: Sequence[Job], quick: bool, out: Path | None) -> int:
+def _measure(selection: Sequence[Job], quick: bool, out: Path | None) -> int:
     start, patience = time.perf_counter(), Patience(seconds=0.3, turns=1, most=5) if quick else Patience()
     # drawn between jobs only, so that nothing runs beside them
-    bar = track(chosen, "jobs", transient=True, auto_refresh=False, disable=not sys.stdout.isatty())
+    bar = track(selection, "jobs", transient=True, auto_refresh=False, disable=not sys.stdout.isatty())
     content = report([race(job, patience) for job in bar], time.perf_counter() - start)
     if out is not None:
         write_json(out, content, indent=1)

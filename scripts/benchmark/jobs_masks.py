@@ -60,14 +60,14 @@ def jobs() -> list[Job]:
 
 def pasting(size: Size, n: int, target: float | None) -> Contest:
     """Masks as crops; torchvision gives the probabilities of every pixel, before any threshold."""
-    found = detections(n, size)
-    torchvision = partial(paste_masks_in_image, found.soft[:, None], found.boxes, size)
-    dense = partial(reference.paste, found.soft, found.boxes, size)
+    things = detections(n, size)
+    torchvision = partial(paste_masks_in_image, things.soft[:, None], things.boxes, size)
+    dense = partial(reference.paste, things.soft, things.boxes, size)
     stand_ins = [
         StandIn("torchvision paste_masks_in_image", torchvision, alike_masks, target),
-        StandIn("grid_sample per box, dense maps", dense, lambda ours, theirs: same_masks(ours, theirs, found)),
+        StandIn("grid_sample per box, dense maps", dense, lambda ours, theirs: same_masks(ours, theirs, things)),
     ]
-    return Contest(partial(paste_masks, found.soft, found.boxes, size), stand_ins)
+    return Contest(partial(paste_masks, things.soft, things.boxes, size), stand_ins)
 
 
 def pair_statistics(size: Size, n: int, target: float | None) -> Contest:
@@ -163,11 +163,11 @@ def label_map(size: Size, target: float | None) -> Contest:
 
 def post_processing(size: Size, target: float | None) -> Contest:
     """From what the network gives (logits, 100 boxes, soft masks) to the map by confidence, at ``size``."""
-    logits, found = semantic_logits(NETWORK), detections(100, size)
+    logits, things = semantic_logits(NETWORK), detections(100, size)
     undecided = tied(logits, NETWORK, size)
 
     def ours() -> PanopticMap:
-        instances = found.above(CONF_THR).instances()
+        instances = things.above(CONF_THR).instances()
         nobody = torch.zeros((len(instances), len(instances)))
         semantic = stuff_labels(most_likely(logits, NETWORK, size), FIRST_LABEL, NUM_THINGS)
         relation = Relation(nobody, nobody.bool())
@@ -175,8 +175,8 @@ def post_processing(size: Size, target: float | None) -> Contest:
 
     def literal() -> reference.DenseMap:
         semantic = stuff_labels(reference.label_map(logits, NETWORK, size), FIRST_LABEL, NUM_THINGS)
-        masks, n = reference.paste(found.soft, found.boxes, size), len(found.above(CONF_THR))
-        return reference.fuse_by_confidence(masks[:n], found.labels[:n], semantic, 0.5, STUFF_AREA)
+        masks, n = reference.paste(things.soft, things.boxes, size), len(things.above(CONF_THR))
+        return reference.fuse_by_confidence(masks[:n], things.labels[:n], semantic, 0.5, STUFF_AREA)
 
     def check(ours: PanopticMap, theirs: Any) -> None:
         same_map(ours, theirs, undecided)

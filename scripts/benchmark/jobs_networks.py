@@ -67,11 +67,11 @@ def pair_head(n: int, pairs: int) -> Contest:
     head, x = PairHead(257, 512, 1024).eval(), torch.randn(n, 257, 14, 14)
     first = torch.arange(n)
     ring = torch.stack([first, (first + 1) % n], dim=1)
-    chosen = ring if pairs == n else torch.stack(list(torch.tril_indices(n, n, offset=-1)), dim=1)[:pairs]
-    plain = torch.no_grad()(partial(reference.pair_logits, head, x, chosen))
+    selected = ring if pairs == n else torch.stack(list(torch.tril_indices(n, n, offset=-1)), dim=1)[:pairs]
+    plain = torch.no_grad()(partial(reference.pair_logits, head, x, selected))
     check = partial(close, what="logits")
     target = 1.2 if n == 12 else NO_SLOWER
-    return Contest(torch.no_grad()(partial(head, x, chosen)), [StandIn("plain head", plain, check, target)])
+    return Contest(torch.no_grad()(partial(head, x, selected)), [StandIn("plain head", plain, check, target)])
 
 
 def inference() -> Contest:
@@ -104,9 +104,9 @@ def inference() -> Contest:
 def same_detections(ours: InstanceSet, theirs: dict[str, Tensor]) -> None:
     """Nearly all confident boxes of either have a partner of the same class; where two nearly tie, the suppression of
     one by the other follows the last bit."""
-    chosen = theirs["scores"] >= CONF_THR
-    overlap = box_iou(ours.boxes, theirs["boxes"][chosen])
-    partner = (overlap >= PARTNER_IOU) & (ours.labels[:, None] + 1 == theirs["labels"][chosen][None, :])
+    confident = theirs["scores"] >= CONF_THR
+    overlap = box_iou(ours.boxes, theirs["boxes"][confident])
+    partner = (overlap >= PARTNER_IOU) & (ours.labels[:, None] + 1 == theirs["labels"][confident][None, :])
     for side, matched in (("ours", partner.any(dim=1)), ("torchvision's", partner.any(dim=0))):
         count, total = int(matched.sum()), len(matched)
         expect(total > 0 and count / total >= PARTNERS, f"{count} of {total} detections of {side} have a partner")

@@ -62,8 +62,8 @@ def test_no_run_finds_what_another_left_behind() -> None:
     seen = []
 
     class Spy(torch.nn.Module):
-        def forward(self, found: object, *_: object) -> None:
-            seen.append(found)
+        def forward(self, instances: object, *_: object) -> None:
+            seen.append(instances)
 
     stats = PairStats.of(instances.masks)
     run = dict(growth.steps(instances, stats, context, {"spy": Spy()}))["spy"]  # type: ignore[dict-item]

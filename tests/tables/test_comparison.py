@@ -12,9 +12,9 @@ def cells(lines: list[Line], column: int = 0) -> dict[str, Cell]:
 
 
 def test_mean_and_spread_over_the_seeds_in_percent(lines: list[Line]) -> None:
-    found = cells(lines)["up"].measured
-    assert found is not None
-    assert found.mean == pytest.approx(52.5) and found.spread == pytest.approx(1.5) and found.n == 3
+    estimate = cells(lines)["up"].measured
+    assert estimate is not None
+    assert estimate.mean == pytest.approx(52.5) and estimate.spread == pytest.approx(1.5) and estimate.n == 3
 
 
 def test_gains_are_paired_by_seed(lines: list[Line]) -> None:

@@ -80,12 +80,12 @@ def number(paper: str, table: str, row: str, backbone: str, metric: str) -> floa
 
 def rows() -> dict[tuple[str, str, str, str, str], dict[str, PaperNumber]]:
     """The numbers of every printed row by metric."""
-    found: dict[tuple[str, str, str, str, str], dict[str, PaperNumber]] = defaultdict(dict)
+    numbers: dict[tuple[str, str, str, str, str], dict[str, PaperNumber]] = defaultdict(dict)
     for line in PAPERS.lines:
         key = (line.paper, line.table, line.row, line.backbone, line.dataset)
-        assert line.metric not in found[key], f"twice: {line}"
-        found[key][line.metric] = line
-    return found
+        assert line.metric not in numbers[key], f"twice: {line}"
+        numbers[key][line.metric] = line
+    return numbers
 
 
 def test_every_table_is_there_and_every_value_is_a_number() -> None:
@@ -96,7 +96,7 @@ def test_every_table_is_there_and_every_value_is_a_number() -> None:
     expected = {"oanet": 6, "ocfusion": 8, "banet": 4, "rap": 7, "refine": 6}
     for paper, count in expected.items():
         assert {str(k + 1) for k in range(count)} <= tables[paper]
-    assert len(PAPERS.lines) == sum(len(found) for found in rows().values())
+    assert len(PAPERS.lines) == sum(len(numbers) for numbers in rows().values())
 
 
 def test_values_that_papers_repeat_are_equal() -> None:
@@ -132,7 +132,7 @@ def test_a_network_has_the_same_numbers_under_all_its_names(name: str) -> None:
 
 def test_known_contradictions_are_contradictions() -> None:
     everything = rows()
-    value = {key: {m: line.number for m, line in found.items()} for key, found in everything.items()}
+    value = {key: {m: line.number for m, line in numbers.items()} for key, numbers in everything.items()}
     assert value["rap", "7", "AUNet m.s.", "X152", "COCO test-dev"]["PQ_th"] == 55.8
     assert value["ocfusion", "2", "AUNet m.s.", "X152", "COCO test-dev"]["PQ_th"] == 55.9
     assert value["banet", "1", "BANet-DCN", "R50", "COCO val"]["RQ_st"] == 39.4
@@ -147,9 +147,9 @@ def test_known_contradictions_are_contradictions() -> None:
 
 def test_everything_is_the_average_of_things_and_stuff_weighted_by_their_classes() -> None:
     checked, odd = 0, {}
-    for key, found in rows().items():
+    for key, numbers in rows().items():
         for name in ("PQ", "SQ", "RQ"):
-            parts = [found.get(f"{name}{end}") for end in ("", "_th", "_st")]
+            parts = [numbers.get(f"{name}{end}") for end in ("", "_th", "_st")]
             if None in parts:
                 continue
             whole, things, stuff = (part.number for part in parts if part is not None)
@@ -157,7 +157,7 @@ def test_everything_is_the_average_of_things_and_stuff_weighted_by_their_classes
             weights = CLASSES[key[4]]
             average = (weights[0] * things + weights[1] * stuff) / sum(weights)
             # half a unit of the last printed digit for the average and for what it is made of
-            rounding = 10.0 ** -len(found[f"{name}_th"].value.partition(".")[2])
+            rounding = 10.0 ** -len(numbers[f"{name}_th"].value.partition(".")[2])
             if abs(whole - average) > rounding + 1e-9:
                 odd[*key[:4], name] = round(average, 3)
                 assert any(part.note for part in parts if part is not None), key
@@ -220,15 +220,15 @@ def test_best_thresholds_of_rap_give_the_gain_of_its_other_tables() -> None:
 def test_quality_is_about_the_product_of_its_parts() -> None:
     """Averages over classes of a product exceed the product of the averages, but never by an eighth."""
     odd = set()
-    for key, found in rows().items():
+    for key, numbers in rows().items():
         for end in ("", "_th", "_st"):
-            parts = [found[f"{name}{end}"].number for name in ("PQ", "SQ", "RQ") if f"{name}{end}" in found]
+            parts = [numbers[f"{name}{end}"].number for name in ("PQ", "SQ", "RQ") if f"{name}{end}" in numbers]
             if len(parts) == 3:
                 pq, sq, rq = parts
                 assert pq is not None and sq is not None and rq is not None
                 if not 0.995 < 100 * pq / (sq * rq) < 1.09:
                     odd.add(key[:3])
-                    assert found[f"RQ{end}"].note
+                    assert numbers[f"RQ{end}"].note
     assert odd == NOT_THE_PRODUCT
 
 
