@@ -9,14 +9,13 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from panoptic_occ.common.files import write_text
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.files import conf_dir, group_choices
 from panoptic_occ.config.schema import GROUPS, Setting, table_of
 from panoptic_occ.config.values import words
-from scripts.markers import fill
+from scripts.documents import fill
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+COMMAND = "python -m scripts.configuration from the table of settings"
 WIDE = ("preset", "method", "experiment", "sweep")
 LINE = re.compile(r"^( *)(\w+):(?: +((?:[^#'\"]|'[^']*'|\"[^\"]*\")*?))?(?: +# (.*))?$")
 HEADS = ("key", "value", "allowed", "scope", "meaning")
@@ -24,7 +23,7 @@ HEADS = ("key", "value", "allowed", "scope", "meaning")
 
 def main() -> int:
     """Writes the page."""
-    write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), "settings", page()))
+    fill("settings", page(), COMMAND)
     return 0
 
 

@@ -14,16 +14,12 @@ from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.structures.panoptic_map import PanopticMap
 from scripts.benchmark.inputs import Detections
 from scripts.benchmark.measure import MismatchError
-from scripts.benchmark.reference import DenseMap, stretch
+from scripts.benchmark.reference import DenseMap, full_logits, stretch
 
-TIE = 1e-5
-"""Float32 sums in another order differ by less; nothing but a threshold this close may fall on the other side."""
-BORDER = 2
-"""Pixels: torchvision rounds boxes to whole pixels before it stretches masks over them..."""
-SHALLOW = 0.05
-"""... which changes a probability by less than this where it hardly changes from pixel to pixel."""
-IOU_ERROR = 1e-5
-"""torchmetrics sums IoU in float32."""
+TIE = 1e-5  # float32 sums in another order differ by less; only a threshold this close may fall on the other side
+BORDER = 2  # pixels: torchvision rounds boxes to whole pixels before it stretches masks over them ...
+SHALLOW = 0.05  # ... which changes a probability by less where it hardly changes from pixel to pixel
+IOU_ERROR = 1e-5  # torchmetrics sums IoU in float32
 
 
 def expect(condition: bool, message: str) -> None:
@@ -32,16 +28,21 @@ def expect(condition: bool, message: str) -> None:
         raise MismatchError(message)
 
 
+def same_shape(ours: Tensor, theirs: Tensor, what: str) -> None:
+    """MismatchError unless the shapes are equal."""
+    expect(ours.shape == theirs.shape, f"{what}: shapes {tuple(ours.shape)} and {tuple(theirs.shape)}")
+
+
 def equal(ours: Tensor, theirs: Tensor, what: str) -> None:
     """Every element, exactly."""
-    expect(ours.shape == theirs.shape, f"{what}: shapes {tuple(ours.shape)} and {tuple(theirs.shape)}")
+    same_shape(ours, theirs, what)
     wrong = int((ours != theirs).sum())
     expect(wrong == 0, f"{what}: {wrong} of {ours.numel()} elements differ")
 
 
 def close(ours: Tensor, theirs: Tensor, what: str, tolerance: float = 1e-4) -> None:
     """Every element, up to ``tolerance`` of the largest."""
-    expect(ours.shape == theirs.shape, f"{what}: shapes {tuple(ours.shape)} and {tuple(theirs.shape)}")
+    same_shape(ours, theirs, what)
     if ours.numel():
         error = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
         expect(error <= tolerance, f"{what}: differs by {error:.1e} of the largest value, {tolerance:.0e} is allowed")
@@ -55,16 +56,17 @@ def same_map(ours: PanopticMap, theirs: DenseMap, undecided: Bool[Tensor, "h w"]
         expect(segments == theirs.segments, f"segments: {segments} and {theirs.segments}")
         return
     equal(ours.ids[~undecided], theirs.ids[~undecided], "panoptic map where the network is decided")
-    found, wanted = ([(s.id, s.label, s.instance) for s in part.segments] for part in (ours, theirs))
-    expect(found == wanted, f"segments: {found} and {wanted}")
+    owners = [(s.id, s.label, s.instance) for s in ours.segments]
+    expected = [(number, label, instance) for number, label, _, instance in theirs.segments]
+    expect(owners == expected, f"segments: {owners} and {expected}")
 
 
-def same_masks(ours: MaskCrops, theirs: Bool[Tensor, "n h w"], found: Detections) -> None:
+def same_masks(ours: MaskCrops, theirs: Bool[Tensor, "n h w"], things: Detections) -> None:
     """Pixel by pixel, but where the probability is within TIE of the threshold."""
     for k, (mask, other) in enumerate(zip(ours.dense(), theirs, strict=True)):
         wrong = mask != other
         if wrong.any():
-            window, probs = stretch(found.soft[k].double(), found.boxes[k].double(), found.size)
+            window, probs = stretch(things.soft[k].double(), things.boxes[k].double(), things.size)
             clear = torch.ones_like(wrong)
             clear[window] = (probs - 0.5).abs() > TIE
             expect(not (wrong & clear).any(), f"mask {k}: {int((wrong & clear).sum())} pixels differ")
@@ -72,15 +74,12 @@ def same_masks(ours: MaskCrops, theirs: Bool[Tensor, "n h w"], found: Detections
 
 def alike_masks(ours: MaskCrops, theirs: Float[Tensor, "n 1 h w"]) -> None:
     """Equal but within BORDER pixels of a mask's outline, and where the probability is nearly the threshold."""
-    height, width = ours.size
+    window, margin = 2 * BORDER + 1, 3 * BORDER
     for k, ((ys, xs), _) in enumerate(ours):
-        margin = 3 * BORDER
-        rows = slice(max(ys.start - margin, 0), min(ys.stop + margin, height))
-        columns = slice(max(xs.start - margin, 0), min(xs.stop + margin, width))
-        mask = ours[[k]].dense()[0, rows, columns].float()[None]
-        probs = theirs[k, 0, rows, columns]
+        # the end of a slice may lie outside, its start may not
+        place = slice(max(ys.start - margin, 0), ys.stop + margin), slice(max(xs.start - margin, 0), xs.stop + margin)
+        mask, probs = ours[[k]].dense()[0][place].float()[None], theirs[k, 0][place]
         other = probs > 0.5
-        window = 2 * BORDER + 1
         most = F.max_pool2d(mask, window, stride=1, padding=BORDER)[0] > 0
         least = -F.max_pool2d(-mask, window, stride=1, padding=BORDER)[0] > 0
         far = ((other < least) | (other > most)) & ((probs - 0.5).abs() > SHALLOW)
@@ -90,34 +89,21 @@ def alike_masks(ours: MaskCrops, theirs: Float[Tensor, "n 1 h w"]) -> None:
 
 
 def same_labels(
-    ours: Int[Tensor, "h w"],
-    theirs: Int[Tensor, "h w"],
-    logits: Float[Tensor, "c h4 w4"],
-    inside: tuple[int, int],
-    size: tuple[int, int],
+    ours: Int[Tensor, "h w"], theirs: Int[Tensor, "h w"], logits: Float[Tensor, "c h4 w4"], *sizes: tuple[int, int]
 ) -> None:
-    """Pixel by pixel, but where the two best logits tie."""
-    expect(ours.shape == theirs.shape, f"label map: shapes {tuple(ours.shape)} and {tuple(theirs.shape)}")
-    wrong = ours != theirs
-    if wrong.any():
-        apart = int((wrong & ~tied(logits, inside, size)).sum())
+    """Pixel by pixel, but where the two best logits tie; ``sizes``: inside the padding, and of the map."""
+    same_shape(ours, theirs, "label map")
+    if (wrong := ours != theirs).any():
+        apart = int((wrong & ~tied(logits, *sizes)).sum())
         expect(apart == 0, f"label map: {apart} pixels differ where the logits are no tie")
 
 
-def tied(logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int]) -> Bool[Tensor, "h w"]:
+def tied(logits: Float[Tensor, "c h4 w4"], *sizes: tuple[int, int]) -> Bool[Tensor, "h w"]:
     """Pixels whose two best logits, in float64, are within TIE of each other, relative to the best."""
-    best = torch.full(size, -torch.inf, dtype=torch.float64)
-    second = best.clone()
-    for channel in logits.double():
-        value = _resized(channel, inside, size)
-        second = torch.maximum(second, torch.minimum(best, value))
-        best = torch.maximum(best, value)
+    full = full_logits(logits.double(), *sizes)
+    best, winner = full.max(dim=0)
+    second = full.scatter_(0, winner[None], -torch.inf).amax(dim=0)
     return best - second <= TIE * best.abs().clamp(min=1)
-
-
-def _resized(channel: Tensor, inside: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "h w"]:
-    full = F.interpolate(channel[None, None], scale_factor=4, mode="bilinear", align_corners=False)
-    return F.interpolate(full[..., : inside[0], : inside[1]], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def same_counts(ours: Any, theirs: Iterable[Sequence[float]]) -> None:

@@ -8,6 +8,7 @@ more.  A semantic map has 5 to 10 % of pixels between different winners.  A pano
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from panoptic_occ.structures.categories import Categories, Category
 from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.thing.paste import paste_masks
 
@@ -25,8 +27,7 @@ COCO_LIKE: Size = (480, 640)
 LARGE: Size = (800, 1333)
 NUM_THINGS, NUM_STUFF = 80, 53
 MASK_SIDE = 28
-CONFIDENT = 0.4
-"""Share of the detections that score 0.5 or more."""
+CONFIDENT = 0.4  # share of the detections that score 0.5 or more
 VOID_SHARE = 0.056
 
 
@@ -95,16 +96,18 @@ def blob(rng: np.random.Generator) -> Float[Tensor, "28 28"]:
     return torch.from_numpy(1 / (1 + np.exp(-logits))).float()
 
 
+def fresh(masks: MaskCrops) -> MaskCrops:
+    """The same masks without anything that was kept of them."""
+    return MaskCrops(masks.pixels, masks.windows, masks.size)
+
+
 def semantic_logits(size: Size, seed: int = 0, channels: int = 1 + NUM_STUFF) -> Float[Tensor, "c h4 w4"]:
     """Logits at stride 4 for an image of ``size`` padded to a multiple of 32; regions have rough borders."""
     rng = np.random.default_rng([seed, channels])
     height, width = (-(-edge // 32) * 8 for edge in size)
     common = torch.from_numpy(rng.normal(0, 3, (channels, 1, 1))).float()  # a few classes fill most of an image
-    return (
-        common
-        + smooth(rng, channels, (4, 5), (height, width)) * 4
-        + smooth(rng, channels, (24, 32), (height, width)) * 0.45
-    )
+    coarse, fine = (smooth(rng, channels, grid, (height, width)) for grid in ((4, 5), (24, 32)))
+    return common + coarse * 4 + fine * 0.45
 
 
 def smooth(rng: np.random.Generator, channels: int, grid: Size, size: Size) -> Float[Tensor, "c h w"]:
@@ -113,45 +116,35 @@ def smooth(rng: np.random.Generator, channels: int, grid: Size, size: Size) -> F
     return F.interpolate(coarse, size=size, mode="bicubic", align_corners=False)[0]
 
 
-@dataclass(frozen=True, eq=False)
-class MapPair:
-    """Ground truth and prediction of one image."""
-
-    target: PanopticMap
-    prediction: PanopticMap
-
-
-def map_pair(size: Size, seed: int = 0, plain: bool = False) -> MapPair:
+def map_pair(size: Size, seed: int = 0, plain: bool = False) -> tuple[PanopticMap, PanopticMap]:
     """A panoptic map and an imperfect prediction of it; ``plain``: without VOID and crowds."""
     rng = np.random.default_rng([seed, plain])
     stuff, things = 5, 7
     labels = rng.choice(np.arange(NUM_THINGS, NUM_THINGS + NUM_STUFF), stuff, replace=False)
     fields = smooth(rng, stuff, (4, 5), size) + smooth(rng, stuff, (30, 40), size) * 0.12
-    found = detections(things, size, int(rng.integers(1 << 30)))
+    annotated = detections(things, size, int(rng.integers(1 << 30)))
     void = smooth(rng, 1, (5, 6), size)[0]
-    seen = fields + smooth(rng, stuff, (8, 10), size) * 0.15
-    shift = torch.from_numpy(rng.normal(0, 0.02, (things, 4))).float() * (
-        found.boxes[:, 2:] - found.boxes[:, :2]
-    ).repeat(1, 2)
-    moved = Detections(found.boxes + shift, found.soft, found.scores, found.labels, size)
+    blurred = fields + smooth(rng, stuff, (8, 10), size) * 0.15
+    sides = (annotated.boxes[:, 2:] - annotated.boxes[:, :2]).repeat(1, 2)
+    boxes = annotated.boxes + torch.from_numpy(rng.normal(0, 0.02, (things, 4))).float() * sides
     share = 0.0 if plain else VOID_SHARE
     ids = rng.choice(np.arange(1, 1 << 24), stuff + things, replace=False)  # as the colours of the annotations
-    target = _panoptic(fields, found, labels, ids, void, share, None if plain else things - 1)
-    kept = Detections(moved.boxes[1:], moved.soft[1:], moved.scores[1:], moved.labels[1:], size)
-    prediction = _panoptic(seen, kept, labels, np.arange(1, stuff + things), -void, share / 2, None)
-    return MapPair(target, prediction)
+    target = paint(fields, annotated, labels, ids, void, share, None if plain else things - 1)
+    shifted = Detections(boxes[1:], annotated.soft[1:], annotated.scores[1:], annotated.labels[1:], size)
+    return target, paint(blurred, shifted, labels, np.arange(1, stuff + things), -void, share / 2)
 
 
-def _panoptic(
+def paint(
     fields: Float[Tensor, "s h w"],
     things: Detections,
     stuff_labels: np.ndarray,
     ids: np.ndarray,
     void: Float[Tensor, "h w"],
     void_share: float,
-    crowd: int | None,
+    crowd: int | None = None,
 ) -> PanopticMap:
-    """Stuff by the largest field, things painted over it, VOID where ``void`` is largest."""
+    """Stuff by the largest field, things painted over it, VOID where ``void`` is largest; ``ids`` of stuff and things,
+    of which ``crowd`` is a crowd."""
     stuff = len(stuff_labels)
     index = fields.argmax(dim=0) + 1
     for k, (window, crop) in enumerate(things.instances().masks):
@@ -169,12 +162,9 @@ def _panoptic(
     return PanopticMap(table[index], segments)
 
 
-def pair_inputs(n: int, pairs: int, ring: bool = False, seed: int = 0) -> tuple[Tensor, Int[Tensor, "p 2"]]:
-    """Joined features and masks (n, 257, 14, 14) of ``n`` instances and the first ``pairs`` of their pairs, the later
-    one first; ``ring``: every instance meets only the next."""
-    x = torch.from_numpy(np.random.default_rng([seed, n]).standard_normal((n, 257, 14, 14), dtype=np.float32))
-    if ring:
-        first = torch.arange(n)
-        return x, torch.stack([first, (first + 1) % n], dim=1)
-    later, earlier = torch.tril_indices(n, n, offset=-1)
-    return x, torch.stack([later, earlier], dim=1)[:pairs]
+def panoptic_entry(image_id: int, panoptic: PanopticMap, file_name: str) -> dict[str, Any]:
+    """What the official annotation file says about a map with the labels of ``categories``."""
+    segments = [
+        {"id": s.id, "category_id": s.label + 1, "area": s.area, "iscrowd": int(s.iscrowd)} for s in panoptic.segments
+    ]
+    return {"image_id": image_id, "file_name": file_name, "segments_info": segments}

@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ import torch
 from panoptic_occ.common.errors import PanopticOccError
 
 PROCESS = Path("/proc/self")
-SHORT = 0.02
-"""Seconds that a contender runs in each turn at least: quick ones are called several times."""
-MOST_CALLS = 8
-QUICK = 0.5
-SLOW = 3.0
-"""Seconds from which the first call, the one whose result is compared, is timed too: warming up is little of it."""
+SHORT, MOST_CALLS = 0.02, 8  # a contender runs for so many seconds in each turn, or is called so many times
+QUICK = 0.5  # seconds: what takes less is called once more for its memory
+SLOW = 3.0  # seconds from which the first call counts: warming up is little of it
+
+Clock = Callable[[], float]
 
 
 class MismatchError(PanopticOccError, AssertionError):
@@ -38,36 +37,28 @@ class MismatchError(PanopticOccError, AssertionError):
 
 @dataclass(frozen=True)
 class StandIn:
-    """Another way to the result.
-
-    ``check(ours, theirs)`` raises MismatchError when the results differ.  ``target``: how many times faster ours must
-    """
+    """Another way to the result; ``run`` is None where its package is not installed.  ``check(ours, theirs)`` raises
+    MismatchError when the results differ.  ``target``: how much faster ours must be."""
 
     name: str
-    run: Callable[[], Any]
+    run: Callable[[], Any] | None
     check: Callable[[Any, Any], None]
     target: float | None = None
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Our way and the others, on inputs that are ready; ``absent``: (name, target) of packages that are not there.
-
-    ``close`` is called in the end.
-    """
+    """Our way and the others, on inputs that are ready.  ``close`` is called in the end."""
 
     ours: Callable[[], Any]
     stand_ins: Sequence[StandIn]
-    absent: Sequence[tuple[str, float | None]] = ()
     close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A row of the benchmark; ``prepare`` makes its inputs.
-
-    ``cores``: None for as many as there are.  ``turns``: repetitions at least, for jobs that take long.
-    """
+    """A row of the benchmark; ``prepare`` makes its inputs.  ``cores``: None for as many as there are.  ``turns``:
+    repetitions at least, for jobs that take long."""
 
     name: str
     about: str
@@ -78,42 +69,9 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Milliseconds of one contender, and the memory in MB that a call takes beyond what was there before."""
-
-    median: float
-    least: float
-    calls: int
-    memory: float | None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A stand-in beside ours; times are None when it is not installed."""
-
-    stand_in: str
-    theirs: Timing | None
-    target: float | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a job gave; ``problem``: why nothing was timed."""
-
-    job: str
-    about: str
-    size: str
-    ours: Timing | None = None
-    lines: tuple[Line, ...] = field(default=())
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
 class Patience:
-    """How long a job is repeated: ``turns`` at least, and more until ``seconds`` are over or ``most`` are done.
-
-    No further turn after ``enough`` seconds.
-    """
+    """A job is repeated ``turns`` times, but not after ``enough`` seconds, and then until ``seconds`` are over or
+    ``most`` are done."""
 
     seconds: float = 0.6
     turns: int = 3
@@ -121,52 +79,43 @@ class Patience:
     enough: float = 30.0
 
 
-def race(job: Job, patience: Patience) -> Outcome:
-    """Prepares, checks, then times a job; a result that differs from its reference is never timed."""
+def race(job: Job, patience: Patience) -> dict[str, Any]:
+    """Prepares, checks, then times a job: milliseconds, and the MB that a call takes beyond its inputs.  A result that
+    differs from its reference is never timed; ``problem`` says so."""
+    outcome: dict[str, Any] = {"job": job.name, "about": job.about, "size": job.size, "ours": None, "lines": []}
     if job.turns is not None:
         patience = replace(patience, turns=min(job.turns, patience.turns))
     clock = time.process_time if job.cores == 1 else time.perf_counter
     with cores(job.cores):
         contest = job.prepare()
+        others = [stand_in for stand_in in contest.stand_ins if stand_in.run]
+        runs = [contest.ours, *(stand_in.run for stand_in in others if stand_in.run)]
         try:
-            looks = checked(contest, clock)
-            runs = [contest.ours, *(stand_in.run for stand_in in contest.stand_ins)]
-            samples = in_turns(runs, patience, clock, [look.seconds for look in looks])
+            ours, *first = first_call(contest.ours, clock)
+            calls: list[Any] = [first]
+            for stand_in, run in zip(others, runs[1:], strict=True):
+                theirs, *first = first_call(run, clock)
+                stand_in.check(ours, theirs)
+                calls.append(first)
+            del ours, theirs
+            samples = in_turns(runs, patience, clock, [seconds for seconds, _ in calls])
         except MismatchError as error:
-            return Outcome(job.name, job.about, job.size, problem=str(error))
+            return {**outcome, "problem": str(error)}
         finally:
             contest.close()
-    timings = [
-        Timing(1e3 * statistics.median(times), 1e3 * min(times), len(times), look.peak)
-        for times, look in zip(samples, looks, strict=True)
-    ]
-    lines = [Line(s.name, timing, s.target) for s, timing in zip(contest.stand_ins, timings[1:], strict=True)]
-    lines += [Line(name, None, target) for name, target in contest.absent]
-    return Outcome(job.name, job.about, job.size, timings[0], tuple(lines))
-
-
-@dataclass(frozen=True)
-class Look:
-    """The first call of a contender: its result, seconds, and the memory that it took in MB."""
-
-    result: Any
-    seconds: float
-    peak: float | None
-
-
-def checked(contest: Contest, clock: Callable[[], float] = time.process_time) -> list[Look]:
-    """Runs everybody and compares the results.  MismatchError when one differs."""
-    ours = first_look(contest.ours, clock)
-    looks = [replace(ours, result=None)]
+    timings = iter(
+        {"median": 1e3 * statistics.median(times), "least": 1e3 * min(times), "calls": len(times), "memory": peak}
+        for times, (_, peak) in zip(samples, calls, strict=True)
+    )
+    outcome["ours"] = next(timings)
     for stand_in in contest.stand_ins:
-        theirs = first_look(stand_in.run, clock)
-        stand_in.check(ours.result, theirs.result)
-        looks.append(replace(theirs, result=None))
-    return looks
+        theirs = next(timings) if stand_in.run else None
+        outcome["lines"].append({"stand_in": stand_in.name, "theirs": theirs, "target": stand_in.target})
+    return {**outcome, "problem": None}
 
 
-def first_look(run: Callable[[], Any], clock: Callable[[], float]) -> Look:
-    """The first call; quick ones are called again for the memory, without what is set up once."""
+def first_call(run: Callable[[], Any], clock: Clock) -> tuple[Any, float, float | None]:
+    """Result, seconds and MB; quick ones are called again for the memory, without what is set up once."""
 
     def timed() -> tuple[Any, float]:
         start = clock()
@@ -174,66 +123,54 @@ def first_look(run: Callable[[], Any], clock: Callable[[], float]) -> Look:
         return result, clock() - start
 
     (result, seconds), peak = high_water(timed)
-    return Look(result, seconds, high_water(run)[1] if seconds < QUICK else peak)
+    return result, seconds, high_water(run)[1] if seconds < QUICK else peak
 
 
 def in_turns(
-    runs: Sequence[Callable[[], Any]], patience: Patience, clock: Callable[[], float], first: Sequence[float]
+    runs: Sequence[Callable[[], Any]], patience: Patience, clock: Clock, first: Sequence[float]
 ) -> list[list[float]]:
-    """Seconds of every call, contender by contender; each is called in every turn.  ``first``: seconds of the first
-    calls, a turn that counts for those that are slow.
-    """
+    """Seconds of every call, contender by contender; each is called in every turn.  ``first``: of the first calls, a
+    turn that counts for those that are slow."""
     samples = [[seconds] if seconds >= SLOW else [] for seconds in first]
     done = int(any(samples))
-    started = time.perf_counter() - done * sum(first)
+    start = time.perf_counter() - done * sum(first)
     gc.collect()
     gc.disable()
     try:
         for turn in range(done, patience.most):
-            elapsed = time.perf_counter() - started
+            elapsed = time.perf_counter() - start
             more = (turn < patience.turns and elapsed < patience.enough) or elapsed <= patience.seconds
             if all(samples) and not more:
                 break
             for times, run in zip(samples, runs, strict=True):
-                if more or not times:
-                    times += _calls(run, clock)
+                calls: list[float] = []
+                while (more or not times) and sum(calls) < SHORT and len(calls) < MOST_CALLS:
+                    began = clock()
+                    run()
+                    calls.append(clock() - began)
+                times += calls
     finally:
         gc.enable()
     return samples
 
 
-def _calls(run: Callable[[], Any], clock: Callable[[], float]) -> list[float]:
-    times: list[float] = []
-    while not times or (sum(times) < SHORT and len(times) < MOST_CALLS):
-        start = clock()
-        run()
-        times.append(clock() - start)
-    return times
-
-
 @contextmanager
 def cores(count: int | None) -> Iterator[None]:
     """Keeps all threads of the process on one core (``count`` 1), or leaves them alone (None)."""
-    before = torch.get_num_threads()
-    threads = _threads() if count == 1 and hasattr(os, "sched_setaffinity") else []
-    allowed = {thread: os.sched_getaffinity(thread) for thread in threads}
-    if count is not None:
-        torch.set_num_threads(count)
+    before, tasks, masks = torch.get_num_threads(), PROCESS / "task", {}
+    if count == 1 and hasattr(os, "sched_setaffinity") and tasks.is_dir():
+        masks = {int(thread.name): os.sched_getaffinity(int(thread.name)) for thread in tasks.iterdir()}
     try:
-        for thread, mask in allowed.items():
+        torch.set_num_threads(count or before)
+        for thread, mask in masks.items():
             with suppress(OSError):  # a thread that has just ended
                 os.sched_setaffinity(thread, {max(mask)})
         yield
     finally:
-        for thread, mask in allowed.items():
+        for thread, mask in masks.items():
             with suppress(OSError):
                 os.sched_setaffinity(thread, mask)
         torch.set_num_threads(before)
-
-
-def _threads() -> list[int]:
-    tasks = PROCESS / "task"
-    return [int(entry.name) for entry in tasks.iterdir()] if tasks.is_dir() else [0]
 
 
 def high_water(run: Callable[[], Any]) -> tuple[Any, float | None]:
@@ -251,5 +188,5 @@ def high_water(run: Callable[[], Any]) -> tuple[Any, float | None]:
 
 
 def _status(key: str) -> float:
-    lines = (PROCESS / "status").read_text().splitlines()
-    return int(dict(line.split(":", 1) for line in lines)[key].split()[0]) / 1024
+    lines = dict(line.split(":", 1) for line in (PROCESS / "status").read_text().splitlines())
+    return int(lines[key].split()[0]) / 1024

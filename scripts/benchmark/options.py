@@ -1,98 +1,112 @@
-"""What the options of training are worth: the time of a step of stage 1 with each, beside the defaults."""
+"""Training and evaluation with every option, by the suite's own commands and in its own numbers, on one device.
+
+With a GPU: 512 px scenes and a ResNet-50 (gpu.json, gpu.md); its maps must be those that the CPU fuses from the same
+predictions.  Without: the networks of ``make train`` (options.json, options.md).  In which operators a step spends its
+time, any command shows with ``+trainer.profiler=pytorch`` (torch's profiler) or ``+trainer.profiler=simple``.
+"""
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
+import csv
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from torch.optim.optimizer import register_optimizer_step_post_hook
+import torch
 
-from panoptic_occ.common.files import write_json, write_text
-from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.build import build_data
-from panoptic_occ.runs.environment import environment
-from scripts.benchmark.growth import markdown_table
-from scripts.benchmark.profile import QUICK_WORDS, in_folder, train_base
+from panoptic_occ.common.files import read_json, write_json, write_text
+from scripts.benchmark.checks import expect
+from scripts.documents import markdown, say
+from scripts.suite import Run, environment
 
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "defaults": (),
-    "trainer.precision=bf16-mixed": ("trainer.precision=bf16-mixed",),
-    "channels_last=true": ("channels_last=true",),
-    "compile=true": ("compile=true",),
-    "defaults, again": (),
-}
-"""The defaults come twice: how far they differ is what the machine does by itself."""
-STEPS = 40
-WORDS = (
-    "data=scenes",
-    "data.source.train_images=128",
-    "data.source.val_images=1",
-    f"schedule.base.steps={STEPS}",
-    f"schedule.base.checkpoint_every={STEPS}",
-    "validate.every=null",
+OPTIONS = (
+    ("trainer.precision=32-true",),
+    ("trainer.precision=bf16-mixed",),
+    ("trainer.precision=32-true", "channels_last=true"),
+    ("trainer.precision=bf16-mixed", "channels_last=true"),
+    ("trainer.precision=32-true", "compile=true"),
 )
-NOTE = f"""A step of stage 1 of `make train`, on all cores: the median of the second half of {STEPS} steps, and how many
-times faster than that of the first row.  Start: seconds until the first step is done, compilation included."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Milliseconds of a step, and seconds until the first one was done."""
-
-    option: str
-    step: float
-    start: float
+STEPS, DETECTIONS = 40, 20
+DATA = ("data.source.train_images=128", "data.source.val_images=32")
+GPU, CPU = ("preset=scenes_large", "trainer=gpu", *DATA), ("trainer=cpu", *DATA)
+# A network of a few steps is sure of nothing: every image gets as many detections as are allowed.
+COMMON = (
+    "method=ocfusion", "compare=[rap,refine,ground_truth]", "fusion.conf_thr=0", f"thing.max_detections={DETECTIONS}",
+    "schedule.base.milestones=[]", "schedule.occlusion.milestones=[]", "timing=true", "validate.every=null",
+    "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false",
+)  # fmt: skip
+COLUMNS = (
+    "base, images/s", "module, images/s", "memory, GB", "network, ms", "OCFusion, ms", "RAP, ms", "REFINE, ms",
+    "fusion, ms", "command, s",
+)  # fmt: skip
+NOTE = f"""Training: images a second of both stages (OCFusion's module), the median of the second half of {STEPS} steps;
+the memory of torch's tensors.  Evaluation: milliseconds an image of the network, the relations and the fusion, of at
+most {DETECTIONS} detections.  Command: seconds of all of that, start and compilation included."""
 
 
 def run(out: Path, quick: bool = False) -> None:
-    """Prints the table and writes options.json and options.md into ``out``; ``quick``: tiny runs, no compilation."""
-    chosen = {name: more for name, more in OPTIONS.items() if not (quick and "compile=true" in more)}
-    with tempfile.TemporaryDirectory() as folder:
-        words = [*(QUICK_WORDS if quick else WORDS), *in_folder(Path(folder))]
-        build_data(compose(words))  # painted before, so that no option pays for it
-        speeds = [
-            in_fresh_process(name, [*words, *more, f"runs_dir={folder}/{k}"])
-            for k, (name, more) in enumerate(chosen.items())
-        ]
-    found = {"environment": environment(), "options": [asdict(speed) for speed in speeds]}
-    write_json(out / "options.json", found, indent=1)
-    text = to_markdown(speeds)
-    write_text(out / "options.md", text)
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    """Writes the results into ``out``; MismatchError when the GPU's maps are not the CPU's.  ``quick``: tiny."""
+    gpu = torch.cuda.is_available()
+    words = ("preset=tiny",) if quick else GPU if gpu else CPU
+    steps = [f"schedule.{stage}.steps={4 if quick else STEPS}" for stage in ("base", "occlusion")]
+    rows = {}
+    with tempfile.TemporaryDirectory(prefix="panoptic_occ_bench_") as folder:
+        places = [f"runs_dir={folder}/runs", f"data.source.cache_dir={folder}/data"]
+        for option in OPTIONS[: 1 if quick else None]:
+            command = [*words, *COMMON, *steps, *option, *places]
+            rows[" ".join(option)] = measure(command)
+            if gpu:
+                check(command)
+    device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads of a CPU"
+    cells = [(option, *("-" if v is None else f"{v:.3g}" for v in row.values())) for option, row in rows.items()]
+    text = f"# Training and evaluation on {device}\n\n{NOTE}\n\n{markdown(('option', *COLUMNS), cells)}\n"
+    name = "gpu" if gpu else "options"
+    write_json(
+        out / f"{name}.json",
+        {"environment": environment(), "words": [*words, *COMMON, *steps], "options": rows},
+        indent=1,
+    )
+    write_text(out / f"{name}.md", text)
+    say(text)
 
 
-def in_fresh_process(option: str, words: Sequence[str]) -> Speed:
-    """``timed`` in a process of its own, as a user would start it."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(timed, option, list(words)).result()
+def measure(words: Sequence[str]) -> dict[str, float | None]:
+    """Trains and evaluates with ``words``, in a process of its own; the numbers under ``COLUMNS``."""
+    start = time.perf_counter()
+    _command("train", *words)
+    seconds, one = time.perf_counter() - start, Run.of(words)
+    orders = read_json(one.metrics)["relations"]
+    (base, memory), (module, _) = (_logged(file.parent) for file in (one.base, one.module))
+    relations = [orders[name]["relation_ms"] for name in ("ocfusion", "rap", "refine")]
+    own = orders["ocfusion"]
+    numbers = (base, module, memory, own["network_ms"], *relations, own["fusion_ms"], seconds)
+    return dict(zip(COLUMNS, numbers, strict=True))
 
 
-def timed(option: str, words: list[str]) -> Speed:
-    """Trains the base and says how long a step takes."""
-    logging.getLogger("panoptic_occ").setLevel(logging.WARNING)
-    started, ends = time.perf_counter(), []
-    hook = register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
-    try:
-        train_base(words)
-    finally:
-        hook.remove()
-    late = ends[len(ends) // 2 :]
-    steps = [after - before for before, after in pairwise(late)]
-    return Speed(option, 1000 * statistics.median(steps), ends[0] - started)
+def check(words: Sequence[str]) -> None:
+    """MismatchError unless the CPU makes the same maps as the network's device of the same predictions."""
+    results = []
+    for more in (["save_predictions=true"], ["saved=true", "trainer=cpu", "force=true"]):
+        _command("evaluate", *words, *more)
+        orders = read_json(Run.of(words).evaluation([*words, *more]).metrics)["relations"].items()
+        untimed = {(order, k): v for order, row in orders for k, v in row.items() if not k.endswith(("_ms", "FPS"))}
+        results.append(untimed)
+    wrong = [(key, value, results[1].get(key)) for key, value in results[0].items() if value != results[1].get(key)]
+    expect(not wrong, f"the CPU fuses other maps of the same predictions: {wrong}")
 
 
-def to_markdown(speeds: Sequence[Speed]) -> str:
-    """The table and what it means."""
-    first = speeds[0].step
-    header = ["option", "ms a step", "faster", "start, s"]
-    rows = [[s.option, f"{s.step:.0f}", f"{first / s.step:.2f}x", f"{s.start:.1f}"] for s in speeds]
-    return f"# Options of training\n\n{NOTE}\n\n{markdown_table([header, *rows])}"
+def _command(name: str, *words: str) -> None:
+    subprocess.run([sys.executable, "-m", f"panoptic_occ.{name}", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def _logged(folder: Path) -> tuple[float, float | None]:
+    """Images a second and memory of the stage whose weights are in ``folder``."""
+    with next((folder / "logs").glob("*/metrics.csv")).open(encoding="utf-8", newline="") as file:
+        cells = [(key, float(value)) for row in csv.DictReader(file) for key, value in row.items() if value]
+    speeds = [value for key, value in cells if key.endswith("images_per_s")]
+    memory = max((value for key, value in cells if key.endswith("gpu_memory_gb")), default=None)
+    return statistics.median(speeds[len(speeds) // 2 :]), memory

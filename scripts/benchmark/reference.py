@@ -7,8 +7,7 @@ does the same.  Masks are dense (N, H, W) bool, sorted by falling score where an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -17,33 +16,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_occ.occlusion.heads.roi_head import PairHead
-from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
+from panoptic_occ.structures.panoptic_map import PanopticMap
+
+Masks = Bool[Tensor, "n h w"]
+Labels = Int[Tensor, " n"]
+Map = Int[Tensor, "h w"]
 
 
-class Painted(NamedTuple):
-    """A segment of a finished map: id, contiguous label, pixels, and the index of the instance (None: stuff)."""
-
-    id: int
-    label: int
-    area: int
-    instance: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class DenseMap:
-    """A panoptic map and its segments."""
+class DenseMap(NamedTuple):
+    """A panoptic map and its segments: id, contiguous label, pixels, and the index of the instance (None: stuff)."""
 
     ids: Int[Tensor, "h w"]
-    segments: tuple[Painted, ...]
+    segments: tuple[tuple[int, int, int, int | None], ...]
 
 
-def fuse_by_confidence(
-    masks: Bool[Tensor, "n h w"],
-    labels: Int[Tensor, " n"],
-    semantic: Int[Tensor, "h w"],
-    max_occluded: float,
-    stuff_area: int,
-) -> DenseMap:
+def fuse_by_confidence(masks: Masks, labels: Labels, semantic: Map, max_occluded: float, stuff_area: int) -> DenseMap:
     """The heuristic of Panoptic Segmentation (Kirillov et al., CVPR 2019, section 7 and appendix): the most confident
     instance first, each without the pixels already taken, and none of which too much is taken."""
     owner = torch.zeros(semantic.shape, dtype=torch.int64)
@@ -59,18 +46,16 @@ def fuse_by_confidence(
 
 
 def fuse_by_occlusion(
-    masks: Bool[Tensor, "n h w"],
-    labels: Int[Tensor, " n"],
+    masks: Masks,
+    labels: Labels,
     above: Bool[Tensor, "n n"],
-    semantic: Int[Tensor, "h w"],
+    semantic: Map,
     sig_ratio: float,
     min_visible: float,
     stuff_area: int,
 ) -> DenseMap:
-    """Algorithm 1 of OCFusion (Lazarow et al., CVPR 2020); ``above[i, j]``: the head says that i occludes j.
-
-    What a rejected instance would have taken stays with its owners.
-    """
+    """Algorithm 1 of OCFusion (Lazarow et al., CVPR 2020); ``above[i, j]``: the head says that i occludes j.  What a
+    rejected instance would have taken stays with its owners."""
     owner = torch.zeros(semantic.shape, dtype=torch.int64)
     accepted: list[int] = []
     for i, mask in enumerate(masks):
@@ -93,10 +78,10 @@ def fuse_by_occlusion(
 
 
 def fuse_by_value(
-    masks: Bool[Tensor, "n h w"],
-    labels: Int[Tensor, " n"],
+    masks: Masks,
+    labels: Labels,
     values: Float[Tensor, " n"],
-    semantic: Int[Tensor, "h w"],
+    semantic: Map,
     same_class_thr: float,
     duplicate_thr: float,
     min_visible: float,
@@ -129,23 +114,18 @@ def _duplicates(mask: Bool[Tensor, "h w"], other: Bool[Tensor, "h w"], threshold
     return inter > 0 and inter / int(mask.sum()) >= threshold and inter / int(other.sum()) >= threshold
 
 
-def finished(
-    owner: Int[Tensor, "h w"], labels: Int[Tensor, " n"], semantic: Int[Tensor, "h w"], stuff_area: int
-) -> DenseMap:
+def finished(owner: Map, labels: Labels, semantic: Map, stuff_area: int) -> DenseMap:
     """Numbers the instances that own pixels, then fills every stuff class that is large enough on what is left."""
     ids = torch.zeros_like(owner)
-    segments: list[Painted] = []
-    for i, label in enumerate(labels.tolist()):
-        mine = owner == i + 1
-        if mine.any():
-            ids[mine] = len(segments) + 1
-            segments.append(Painted(len(segments) + 1, label, int(mine.sum()), i))
-    for label in semantic[semantic >= 0].unique().tolist():
-        rest = (semantic == label) & (ids == 0)
-        area = int(rest.sum())
-        if area > 0 and area >= stuff_area:
-            ids[rest] = len(segments) + 1
-            segments.append(Painted(len(segments) + 1, label, area, None))
+    segments: list[tuple[int, int, int, int | None]] = []
+    instances = ((owner == i + 1, label, i) for i, label in enumerate(labels.tolist()))
+    classes = semantic[semantic >= 0].unique().tolist()
+    stuff = (((semantic == label) & (owner == 0), label, None) for label in classes)
+    for region, label, instance in chain(instances, stuff):
+        area = int(region.sum())
+        if area > 0 and (instance is not None or area >= stuff_area):
+            segments.append((len(segments) + 1, label, area, instance))
+            ids[region] = len(segments)
     return DenseMap(ids, tuple(segments))
 
 
@@ -169,8 +149,7 @@ def paste(
 def stretch(
     soft: Float[Tensor, "s s"], box: Float[Tensor, " 4"], size: tuple[int, int]
 ) -> tuple[tuple[slice, slice], Float[Tensor, "h w"]]:
-    """The part of the image that the box touches, and the soft mask read at the centres of its pixels, bilinear; 0 for
-    pixels whose centre is outside the box."""
+    """The part of the image that the box touches, and the soft mask at the centres of its pixels, 0 outside the box."""
     x0, y0, x1, y1 = box.tolist()
     left, right = (min(max(edge, 0), size[1]) for edge in (math.floor(x0), math.ceil(x1)))
     top, bottom = (min(max(edge, 0), size[0]) for edge in (math.floor(y0), math.ceil(y1)))
@@ -188,10 +167,16 @@ def stretch(
 
 
 def label_map(logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int]) -> Int[Tensor, "h w"]:
-    """Panoptic FPN (Kirillov et al. 2019, 3.1): x4 bilinear, without the padding, to the image's size, best channel."""
+    """Panoptic FPN (Kirillov et al. 2019, 3.1): the best channel of every pixel."""
+    return full_logits(logits, inside, size).argmax(dim=0)
+
+
+def full_logits(
+    logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int]
+) -> Float[Tensor, "c h w"]:
+    """x4 bilinear, without the padding, to the image's size."""
     full = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)
-    full = F.interpolate(full[..., : inside[0], : inside[1]], size=size, mode="bilinear", align_corners=False)
-    return full[0].argmax(dim=0)
+    return F.interpolate(full[..., : inside[0], : inside[1]], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def pair_logits(head: PairHead, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
@@ -203,49 +188,33 @@ def pair_logits(head: PairHead, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor
     return F.linear(hidden, head.project.weight, head.project.bias)[:, 0]
 
 
-class DenseCounts(NamedTuple):
-    """Per contiguous category: matches, false and missed segments, and the sum of the matches' IoU."""
-
-    tp: list[int]
-    fp: list[int]
-    fn: list[int]
-    iou: list[float]
-
-
-def panoptic_counts(prediction: PanopticMap, target: PanopticMap, num_categories: int) -> DenseCounts:
-    """Panoptic quality (Kirillov et al. 2019, section 4, equation 1 and the void and crowd rules of 4.2), one dense
-    mask per segment."""
+def panoptic_counts(
+    prediction: PanopticMap, target: PanopticMap, num_categories: int
+) -> tuple[list[int], list[int], list[int], list[float]]:
+    """Matches, false and missed segments, and the sum of the matches' IoU, by contiguous category: panoptic quality
+    (Kirillov et al. 2019, section 4, equation 1 and the void and crowd rules of 4.2), one dense mask per segment."""
     tp, fp, fn = ([0] * num_categories for _ in range(3))
-    counts = DenseCounts(tp, fp, fn, [0.0] * num_categories)
+    ious = [0.0] * num_categories
     void = target.ids == 0
     crowds: dict[int, Tensor] = {}
-    matched: set[int] = set()
-    guesses = [(segment, prediction.ids == segment.id) for segment in prediction.segments]
+    guesses = {guess.id: (guess.label, prediction.ids == guess.id) for guess in prediction.segments}
     for truth in target.segments:
         mask = target.ids == truth.id
         if truth.iscrowd:
             crowds[truth.label] = mask
             continue
-        for guess, guessed in guesses:
-            if guess.label != truth.label:
-                continue
-            union = int(guessed.sum()) + truth.area - int((mask & guessed).sum()) - int((guessed & void).sum())
-            iou = int((mask & guessed).sum()) / union
-            if iou > 0.5:
-                counts.tp[truth.label] += 1
-                counts.iou[truth.label] += iou
-                matched.add(guess.id)
-                break
-        else:
-            counts.fn[truth.label] += 1
-    for guess, guessed in _unmatched(guesses, matched):
-        ignored = guessed & void
-        if guess.label in crowds:
-            ignored |= guessed & crowds[guess.label]
-        if int(ignored.sum()) / int(guessed.sum()) <= 0.5:
-            counts.fp[guess.label] += 1
-    return counts
-
-
-def _unmatched(guesses: Sequence[tuple[Segment, Tensor]], matched: set[int]) -> Iterator[tuple[Segment, Tensor]]:
-    return ((guess, mask) for guess, mask in guesses if guess.id not in matched)
+        fn[truth.label] += 1
+        for number, (label, guess) in list(guesses.items()):
+            if label == truth.label:
+                inter = int((mask & guess).sum())
+                iou = inter / (int(guess.sum()) + truth.area - inter - int((guess & void).sum()))
+                if iou > 0.5:
+                    fn[label] -= 1
+                    tp[label] += 1
+                    ious[label] += iou
+                    del guesses[number]
+    for label, guess in guesses.values():
+        ignored = guess & (void | crowds[label] if label in crowds else void)
+        if int(ignored.sum()) / int(guess.sum()) <= 0.5:
+            fp[label] += 1
+    return tp, fp, fn, ious

@@ -1,18 +1,85 @@
-"""Measured beside published: means, spreads, and the gains of both over their own base."""
+"""Measured beside published: means, spreads, and the gains of both over their own base.
+
+What the papers print is in ``conf/experiment/<paper>/published.csv``, one line a number, exactly as printed.
+"""
 
 from __future__ import annotations
 
+import csv
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
-from scripts.tables.measured import Measured, MeasuredRow
-from scripts.tables.published import Published, first_table
+from panoptic_occ.common.errors import ConfigError
+from scripts.suite import conf_dir
+from scripts.tables.plan import RowResults, TableResults
 from scripts.tables.tables import Row, Table
 
-ZERO = 0.05
-"""Gains below it are none: papers print one decimal."""
+ZERO = 0.05  # gains below it are none: papers print one decimal
+GAIN = " gain"  # ends the metric of a printed difference to the method's own base, as in ``PQ gain``
+
+
+@dataclass(frozen=True)
+class PaperNumber:
+    """One number of a table, in percent for shares; ``value``: ``-`` when the paper says why there is none.  ``table``
+    is empty for numbers that are not from a paper's table.  ``note``: what is odd about it."""
+
+    paper: str
+    table: str
+    row: str
+    metric: str
+    value: str
+    backbone: str
+    dataset: str
+    note: str = ""
+
+    @property
+    def number(self) -> float | None:
+        """The value as a number; None when the paper prints none."""
+        return None if self.value == "-" else float(self.value)
+
+
+class PaperNumbers:
+    """The printed numbers of the papers, by paper, table, row, backbone and metric."""
+
+    def __init__(self, lines: Iterable[PaperNumber]) -> None:
+        self.lines = tuple(lines)
+        self._by_key = {(p.paper, p.table, p.row, p.backbone, p.metric): p for p in self.lines}
+
+    @classmethod
+    def read(cls) -> PaperNumbers:
+        """Everything below ``conf/experiment``; ConfigError names a file with other columns."""
+        names, lines = [field.name for field in fields(PaperNumber)], []
+        for file in sorted(conf_dir().glob("experiment/*/published.csv")):
+            with file.open(encoding="utf-8", newline="") as text:
+                reader = csv.DictReader(text)
+                if reader.fieldnames != names:
+                    raise ConfigError(f"{file}: its columns are {reader.fieldnames}; they should be {names}")
+                lines += [PaperNumber(**line) for line in reader]
+        return cls(lines)
+
+    def number(self, paper: str, table: str, row: str, backbone: str, metric: str) -> float | None:
+        """The number; None when the table does not print it."""
+        line = self._by_key.get((paper, table, row, backbone, metric))
+        return None if line is None else line.number
+
+    def of_row(self, paper: str, table: str, row: str, backbone: str) -> list[PaperNumber]:
+        """Everything that a table prints in a row."""
+        return [p for p in self.lines if (p.paper, p.table, p.row, p.backbone) == (paper, table, row, backbone)]
+
+    def gain(self, paper: str, row: tuple[str, str], base: tuple[str, str], backbone: str, metric: str) -> float | None:
+        """The difference of two rows, given as (table, row): as printed, else the row minus the base."""
+        if (printed := self.number(paper, *row, backbone, metric + GAIN)) is not None:
+            return printed
+        ours, theirs = (self.number(paper, *each, backbone, metric) for each in (row, base))
+        return None if ours is None or theirs is None else round(ours - theirs, 3)
+
+    def table_of(self, paper: str, tables: Sequence[str], row: str, backbone: str, prefer: str) -> str:
+        """The first of ``tables`` that prints the row, for a data set whose name starts with ``prefer`` if one does."""
+        rows = {table: lines for table in tables if (lines := self.of_row(paper, table, row, backbone))}
+        preferred = [table for table, lines in rows.items() if lines[0].dataset.startswith(prefer)]
+        return next(iter([*preferred, *rows]), tables[0])
 
 
 @dataclass(frozen=True)
@@ -24,19 +91,17 @@ class Estimate:
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate | None:
+    def of(cls, values: Iterable[float]) -> Estimate | None:
         """None when there are no values."""
-        if not values:
+        numbers = list(values)
+        if not numbers:
             return None
-        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+        return cls(statistics.mean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one row, in the units that papers print (percent, milliseconds).
-
-    ``printed`` is the text of the paper; gains are over the base of the row, ours paired by seed.
-    """
+    """One metric of one row in percent or milliseconds; gains are over the base of the row, ours paired by seed."""
 
     metric: str
     measured: Estimate | None
@@ -76,58 +141,36 @@ def direction(gain: Estimate, printed: float) -> str:
     return "same" if gain.mean * printed > 0 else "opposite"
 
 
-def scale(metric: str) -> float:
-    """From metrics.json to what papers print: shares are percent there, times are not."""
-    return 1.0 if metric.endswith("_ms") or metric == "FPS" else 100.0
+def compare(table: Table, results: TableResults, papers: PaperNumbers) -> list[Line]:
+    """The lines of ``table``."""
+    prefer = "Cityscapes" if results.data.startswith("cityscapes") else "COCO"
+    return [_line(table, row, results, papers, prefer) for row in table.rows]
 
 
-def compare(table: Table, measured: Measured | None, published: Published) -> list[Line]:
-    """The lines of ``table``; without ``measured`` only what the paper prints."""
-    prefer = "Cityscapes" if measured is not None and measured.data.startswith("cityscapes") else "COCO"
-    return [_line(table, row, measured, published, prefer) for row in table.rows]
-
-
-def _line(table: Table, row: Row, measured: Measured | None, published: Published, prefer: str) -> Line:
-    ours = None if measured is None else measured.row(row.name, row.backbone)
+def _line(table: Table, row: Row, results: TableResults, papers: PaperNumbers, prefer: str) -> Line:
     base = table.base_of(row)
-    theirs = None if measured is None or base is None else measured.row(base.name, base.backbone)
-    place = _place(table, row, published, prefer)
-    base_place = None if base is None else _place(table, base, published, prefer)
+    ours, theirs = results.row(row), results.row(base) if base else None
+    places = [
+        (papers.table_of(table.paper, (one.table, *table.also), one.published, one.backbone, prefer), one.published)
+        for one in (row, base)
+        if one
+    ]
+    printed = {number.metric: number for number in papers.of_row(table.paper, *places[0], row.backbone)}
     cells = []
     for metric in table.metrics:
-        lines = {p.metric: p for p in published.of_row(table.paper, *place, row.backbone)}
-        printed_gain = published.gain(table.paper, place, base_place, row.backbone, metric) if base else None
-        notes = [lines[name].note for name in (metric, f"{metric} gain") if name in lines]
-        cells.append(
-            Cell(
-                metric,
-                Estimate.of(_values(ours, metric)),
-                Estimate.of(_differences(ours, theirs, metric)),
-                lines[metric].value if metric in lines else None,
-                printed_gain,
-                next((note for note in notes if note), ""),
-            )
-        )
-    found = published.of_row(table.paper, *place, row.backbone)
-    source = (place[0], found[0].dataset) if found else None
+        values, base_values = _by_seed(ours, metric), _by_seed(theirs, metric)
+        gain = Estimate.of(value - base_values[seed] for seed, value in values.items() if seed in base_values)
+        printed_gain = papers.gain(table.paper, places[0], places[1], row.backbone, metric) if base else None
+        notes = [printed[name].note for name in (metric, f"{metric} gain") if name in printed]
+        value = printed[metric].value if metric in printed else None
+        note = next(filter(None, notes), "")
+        cells.append(Cell(metric, Estimate.of(values.values()), gain, value, printed_gain, note))
+    source = (places[0][0], next(iter(printed.values())).dataset) if printed else None
     return Line(row, tuple(cells), len(ours.seeds) if ours else 0, ours.problem if ours else None, source)
 
 
-def _place(table: Table, row: Row, published: Published, prefer: str) -> tuple[str, str]:
-    """The published table and row of ``row``."""
-    tables = (row.table, *table.also)
-    return first_table(published, table.paper, tables, row.published, row.backbone, prefer), row.published
-
-
-def _values(row: MeasuredRow | None, metric: str) -> list[float]:
-    return list(_by_seed(row, metric).values())
-
-
-def _differences(row: MeasuredRow | None, base: MeasuredRow | None, metric: str) -> list[float]:
-    ours, theirs = _by_seed(row, metric), _by_seed(base, metric)
-    return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
-
-
-def _by_seed(row: MeasuredRow | None, metric: str) -> dict[int, float]:
-    found = {} if row is None else {seed: values.get(metric) for seed, values in row.seeds.items()}
-    return {s: scale(metric) * v for s, v in found.items() if v is not None and not math.isnan(v)}
+def _by_seed(row: RowResults | None, metric: str) -> dict[int, float]:
+    """A metric as papers print it: in metrics.json shares are fractions, times are milliseconds already."""
+    scale = 1.0 if metric.endswith("_ms") or metric == "FPS" else 100.0
+    values = {} if row is None else {seed: numbers.get(metric) for seed, numbers in row.seeds.items()}
+    return {seed: scale * value for seed, value in values.items() if value is not None and not math.isnan(value)}

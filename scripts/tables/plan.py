@@ -1,77 +1,46 @@
-"""From a table to runs: the words of every row's command, its folders, and what of it is finished."""
+"""From a table to runs (the words of every row's command, what of it is finished), and from runs to its results.
+
+The results are kept in ``results/tables``: every rendering is made from them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.common.files import read_json
-from panoptic_occ.config.compose import compose, group_choices
-from panoptic_occ.runs.build import run_folder
-from panoptic_occ.runs.folders import (
-    RunFolder,
-    base_folder,
-    finished,
-    occlusion_folder,
-    overrides_name,
-    predictions_folder,
-)
-from panoptic_occ.runs.reuse import same_settings
-from scripts.tables.tables import Row, Table, missing_backbone
+from panoptic_occ.common.files import read_json, write_json
+from scripts.suite import Run, compose, group_choices, result_words, swept
+from scripts.tables.tables import Row, Table
 
 SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a table is run with: the words of the command beside its experiment, rows and seeds, and the seeds."""
+    """What a table is run with: words beside its experiment and rows, and the seeds."""
 
     words: tuple[str, ...]
     seeds: tuple[int, ...]
 
     @classmethod
     def of(cls, table: Table, data: str, words: Sequence[str] = (), seeds: tuple[int, ...] | None = None) -> Setting:
-        """``data`` chooses the preset of that name, else the data group.  Without ``seeds``: three on the scenes, one
-        where every row trains a base of its own or the data are larger."""
+        """``data``: a preset or a choice of the data group.  Without ``seeds``: three on the scenes, one where every
+        row trains a base of its own or the data are larger."""
         group = "preset" if data in group_choices()["preset"] else "data"
-        chosen = () if data == "scenes" else (f"{group}={data}",)
+        choice = () if data == "scenes" else (f"{group}={data}",)
         default = SEEDS if data == "scenes" and table.kind != "full" else SEEDS[:1]
-        return cls((*chosen, *words), default if seeds is None else seeds)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One seed of a row: the run folder, what it must have been trained with, and where the row's results are."""
-
-    seed: int
-    config: DictConfig
-    folder: RunFolder
-    results: Path
-
-    @property
-    def done(self) -> dict[str, Any] | None:
-        """The results; None while there are none, or when the folder was made with other settings."""
-        if finished(self.folder) is None or not same_settings(self.folder.config, self.config):
-            return None
-        return read_json(self.results) if self.results.exists() else None
-
-    def missing_weights(self) -> set[Path]:
-        """Weight files of the base and of the occlusion module that are not there (yet)."""
-        files = (base_folder(self.config).weights("base"), occlusion_folder(self.config).weights("occlusion"))
-        return {file for file in files if not file.exists()}
+        return cls((*choice, *words), default if seeds is None else seeds)
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with its command (train or evaluate), the command's words without seed or run, and its runs.
+    """A row with its command (train or evaluate), the command's words without seed or run, and a run for every seed.
 
-    ``pending``: why it cannot run here; there are no runs then.  ``detections``: for a row that only fuses, the run
-    that it evaluates again; ``same_predictions``: with the predictions which that run stores.
+    ``pending``: why there are none.  ``detections``: the row whose runs a row that only fuses evaluates again;
+    ``same_predictions``: with the predictions which these store.
     """
 
     row: Row
@@ -82,84 +51,125 @@ class PlannedRow:
     detections: PlannedRow | None = None
     same_predictions: bool = False
 
+    @property
+    def missing(self) -> list[Run]:
+        """The runs without results."""
+        return [run for run in self.runs if run.results is None]
+
 
 def plan(table: Table, setting: Setting) -> list[PlannedRow]:
     """Every row of ``table``, in its order; ConfigError when not even the table's own configuration composes."""
     common = [f"experiment={table.name}", *setting.words]
-    config = compose(common)
+    backbones = compose(common).backbones
     detections: dict[str, PlannedRow] = {}
-    planned = []
+    rows = []
     for row in table.rows:
-        pending = missing_backbone(row, config)
-        if pending:
-            planned.append(PlannedRow(row, "train", pending=pending))
+        if row.backbone not in backbones:
+            rows.append(PlannedRow(row, "train", pending=f"nothing stands for {row.backbone} on this data"))
             continue
-        shared = [*common, f"backbone={config.backbones[row.backbone]}"]
+        words = [*common, f"backbone={backbones[row.backbone]}"]
         try:
             if table.kind == "fusion":
                 if row.backbone not in detections:
-                    detections[row.backbone] = _detections(row.backbone, shared, setting.seeds)
-                planned.append(_fused(row, shared, detections[row.backbone]))
+                    unnamed = Row("detections", row.backbone, "", "", None)
+                    detections[row.backbone] = _trained(unnamed, [*words, "save_predictions=true"], setting.seeds)
+                rows.append(_fused(row, words, detections[row.backbone]))
             else:
-                planned.append(_trained(row, [*shared, *row.overrides], setting.seeds))
+                rows.append(_trained(row, [*words, *row.overrides], setting.seeds))
         except ConfigError as error:
-            planned.append(PlannedRow(row, "train", pending=str(error)))
-    return planned
+            rows.append(PlannedRow(row, "train", pending=str(error)))
+    return rows
 
 
 def waves(rows: Iterable[PlannedRow]) -> Iterator[list[PlannedRow]]:
-    """Groups of rows that may run at the same time: no two of a group train the same base or module.
-
-    Looks at the files anew before each group, so that work which the groups before it have done counts.
-    """
+    """Groups of rows that may run at the same time: no two of a group train the same base or module.  Looks at the
+    files anew before each group, so that work which the groups before it have done counts."""
     left = list(rows)
     while left:
-        claimed: set[Path] = set()
+        claims: set[Path] = set()
         wave: list[PlannedRow] = []
         later: list[PlannedRow] = []
         for planned in left:
-            needs = {file for run in planned.runs for file in run.missing_weights()}
-            (later if needs & claimed else wave).append(planned)
-            claimed |= needs
+            needs = {file for run in planned.runs for file in (run.base, run.module) if not file.exists()}
+            (later if needs & claims else wave).append(planned)
+            claims |= needs
         yield wave
         left = later
 
 
 def _trained(row: Row, words: Sequence[str], seeds: Sequence[int]) -> PlannedRow:
-    words = _words(words)
-    return PlannedRow(row, "train", words, tuple(_run(words, seed) for seed in seeds))
-
-
-def _detections(backbone: str, words: Sequence[str], seeds: Sequence[int]) -> PlannedRow:
-    row = Row("detections", backbone, "", "", None)
-    return _trained(row, [*words, "save_predictions=true"], seeds)
+    words = swept(words)
+    return PlannedRow(row, "train", words, tuple(Run.of([*words, f"seed={seed}"]) for seed in seeds))
 
 
 def _fused(row: Row, words: Sequence[str], detections: PlannedRow) -> PlannedRow:
-    words = _words([*words, *row.overrides])
-    config = compose([*words, f"seed={detections.runs[0].seed}"])
-    same = not config.oracle and predictions_folder(config) == predictions_folder(detections.runs[0].config)
-    name = overrides_name(words) or "default"
-    runs = tuple(
-        Run(run.seed, run.config, run.folder, run.folder.path / "evaluations" / name / "metrics.json")
-        for run in detections.runs
-    )
+    words, first = swept([*words, *row.overrides]), detections.runs[0]
+    own = Run.of([*words, f"seed={first.config.seed}"])
+    same = not own.config.oracle and own.predictions == first.predictions
+    runs = tuple(run.evaluation(words) for run in detections.runs)
     return PlannedRow(row, "evaluate", words, runs, detections=detections, same_predictions=same)
 
 
-def _run(words: Sequence[str], seed: int) -> Run:
-    command = [*words, f"seed={seed}"]
-    config = compose(command)
-    folder = run_folder(config, command)
-    return Run(seed, config, folder, folder.metrics)
+@dataclass(frozen=True)
+class RowResults:
+    """Every number of a row by seed, as fractions like in metrics.json.  ``stands_for``: the backbone used for the
+    paper's.  ``words``, ``minutes``: of its commands.  ``problem``: why seeds are missing."""
+
+    name: str
+    backbone: str
+    stands_for: str | None
+    words: tuple[str, ...]
+    seeds: Mapping[int, Mapping[str, float | None]]
+    problem: str | None = None
+    minutes: float | None = None
 
 
-def _words(words: Iterable[str]) -> tuple[str, ...]:
-    """Words as Hydra's sweeper writes them (0.10 becomes 0.1) and as folders are therefore named, the last of a key."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+@dataclass(frozen=True)
+class TableResults:
+    """The rows of a table, and with which data, schedule, seeds and machine they were made."""
 
-    found = {}
-    for override in OverridesParser.create().parse_overrides(list(words)):
-        key = override.get_key_element()
-        found[key] = key if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
-    return tuple(found.values())
+    table: str
+    data: str
+    schedule: str
+    seeds: tuple[int, ...]
+    images: int | None
+    environment: Mapping[str, Any] | None
+    rows: tuple[RowResults, ...]
+
+    def row(self, row: Row) -> RowResults | None:
+        """The results of a row of the table."""
+        return next((own for own in self.rows if (own.name, own.backbone) == (row.name, row.backbone)), None)
+
+    def write(self, file: Path) -> None:
+        """Writes everything as JSON."""
+        write_json(file, asdict(self), indent=1)
+
+    @classmethod
+    def read(cls, file: Path) -> TableResults:
+        """What ``write`` wrote."""
+        content = read_json(file)
+        rows = tuple(
+            RowResults(**{**row, "words": tuple(row["words"]), "seeds": {int(s): v for s, v in row["seeds"].items()}})
+            for row in content["rows"]
+        )
+        return cls(**{**content, "seeds": tuple(content["seeds"]), "rows": rows})
+
+
+def collect(
+    table: Table, setting: Setting, rows: Sequence[PlannedRow], problems: Mapping[str, str], times: Mapping[str, float]
+) -> TableResults:
+    """The results of the finished runs of ``rows``; ``problems``, ``times`` (minutes): by key of the row."""
+    config = compose([f"experiment={table.name}", *setting.words])
+    images, environment, collected = None, None, []
+    for planned in rows:
+        seeds = {}
+        for run in planned.runs:
+            if (results := run.results) is not None:
+                seeds[run.config.seed] = results["relations"][results["method"]]
+                images = images or results["images"]
+                environment = environment or read_json(run.folder / "environment.json")
+        row, words = planned.row, result_words(planned.words)
+        problem, stands_for = planned.pending or problems.get(row.key), config.backbones.get(row.backbone)
+        collected.append(RowResults(row.name, row.backbone, stands_for, words, seeds, problem, times.get(row.key)))
+    data, schedule = str(config.data.name), str(config.choices.schedule)
+    return TableResults(table.name, data, schedule, setting.seeds, images, environment, tuple(collected))

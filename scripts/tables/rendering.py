@@ -1,42 +1,28 @@
-"""A comparison as Markdown, LaTeX, CSV and for the terminal."""
+"""A comparison as Markdown, LaTeX and CSV, and the summary of all of them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
-from rich.table import Table as RichTable
-from rich.text import Text
+from tabulate import tabulate
 
-from panoptic_occ.common.files import write_text
-from scripts.tables.comparison import Cell, Estimate, Line
-from scripts.tables.measured import Measured
-from scripts.tables.tables import Table
+from scripts import documents
+from scripts.tables.comparison import Cell, Estimate, Line, PaperNumbers, compare
+from scripts.tables.plan import TableResults
+from scripts.tables.tables import KINDS, Table
 
 PAPERS = {"oanet": "OANet", "ocfusion": "OCFusion", "banet": "BANet", "rap": "RAP", "refine": "REFINE"}
 HEADINGS = {
-    "PQ_th": "PQ things",
-    "PQ_st": "PQ stuff",
-    "SQ_th": "SQ things",
-    "RQ_th": "RQ things",
-    "relation_accuracy": "order right",
-    "relation_accuracy_rap": "order right, as RAP counts",
-    "relation_ms": "relation, ms",
-    "network_ms": "network, ms",
-    "fusion_ms": "fusion, ms",
-    "AP_box": "AP boxes",
-    "AP_mask": "AP masks",
-    "FPS": "images/s",
-}
-LATEX = str.maketrans({
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
-})  # fmt: skip
-
+    "PQ_th": "PQ things", "PQ_st": "PQ stuff", "SQ_th": "SQ things", "RQ_th": "RQ things", "AP_box": "AP boxes",
+    "AP_mask": "AP masks", "relation_accuracy": "order right", "relation_accuracy_rap": "order right, as RAP counts",
+    "network_ms": "network, ms", "relation_ms": "relation, ms", "fusion_ms": "fusion, ms", "FPS": "images/s",
+}  # fmt: skip
+SUMMARY = ("table", "about", "kind", "schedule", "seeds", "rows", "gains", "same", "within spread", "other", "minutes")
 NAMED_ROWS = 3  # a note about more rows counts them
 
 
@@ -50,40 +36,20 @@ class Sheet:
     notes: tuple[str, ...]
 
 
-def sheet(table: Table, measured: Measured, lines: Sequence[Line]) -> Sheet:
+def sheet(table: Table, results: TableResults, lines: Sequence[Line]) -> Sheet:
     """The text of a comparison; columns that no row fills are left out."""
-    several = len({line.row.backbone for line in lines}) > 1
     columns: list[tuple[str, list[str]]] = [("", [line.row.name for line in lines])]
-    if several:
+    if len({line.row.backbone for line in lines}) > 1:
         columns.append(("backbone", [line.row.backbone for line in lines]))
     for k, metric in enumerate(table.metrics):
         cells = [line.cells[k] for line in lines]
         digits = min(2, max([1, *(len(cell.printed.partition(".")[2]) for cell in cells if cell.printed)]))
-        columns.append((HEADINGS.get(metric, metric), [ours(cell, digits) or "-" for cell in cells]))
-        for name, texts in (
-            ("paper", [theirs(cell, digits) for cell in cells]),
-            ("direction", [cell.direction for cell in cells]),
-        ):
-            if any(texts):  # else the paper says nothing about this metric
-                columns.append((name, texts))
+        columns.append((HEADINGS.get(metric, metric), [_ours(cell, digits) for cell in cells]))
+        published = ("paper", [_theirs(cell, digits) for cell in cells])
+        directions = ("direction", [cell.direction for cell in cells])
+        columns += [column for column in (published, directions) if any(column[1])]
     rows = tuple(zip(*(texts for _, texts in columns), strict=True))
-    return Sheet(title(table), tuple(name for name, _ in columns), rows, tuple(notes(measured, lines)))
-
-
-def ours(cell: Cell, digits: int) -> str:
-    """``70.1 ± 0.6 (+2.1 ± 0.3)``: mean and spread over the seeds, and the gain over the base."""
-    if cell.measured is None:
-        return ""
-    gain = "" if cell.gain is None else f" ({_estimate(cell.gain, f'+.{digits}f', digits)})"
-    return _estimate(cell.measured, f".{digits}f", digits) + gain
-
-
-def theirs(cell: Cell, digits: int) -> str:
-    """``41.3 (+1.8)`` as printed; the gain alone where the paper prints nothing else."""
-    if cell.printed_gain is None:
-        return cell.printed or ""
-    gain = f"{cell.printed_gain:+.{digits}f}"
-    return gain if cell.printed is None else f"{cell.printed} ({gain})"
+    return Sheet(title(table), tuple(name for name, _ in columns), rows, tuple(_notes(results, lines)))
 
 
 def title(table: Table) -> str:
@@ -91,97 +57,17 @@ def title(table: Table) -> str:
     return f"{PAPERS[table.paper]}, Table {table.table}: {table.title}" if table.paper in PAPERS else table.title
 
 
-def notes(measured: Measured, lines: Sequence[Line]) -> list[str]:
-    """What a reader must know: data, schedule, seeds, backbones, where the published numbers are from, what is odd
-    about them, and which rows are missing why."""
-    found = [_circumstances(measured, lines)]
-    if chosen := _chosen(measured, lines):
-        found.append(f"Other than in the table's own configuration: {', '.join(chosen)}.")
-    bases = dict.fromkeys(line.row.base for line in lines if line.row.base)
-    if bases:
-        found.append(f"In brackets: gain over {' or '.join(bases)}, ours paired by seed.")
-    sources = dict.fromkeys(line.source for line in lines if line.source)
-    if sources:
-        found.append(f"Paper: {'; '.join(f'{_printed_in(number)}, {dataset}' for number, dataset in sources)}.")
-    if any(cell.direction for line in lines for cell in line.cells):
-        found.append("Direction: sign of our gain against the published one; within spread: not larger than its own.")
-    said: dict[str, dict[str, list[str]]] = {}  # by note and row: the metrics
-    for line in lines:
-        for cell in line.cells:
-            if cell.note:
-                metrics = said.setdefault(cell.note, {}).setdefault(f"{line.row.name} ({line.row.backbone})", [])
-                metrics.append(HEADINGS.get(cell.metric, cell.metric))
-    found += [f"{_where(rows)}: {note}." for note, rows in said.items()]
-    found += [f"{line.row.name} ({line.row.backbone}): {line.problem}." for line in lines if line.problem]
-    return found
+def markdown(shown: Sheet) -> str:
+    """A Markdown table between its title and its notes."""
+    table = documents.markdown(shown.header, [[_plain(cell) for cell in row] for row in shown.rows])
+    return "\n".join([f"**{shown.title}**", "", table, "", *(f"- {_plain(note)}" for note in shown.notes)]) + "\n"
 
 
-def _chosen(measured: Measured, lines: Sequence[Line]) -> list[str]:
-    """Settings that every row was given on the command line; schedule and backbones are named elsewhere."""
-    made = [set(row.words) for row in measured.rows if row.seeds]
-    own = {word for line in lines for word in line.row.overrides}
-    given = set[str]().union(*made[:1]).intersection(*made) - own
-    return sorted(word for word in given if not word.startswith(("experiment=", "method=", "schedule=", "backbone")))
-
-
-def _where(rows: Mapping[str, Sequence[str]]) -> str:
-    """The rows and metrics that a note is about, as a number when there are many."""
-    if len(rows) > NAMED_ROWS:
-        return f"{len(rows)} rows"
-    return "; ".join(f"{row}, {' and '.join(metrics)}" for row, metrics in rows.items())
-
-
-def _circumstances(measured: Measured, lines: Sequence[Line]) -> str:
-    counts = {line.seeds for line in lines if line.seeds}
-    if not counts:
-        return "Nothing is measured yet."
-    n = max(counts)
-    seeds = "one seed" if n == 1 else f"mean ± standard deviation over {n} seeds"
-    if len(counts) > 1:
-        seeds += " (fewer in some rows)"
-    images = "" if measured.images is None else f", {measured.images} images"
-    stands = dict.fromkeys((row.backbone, row.stands_for) for row in measured.rows if row.stands_for and row.seeds)
-    backbones = ", ".join(f"{name} is {choice}" for name, choice in stands)
-    found = f"Measured: {measured.data}{images}; schedule {measured.schedule}, {seeds}"
-    return found + (f"; {backbones}." if backbones else ".")
-
-
-def _printed_in(number: str) -> str:
-    return f"Table {number}" if number.isdigit() else number
-
-
-def markdown(found: Sheet) -> str:
-    """A Markdown table under its title."""
-    head = [f"**{found.title}**", "", _piped(found.header), "|" + "---|" * len(found.header)]
-    notes = (f"- {_plain(note)}" for note in found.notes)
-    return "\n".join([*head, *map(_piped, found.rows), "", *notes]) + "\n"
-
-
-def latex(found: Sheet) -> str:
-    r"""A LaTeX table (needs ``\usepackage{booktabs,graphicx}``), not wider than a line."""
-    columns = "l" + "r" * (len(found.header) - 1)
-    body = [" & ".join(map(escape, row)) + r" \\" for row in found.rows]
-    lines = [
-        r"% needs \usepackage{booktabs,graphicx}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape(' '.join([found.title + '.', *found.notes]))}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        " & ".join(map(escape, found.header)) + r" \\",
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def escape(text: str) -> str:
-    """Text in which LaTeX finds no command."""
-    return text.translate(LATEX)
+def latex(shown: Sheet) -> str:
+    r"""A LaTeX tabular (needs ``\usepackage{booktabs}``) below its title and notes as comments."""
+    sides = ["left"] + ["right"] * (len(shown.header) - 1)
+    table = tabulate(shown.rows, shown.header, tablefmt="latex_booktabs", colalign=sides, disable_numparse=True)
+    return "\n".join([*(f"% {line}" for line in (shown.title, *shown.notes)), table.replace("±", r"$\pm$")]) + "\n"
 
 
 def comma_separated(lines: Sequence[Line]) -> str:
@@ -190,43 +76,111 @@ def comma_separated(lines: Sequence[Line]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     names = "row backbone metric mean spread seeds gain gain_spread published published_gain direction note"
     writer.writerow(names.split())
-    for line in lines:
-        for cell in line.cells:
-            numbers = [*_numbers(cell.measured), cell.measured.n if cell.measured else 0, *_numbers(cell.gain)]
-            printed = [cell.printed or "", "" if cell.printed_gain is None else cell.printed_gain]
-            note = cell.note or line.problem or ""
-            writer.writerow([line.row.name, line.row.backbone, cell.metric, *numbers, *printed, cell.direction, note])
+    for line, cell in _cells(lines):
+        ours, gain = ((e.mean, e.spread, e.n) if e else (None, None, 0) for e in (cell.measured, cell.gain))
+        numbers = *ours, *gain[:2], cell.printed, cell.printed_gain
+        note = cell.note or line.problem
+        writer.writerow([line.row.name, line.row.backbone, cell.metric, *numbers, cell.direction, note])
     return text.getvalue()
 
 
-def rich_table(found: Sheet) -> RichTable:
-    """The table for the terminal, without the notes."""
-    table = RichTable(title=found.title, box=box.MARKDOWN)
-    for k, name in enumerate(found.header):
-        table.add_column(name, justify="left" if k == 0 else "right", no_wrap=True)
-    for row in found.rows:
-        table.add_row(*map(Text, row))
-    return table
+def summary(tables: Iterable[Table], file_of: Callable[[Table], Path], link: str = "") -> str:
+    """A Markdown table with a line for each of ``tables``, from the results in its file.
+
+    ``rows``: measured of all; ``gains``: over the own base, as far as both the paper and we have one; of these ``same``
+    go the same way, some are not larger than their spread over the seeds, others go the other way or nowhere.
+    ``link``: their folder as seen from the root of the repository; without there are no links, but minutes of all runs.
+    """
+    papers, rows, header = PaperNumbers.read(), [], SUMMARY[:-1] if link else SUMMARY
+    for table in tables:
+        file = file_of(table)
+        cells: tuple[object, ...] = ("-", "-", f"0/{len(table.rows)}", *("-" * 5))
+        if file.exists():
+            results = TableResults.read(file)
+            minutes = sum(row.minutes or 0 for row in results.rows)
+            cells = (results.schedule, *summary_counts(compare(table, results, papers)), f"{minutes:.0f}")
+        name = f"[{table.name}]({link}/{table.stem}.md)" if link else table.name
+        rows.append((name, table.title, KINDS[table.kind], *cells)[: len(header)])
+    return documents.markdown(header, rows, text=4)
 
 
-def write_all(found: Sheet, lines: Sequence[Line], stem: Path) -> None:
-    """Writes ``stem``.md, .tex and .csv."""
-    for suffix, text in ((".md", markdown(found)), (".tex", latex(found)), (".csv", comma_separated(lines))):
-        write_text(stem.with_name(stem.name + suffix), text)
+def summary_counts(lines: Sequence[Line]) -> tuple[int, str, int, int, int, int]:
+    """Seeds, measured rows of all, compared gains, and of these: same way, within spread, other."""
+    directions = Counter(cell.direction for line in lines for cell in line.cells if cell.direction)
+    measured = sum(line.seeds > 0 for line in lines)
+    seeds = max((line.seeds for line in lines), default=0)
+    same, within = directions["same"], directions["within spread"]
+    return seeds, f"{measured}/{len(lines)}", directions.total(), same, within, directions.total() - same - within
 
 
-def _piped(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_plain, cells))} |"
+def _cells(lines: Sequence[Line]) -> list[tuple[Line, Cell]]:
+    return [(line, cell) for line in lines for cell in line.cells]
+
+
+def _ours(cell: Cell, digits: int) -> str:
+    """``70.1 ± 0.6 (+2.1 ± 0.3)``: mean and spread over the seeds, and the gain over the base."""
+    if cell.measured is None:
+        return "-"
+    gain = "" if cell.gain is None else f" ({_estimate(cell.gain, f'+.{digits}f', digits)})"
+    return _estimate(cell.measured, f".{digits}f", digits) + gain
+
+
+def _theirs(cell: Cell, digits: int) -> str:
+    """``41.3 (+1.8)`` as printed; the gain alone where the paper prints nothing else."""
+    if cell.printed_gain is None:
+        return cell.printed or ""
+    gain = f"{cell.printed_gain:+.{digits}f}"
+    return gain if cell.printed is None else f"{cell.printed} ({gain})"
+
+
+def _estimate(estimate: Estimate, form: str, digits: int) -> str:
+    spread = "" if estimate.spread is None else f" ± {estimate.spread:.{digits}f}"
+    return f"{estimate.mean:{form}}{spread}"
 
 
 def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
+    return text.replace("*", "\\*")
 
 
-def _estimate(found: Estimate, form: str, digits: int) -> str:
-    spread = "" if found.spread is None else f" ± {found.spread:.{digits}f}"
-    return f"{found.mean:{form}}{spread}"
+def _notes(results: TableResults, lines: Sequence[Line]) -> list[str]:
+    """What a reader must know: data, schedule, seeds, backbones, where the published numbers are from, what is odd
+    about them, and which rows are missing why."""
+    notes = [_circumstances(results, lines)]
+    if settings := _common_settings(results, lines):
+        notes.append(f"Other than in the table's own configuration: {', '.join(settings)}.")
+    if bases := dict.fromkeys(line.row.base for line in lines if line.row.base):
+        notes.append(f"In brackets: gain over {' or '.join(bases)}, ours paired by seed.")
+    if sources := dict.fromkeys(line.source for line in lines if line.source):
+        places = (f"Table {number}" if number.isdigit() else number for number, _ in sources)
+        datasets = (dataset for _, dataset in sources)
+        notes.append(f"Paper: {'; '.join(map(', '.join, zip(places, datasets, strict=True)))}.")
+    if any(cell.direction for line in lines for cell in line.cells):
+        notes.append("Direction: sign of our gain against the published one; within spread: not larger than its own.")
+    remarks: dict[str, dict[str, list[str]]] = {}  # by note and row: the metrics
+    for line, cell in (pair for pair in _cells(lines) if pair[1].note):
+        metrics = remarks.setdefault(cell.note, {}).setdefault(f"{line.row.name} ({line.row.backbone})", [])
+        metrics.append(HEADINGS.get(cell.metric, cell.metric))
+    for remark, rows in remarks.items():
+        named = "; ".join(f"{row}, {' and '.join(metrics)}" for row, metrics in rows.items())
+        notes.append(f"{named if len(rows) <= NAMED_ROWS else f'{len(rows)} rows'}: {remark}.")
+    return notes + [f"{line.row.name} ({line.row.backbone}): {line.problem}." for line in lines if line.problem]
 
 
-def _numbers(found: Estimate | None) -> tuple[float | str, float | str]:
-    return ("", "") if found is None else (found.mean, "" if found.spread is None else found.spread)
+def _common_settings(results: TableResults, lines: Sequence[Line]) -> list[str]:
+    """Settings that every row was given on the command line; schedule and backbones are named elsewhere."""
+    words = [set(row.words) for row in results.rows if row.seeds]
+    of_rows = {word for line in lines for word in line.row.overrides}
+    common = set[str]().union(*words[:1]).intersection(*words) - of_rows
+    return sorted(word for word in common if not word.startswith(("experiment=", "method=", "schedule=", "backbone")))
+
+
+def _circumstances(results: TableResults, lines: Sequence[Line]) -> str:
+    counts = {line.seeds for line in lines if line.seeds}
+    if not counts:
+        return "Nothing is measured yet."
+    seeds = "one seed" if max(counts) == 1 else f"mean ± standard deviation over {max(counts)} seeds"
+    seeds += " (fewer in some rows)" if len(counts) > 1 else ""
+    images = "" if results.images is None else f", {results.images} images"
+    stands = dict.fromkeys((row.backbone, row.stands_for) for row in results.rows if row.stands_for and row.seeds)
+    backbones = ", ".join(f"{name} is {choice}" for name, choice in stands)
+    return f"Measured: {results.data}{images}; schedule {results.schedule}, {seeds}{backbones and '; '}{backbones}."

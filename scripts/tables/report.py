@@ -1,56 +1,54 @@
-"""Makes every number in the README: runs what is missing, writes results/*.json, and fills the README's tables.
+"""Makes every number of the results: runs what is missing, writes results/*.json, fills the tables of the documents.
 
 python -m scripts.tables.report                      three seeds on the embedded scenes, about an hour on two cores
 python -m scripts.tables.report --again              beside it three more on other scenes, as long again
-python -m scripts.tables.report --coco DIR           beside it the oracle base on COCO files (the README's first table)
+python -m scripts.tables.report --coco DIR           beside it the oracle base on COCO files
 python -m scripts.tables.report --tables-only        only the tables, from the committed results
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from panoptic_occ.common.files import atomic_path, write_json, write_text
-from panoptic_occ.config.compose import compose
+from panoptic_occ.common.files import atomic_path, read_json, write_json, write_text
 from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
-from panoptic_occ.runs.build import build_data, run_folder
-from panoptic_occ.runs.environment import environment
-from scripts.markers import fill
+from scripts.documents import ROOT, fill, markdown
+from scripts.suite import Run, build_data, environment, swept
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results"
-SEEDS = (0, 1, 2)
-AGAIN = (3, 4, 5)
-"""Seeds of the confirmation, on scenes that nothing here was ever tried on."""
-POLICY = "plain"
-"""The policy of ``experiment=cross`` in the README's table: the heuristic's, in every row."""
-WITHIN = "thing.class_agnostic_nms=false"
-"""Detections as most papers have them: NMS within every class only, which leaves things found as two classes."""
-OWN = ("oanet", "ocfusion", "banet", "rap", "refine")
-"""Methods that are also shown with the thresholds of their own paper (``conf/fusion``)."""
-KEYS = ("PQ", "PQ_th", "relation_accuracy", "by_score")
-NAMES = {
-    "score": "score order",
-    "area": "smaller on top",
-    "larger": "larger on top",
-    "random": "random order",
-    "class_prior": "class prior",
-    "oanet": "**OANet**",
-    "ocfusion": "**OCFusion**",
-    "banet": "**BANet**",
-    "rap": "**RAP**",
-    "refine": "**REFINE**",
-    "ground_truth": "ground-truth order (ceiling)",
+METHODS = ("oanet", "ocfusion", "banet", "rap", "refine")
+POLICY = "plain"  # of experiment=cross in the documents' tables: the heuristic's, in every row
+CROSS, WITHIN = "cross", "cross within classes"
+# a method on the plain base with the policy of its paper
+OWN = ("method=panoptic_fpn", "occlusion={0}", "fusion={0}", "compare=[score,ground_truth]")
+# The words of every run on the scenes, by its name in the results.
+SCENES: dict[str, tuple[str, ...]] = {
+    CROSS: ("experiment=cross",),
+    # detections as most papers have them: NMS within every class only leaves things found as two classes
+    WITHIN: ("experiment=cross", "thing.class_agnostic_nms=false"),
+    **{method: tuple(word.format(method) for word in OWN) for method in METHODS},
 }
+METHOD_WORDS, EVERY = tuple(word.format("METHOD") for word in OWN), f", for METHOD {', '.join(METHODS)}"
+SEEDS = ("seed=0,1,2",)
+AGAIN = ("data.source.seed=1", "seed=3,4,5")  # scenes that nothing here was ever tried on, and other seeds
+COCO = ("experiment=oracle_base", "data=coco")
+NAMES = {
+    "score": "score order", "area": "smaller on top", "larger": "larger on top", "class_prior": "class prior",
+    "random": "random order", "oanet": "**OANet**", "ocfusion": "**OCFusion**", "banet": "**BANet**", "rap": "**RAP**",
+    "refine": "**REFINE**", "ground_truth": "ground-truth order (ceiling)",
+}  # fmt: skip
+TOP, ROW, ROWS = 56, 426, 3  # of a run's pictures.png: pixels above its six rows and of a row; rows to show
+
+Orders = Mapping[str, Mapping[str, Any]]
+Column = tuple[str, Callable[[str], Iterable[float] | None]]
 
 
 def run(command: str, *words: str) -> None:
@@ -58,195 +56,142 @@ def run(command: str, *words: str) -> None:
     subprocess.run([sys.executable, "-m", f"panoptic_occ.{command}", *words], check=True)
 
 
-def measure_scenes(runs_dir: Path) -> None:
-    """Three seeds of the cross table, and of every method with the thresholds of its paper, on the same bases."""
-    seeds: dict[str, Any] = {}
-    for seed in SEEDS:
-        common = [f"seed={seed}", f"runs_dir={runs_dir}"]
-        seeds[str(seed)] = {"cross": trained(["experiment=cross", *common])}
-        seeds[str(seed)]["cross within classes"] = trained(["experiment=cross", WITHIN, *common])
-        seeds[str(seed)] |= {method: trained(own_words(method, common)) for method in OWN}
-    data = build_data(compose())
-    held_out = (data.eval_data.load(k) for k in range(len(data.eval_data)))
-    rules = rule_accuracies(held_out, class_table(data.train_data))
-    images = len(data.eval_data)
-    write_json(
-        RESULTS / "scenes.json", {"environment": environment(), "images": images, "rules": rules, "seeds": seeds}, 2
-    )
+def made_by(*words: str, command: str = "train -m", about: str = "") -> str:
+    """The line below a table that names its command, as a user types it."""
+    return f"Made by `python -m panoptic_occ.{command} {shlex.join(words)}`{about}."
 
 
-def measure_again(runs_dir: Path) -> None:
-    """Three other seeds of the cross table and of the papers' thresholds, trained and held out on other scenes."""
-    seeds: dict[str, Any] = {}
-    for seed in AGAIN:
-        common = [f"seed={seed}", "data.source.seed=1", f"runs_dir={runs_dir}"]
-        cross = trained(["experiment=cross", *common])
-        seeds[str(seed)] = {"cross": cross} | {method: trained(own_words(method, common)) for method in OWN}
-    write_json(RESULTS / "scenes_again.json", {"environment": environment(), "seeds": seeds}, 2)
+def measure(runs: Mapping[str, Sequence[str]], more: Sequence[str], runs_dir: Path) -> dict[str, dict[str, Orders]]:
+    """The orders of every run by seed and name, trained as far as they are missing; ``more`` ends with the seeds."""
+    *words, seeds = more
+    numbers = seeds.partition("=")[2].split(",")
+    results: dict[str, dict[str, Orders]] = {number: {} for number in numbers}
+    for name, own in runs.items():
+        run("train", "-m", *own, *more, f"runs_dir={runs_dir}")
+        for number in numbers:
+            one = Run.of(swept([*own, *words, f"seed={number}", f"runs_dir={runs_dir}"]))
+            results[number][name] = read_json(one.metrics)["relations"]
+    return results
 
 
-def own_words(method: str, common: list[str]) -> list[str]:
-    """The words for a method on the plain base with the thresholds of its paper."""
-    words = ["method=panoptic_fpn", f"occlusion={method}", f"fusion={method}", *common]
-    return [*words, "compare=[score,ground_truth]"]
-
-
-def trained(words: list[str]) -> Any:
-    """The numbers of a run, trained as far as it is missing."""
-    run("train", *words)
-    return read(run_folder(compose(words), words).path / "metrics.json")["relations"]
-
-
-def show_pictures(run_dir: Path) -> None:
-    """The sheet of a run, at half its size, for the top of the README."""
+def show_pictures(run_dir: Path, target: Path = ROOT / "docs" / "pictures.jpg") -> None:
+    """The first rows of a run's pictures and their legend, at half the size, for the top of the README."""
     sheet = Image.open(run_dir / "pictures.png").convert("RGB")
-    half = sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS)
-    target = ROOT / "docs" / "pictures.jpg"
-    with atomic_path(target) as temporary:
-        half.save(temporary, "JPEG", quality=88)
+    legend = sheet.crop((0, TOP + 6 * ROW, sheet.width, sheet.height))
+    page = sheet.crop((0, 0, sheet.width, TOP + ROWS * ROW + legend.height))
+    page.paste(legend, (0, TOP + ROWS * ROW))
+    with atomic_path(target) as path:
+        page.resize((page.width // 2, page.height // 2), Image.Resampling.LANCZOS).save(path, "JPEG", quality=88)
 
 
-def measure_coco(root: Path, runs_dir: Path) -> None:
-    """Orders on the validation annotations of COCO files, as detections."""
-    words = ["experiment=cross_oracle", "data=coco", f"data.root={root}", f"runs_dir={runs_dir}", "trainer=cpu"]
-    run("evaluate", *words, "run_name=oracle", "data.num_workers=0")
-    (metrics,) = (read(path) for path in runs_dir.glob("coco/oracle/evaluations/*/metrics.json"))
-    write_json(RESULTS / "coco_mini.json", {"environment": environment(), **metrics}, 2)
+def with_policy(results: Mapping[str, Any], policy: str, cross: str = CROSS) -> list[Orders]:
+    """The orders of a cross table with one policy, seed by seed."""
+    end = f" | {policy}"
+    tables = (seed[cross] for seed in results["seeds"].values())
+    return [{name.removesuffix(end): row for name, row in table.items() if name.endswith(end)} for table in tables]
 
 
-def scenes_table(results: Mapping[str, Any], policy: str) -> str:
-    """Mean and spread over the seeds, one row an order, all with one policy."""
-    seeds = [with_policy(seed["cross"], policy) for seed in results["seeds"].values()]
-    lines = ["| order | PQ | PQ things | order right | by score | of the gap |", "|---|---|---|---|---|---|"]
-    for relation in seeds[0]:
-        cells = [spread([seed[relation][key] for seed in seeds]) for key in KEYS]
-        gap = spread([recovery(seed, relation) for seed in seeds])
-        lines.append(f"| {NAMES[relation]} | {' | '.join(cells)} | {gap} |")
-    images = results["images"]
-    lines += [
-        "",
-        f"Mean ± standard deviation over {len(seeds)} seeds, percent, {images} held-out scenes; *order right*:",
-        "share of detected overlapping pairs; *by score*: pairs whose order the scores decide; *of the gap*: how much",
-        "of the difference in PQ things between score order and ground-truth order a row closes.",
-    ]
-    return "\n".join(lines)
+def recovery(orders: Orders, name: str) -> float:
+    """Share of the gap between score order and ground-truth order that an order closes."""
+    score, ours, best = (float(orders[key]["PQ_th"]) for key in ("score", name, "ground_truth"))
+    return (ours - score) / (best - score)
 
 
-def cross_report(results: Mapping[str, Any]) -> str:
-    """The whole cross table, a part for every policy."""
-    rows = next(iter(results["seeds"].values()))["cross"]
-    policies = dict.fromkeys(name.split(" | ")[1] for name in rows)
-    parts = [f"## Policy: {policy}\n\n{scenes_table(results, policy)}\n" for policy in policies]
-    return "\n".join(["# Every order with every policy on the embedded scenes", "", *parts])
-
-
-def twice_table(results: Mapping[str, Any]) -> str:
-    """Of the gap, per order: on detections after NMS among all classes, within each, and there with RAP's check."""
-    columns = [("cross", "plain"), ("cross within classes", "plain"), ("cross within classes", "duplicates")]
-    lines = ["| order | NMS among all | within each | within each, and RAP's check |", "|---|---|---|---|"]
-    seeds = list(results["seeds"].values())
-    for relation in dict.fromkeys(name.split(" | ")[0] for name in seeds[0]["cross"]):
-        gaps = [[recovery(with_policy(seed[cross], policy), relation) for seed in seeds] for cross, policy in columns]
-        lines.append(f"| {NAMES[relation]} | {' | '.join(map(spread, gaps))} |")
-    return "\n".join(lines)
-
-
-def with_policy(cross: Mapping[str, Any], policy: str) -> dict[str, Any]:
-    """The rows of a cross table with one policy, by order."""
-    return {name.split(" | ")[0]: row for name, row in cross.items() if name.endswith(f"| {policy}")}
-
-
-def own_table(results: Mapping[str, Any]) -> str:
-    """Every method with the thresholds of its paper, beside score order and ground-truth order with the same ones."""
-    lines = ["| method | PQ | PQ things | by score order | by true order | of the gap |", "|---|---|---|---|---|---|"]
-    for method in OWN:
-        seeds = [seed[method] for seed in results["seeds"].values()]
-        cells = [spread([seed[method][key] for seed in seeds]) for key in ("PQ", "PQ_th")]
-        cells += [spread([seed[name]["PQ_th"] for seed in seeds]) for name in ("score", "ground_truth")]
-        cells.append(spread([recovery(seed, method) for seed in seeds]))
-        lines.append(f"| {NAMES[method]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def again_table(results: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """The confirmation: every order on the other scenes, and on both kinds of scenes together."""
-    head = ["order", "order right", "of the gap", "with own thresholds", "all seeds: above score order", "of the gap"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    seeds, before = ([*part["seeds"].values()] for part in (results, first))
-    plain, every = ([with_policy(seed["cross"], POLICY) for seed in part] for part in (seeds, before + seeds))
-    for relation in plain[0]:
-        ahead = [rows[relation]["relation_accuracy"] - rows["score"]["relation_accuracy"] for rows in every]
-        cells = [
-            spread([rows[relation]["relation_accuracy"] for rows in plain]),
-            spread([recovery(rows, relation) for rows in plain]),
-            spread([recovery(seed[relation], relation) for seed in seeds]) if relation in OWN else "",
-            spread(ahead),
-            spread([recovery(rows, relation) for rows in every]),
-        ]
-        lines.append(f"| {NAMES[relation]} | {' | '.join(cells)} |")
-    return "\n".join(
-        [*lines, "", f"The last two columns are over all {len(every)} seeds, of these scenes and of those above."]
-    )
-
-
-def rules_table(results: Mapping[str, Any]) -> str:
-    """What simple rules know about the annotated order of the held-out scenes."""
-    rows = [f"| {rule} | {100 * value:.1f} |" for rule, value in results["rules"].items()]
-    return "\n".join(["| rule | pairs right, % |", "|---|---|", *rows])
+def rendered(first: str, orders: Iterable[str], columns: Sequence[Column], *notes: str) -> str:
+    """A table of means and spreads over what each column yields for an order, and notes below it."""
+    rows = [(NAMES[order], *(_spread(values(order)) for _, values in columns)) for order in orders]
+    return "\n\n".join([markdown((first, *(name for name, _ in columns)), rows), *notes])
 
 
 def coco_table(results: Mapping[str, Any]) -> str:
     """The oracle base on real annotations."""
-    lines = ["| order | PQ | PQ things | order right |", "|---|---|---|---|"]
-    plain = with_policy(results["relations"], "plain")
-    relations = {name: row for name, row in plain.items() if name != "score"}  # all scores are 1
-    for name, row in relations.items():
-        cells = [percent(row[key]) for key in ("PQ", "PQ_th", "relation_accuracy")]
-        lines.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
-    pairs = next(iter(relations.values()))["pairs"]
-    lines += ["", f"Percent; {results['images']} images of COCO val2017 with {pairs} overlapping pairs."]
-    return "\n".join(lines)
+    orders = {name: row for name, row in results["relations"].items() if name != "score"}  # all scores are 1
+    keys = {"PQ": "PQ", "PQ things": "PQ_th", "order right": "relation_accuracy"}
+    rows = [(NAMES[name], *(f"{100 * row[key]:.1f}" for key in keys.values())) for name, row in orders.items()]
+    pairs = next(iter(orders.values()))["pairs"]
+    about = f"Percent; {results['images']} images of COCO val2017 with {pairs} overlapping pairs."
+    return "\n\n".join([markdown(("order", *keys), rows), about, made_by(*COCO, "data.root=...", command="evaluate")])
 
 
-def recovery(relations: Mapping[str, Mapping[str, float]], name: str) -> float:
-    """Share of the gap between score order and ground-truth order that an order closes."""
-    score, ours, best = (relations[key]["PQ_th"] for key in ("score", name, "ground_truth"))
-    return (ours - score) / (best - score)
+def scenes_table(results: Mapping[str, Any], policy: str = POLICY) -> str:
+    """Mean and spread over the seeds, one row an order, all with one policy."""
+    seeds = with_policy(results, policy)
+    keys = {"PQ": "PQ", "PQ things": "PQ_th", "order right": "relation_accuracy", "by score": "by_score"}
+    about = (
+        f"Mean ± standard deviation over {len(seeds)} seeds, percent, {results['images']} held-out scenes; *order "
+        "right*:\nshare of detected overlapping pairs; *by score*: pairs whose order the scores decide; *of the gap*: "
+        "how much\nof the difference in PQ things between score order and ground-truth order a row closes."
+    )
+    columns = [*(_number(seeds, *pair) for pair in keys.items()), _gap(seeds)]
+    return rendered("order", seeds[0], columns, about, made_by(*SCENES[CROSS], *SEEDS))
 
 
-def spread(values: Iterable[float]) -> str:
-    """Mean and standard deviation in percent."""
-    values = [100 * value for value in values]
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+def cross_report(results: Mapping[str, Any]) -> str:
+    """The whole cross table, a part for every policy."""
+    policies = dict.fromkeys(name.split(" | ")[1] for name in next(iter(results["seeds"].values()))[CROSS])
+    parts = [f"## Policy: {policy}\n\n{scenes_table(results, policy)}" for policy in policies]
+    return "\n\n".join(["# Every order with every policy on the embedded scenes", *parts]) + "\n"
 
 
-def percent(value: float | None) -> str:
-    """A fraction in percent, or a dash."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def twice_table(results: Mapping[str, Any]) -> str:
+    """Of the gap, per order: on detections after NMS among all classes, within each, and there with RAP's check."""
+    every, within = with_policy(results, "plain"), with_policy(results, "plain", WITHIN)
+    checked = with_policy(results, "duplicates", WITHIN)
+    columns = _gap(every, "NMS among all"), _gap(within, "within each"), _gap(checked, "within each, and RAP's check")
+    commands = (made_by(*SCENES[name], *SEEDS) for name in (CROSS, WITHIN))
+    return rendered("order", every[0], columns, *commands)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A JSON file."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def own_table(results: Mapping[str, Any]) -> str:
+    """Every method with the policy of its paper, beside score order and ground-truth order with the same one."""
+    seeds = list(results["seeds"].values())
+    columns: list[Column] = [
+        ("PQ", lambda method: (s[method][method]["PQ"] for s in seeds)),
+        ("PQ things", lambda method: (s[method][method]["PQ_th"] for s in seeds)),
+        ("by score order", lambda method: (s[method]["score"]["PQ_th"] for s in seeds)),
+        ("by true order", lambda method: (s[method]["ground_truth"]["PQ_th"] for s in seeds)),
+        ("of the gap", lambda method: (recovery(s[method], method) for s in seeds)),
+    ]
+    return rendered("method", METHODS, columns, made_by(*METHOD_WORDS, *SEEDS, about=EVERY))
 
 
-def fill_readme() -> None:
+def again_table(results: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """The confirmation: every order on the other scenes, and on both kinds of scenes together."""
+    own, plain = list(results["seeds"].values()), with_policy(results, POLICY)
+    every, key = plain + with_policy(first, POLICY), "relation_accuracy"
+    columns: list[Column] = [
+        _number(plain, "order right", key),
+        _gap(plain),
+        ("with own policy", lambda order: (recovery(s[order], order) for s in own) if order in METHODS else None),
+        ("all seeds: above score order", lambda order: (s[order][key] - s["score"][key] for s in every)),
+        _gap(every),
+    ]
+    about = f"The last two columns are over all {len(every)} seeds, of these scenes and of those above."
+    commands = made_by(*SCENES[CROSS], *AGAIN), made_by(*METHOD_WORDS, *AGAIN, about=EVERY)
+    return rendered("order", plain[0], columns, about, *commands)
+
+
+def rules_table(results: Mapping[str, Any]) -> str:
+    """What simple rules know about the annotated order of the held-out scenes."""
+    rows = [(rule, f"{100 * value:.1f}") for rule, value in results["rules"].items()]
+    return markdown(("rule", "pairs right, %"), rows) + "\n\nMade by `python -m scripts.tables.report`."
+
+
+def fill_documents(root: Path = ROOT) -> None:
     """Replaces what stands between the markers of each table."""
-    text = (ROOT / "README.md").read_text()
-    scenes, coco = read(RESULTS / "scenes.json"), read(RESULTS / "coco_mini.json")
+    names = "coco_mini", "scenes", "scenes_again"
+    coco, scenes, again = (read_json(root / "results" / f"{name}.json") for name in names)
     tables = {
         "coco": coco_table(coco),
-        "scenes": scenes_table(scenes, POLICY),
+        "scenes": scenes_table(scenes),
         "twice": twice_table(scenes),
         "own": own_table(scenes),
         "rules": rules_table(scenes),
-        "again": again_table(read(RESULTS / "scenes_again.json"), scenes),
+        "again": again_table(again, scenes),
     }
     for name, table in tables.items():
-        text = fill(text, name, table)
-    write_text(ROOT / "README.md", text)
-    write_text(RESULTS / "cross_scenes.md", cross_report(scenes))
+        fill(name, table, "python -m scripts.tables.report", root)
+    write_text(root / "results" / "cross_scenes.md", cross_report(scenes))
 
 
 def main() -> None:
@@ -257,15 +202,39 @@ def main() -> None:
     parser.add_argument("--tables-only", action="store_true", help="run nothing")
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
     options = parser.parse_args()
+    results, machine, place = ROOT / "results", {"environment": environment()}, f"runs_dir={options.runs_dir}"
     if not options.tables_only:
-        measure_scenes(options.runs_dir)
-        run("train", f"runs_dir={options.runs_dir}")
-        show_pictures(options.runs_dir / "scenes" / "ocfusion_small_s0")
+        data = build_data()
+        held_out = (data.eval_data.load(k) for k in range(len(data.eval_data)))
+        rules = {"images": len(data.eval_data), "rules": rule_accuracies(held_out, class_table(data.train_data))}
+        seeds = measure(SCENES, SEEDS, options.runs_dir)
+        write_json(results / "scenes.json", {**machine, **rules, "seeds": seeds}, 2)
+        run("train", place)
+        show_pictures(Run.of([place]).folder)
     if options.again and not options.tables_only:
-        measure_again(options.runs_dir)
+        others = {name: words for name, words in SCENES.items() if name != WITHIN}
+        write_json(results / "scenes_again.json", {**machine, "seeds": measure(others, AGAIN, options.runs_dir)}, 2)
     if options.coco and not options.tables_only:
-        measure_coco(options.coco, options.runs_dir)
-    fill_readme()
+        words = [*COCO, f"data.root={options.coco}", place]
+        run("evaluate", *words)
+        write_json(results / "coco_mini.json", {**machine, **read_json(Run.of(words).evaluation(words).metrics)}, 2)
+    fill_documents()
+
+
+def _number(seeds: Sequence[Orders], name: str, key: str) -> Column:
+    return name, lambda order: (orders[order][key] for orders in seeds)
+
+
+def _gap(seeds: Sequence[Orders], name: str = "of the gap") -> Column:
+    return name, lambda order: (recovery(orders, order) for orders in seeds)
+
+
+def _spread(fractions: Iterable[float] | None) -> str:
+    """Mean and standard deviation in percent; empty for None."""
+    if fractions is None:
+        return ""
+    values = [100 * value for value in fractions]
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 if __name__ == "__main__":

@@ -5,30 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.config.files import conf_dir
+from scripts.suite import conf_dir
 
-Kind = Literal["fusion", "head", "full"]
-KINDS: dict[str, str] = {
-    "fusion": "fusion only",
-    "head": "head training",
-    "full": "full training",
-}
-"""What the rows of a table differ in: how one run is fused, the occlusion module, or the base."""
+# What the rows of a table differ in: how one run is fused, the occlusion module, or the base.
+KINDS = {"fusion": "fusion only", "head": "head training", "full": "full training"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row: the words that make it on top of the table's experiment, and where the paper prints it.
-
-    ``backbone``: as in the paper; the configuration's ``backbones`` says what stands for it.  ``base``: the name of the
-    row with the same backbone that gains are measured against.  ``published``, ``table``: the row's name and the table
-    in published.csv.
-    """
+    """A row: the words that make it on top of the table's experiment, and where the paper prints it (``backbone``,
+    ``table``, and the name ``published``).  ``base``: the row that its gains are measured against."""
 
     name: str
     backbone: str
@@ -45,31 +35,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper.
-
-    ``also``: further tables that print some of the rows, for other data or with other numbers.  ``metrics``: keys of
-    metrics.json, in the order of the columns.
-    """
+    """A table of a paper: columns of ``metrics`` (keys of metrics.json).  ``also``: further tables with its rows."""
 
     name: str
     paper: str
     table: str
     title: str
-    kind: Kind
+    kind: str
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     also: tuple[str, ...] = ()
 
+    @property
+    def stem(self) -> str:
+        """The name as that of a file without its ending."""
+        return self.name.replace("/", "_")
+
     def base_of(self, row: Row) -> Row | None:
         """The row that the gains of ``row`` are measured against; None for the base itself."""
-        found = (other for other in self.rows if (other.name, other.backbone) == (row.base, row.backbone))
-        return next((other for other in found if other is not row), None)
+        bases = (other for other in self.rows if (other.name, other.backbone) == (row.base, row.backbone))
+        return next((base for base in bases if base is not row), None)
 
 
 def names() -> list[str]:
     """The names of all tables, as in ``experiment=<name>``."""
     root = conf_dir() / "experiment"
-    return [_name(root, file) for file in sorted(root.rglob("*.yaml")) if _block(file) is not None]
+    files = [file for file in sorted(root.rglob("*.yaml")) if _block(file) is not None]
+    return [file.relative_to(root).with_suffix("").as_posix() for file in files]
 
 
 def load(name: str) -> Table:
@@ -86,29 +78,14 @@ def parse(name: str, block: DictConfig) -> Table:
     if block.kind not in KINDS:
         raise ConfigError(f"{name}: kind={block.kind}; {did_you_mean(block.kind, KINDS)}")
     rows = tuple(
-        Row(
-            name=row.name,
-            backbone=row.get("backbone", block.backbone),
-            table=str(row.get("table", block.table)),
-            published=row.get("published", row.name),
-            base=row.get("base", block.base),
-            overrides=tuple(row.get("overrides", ())),
-        )
+        Row(row.name, row.get("backbone", block.backbone), str(row.get("table", block.table)),
+            row.get("published", row.name), row.get("base", block.base), tuple(row.get("overrides", ())))
         for row in block.rows
-    )
+    )  # fmt: skip
     if len({row.key for row in rows}) < len(rows):
         raise ConfigError(f"{name}: two rows have the same name and backbone; give one of them another name")
-    also = tuple(str(table) for table in block.get("also", ()))
+    also = tuple(map(str, block.get("also", ())))
     return Table(name, block.paper, str(block.table), block.title, block.kind, tuple(block.metrics), rows, also)
-
-
-def missing_backbone(row: Row, config: DictConfig) -> str | None:
-    """Why ``row`` cannot run with ``config``; None when it can."""
-    return None if row.backbone in config.backbones else f"nothing stands for {row.backbone} on this data"
-
-
-def _name(root: Path, file: Path) -> str:
-    return file.relative_to(root).with_suffix("").as_posix()
 
 
 def _block(file: Path) -> DictConfig | None:

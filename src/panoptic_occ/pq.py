@@ -38,9 +38,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m panoptic
 def _run(args: argparse.Namespace) -> None:
     if args.json is not None and args.json.is_dir():
         raise ConfigError(f"{args.json}: --json is a folder; name a file in it, such as {args.json / 'pq.json'}")
-    done = panoptic_quality_of_files(
-        args.gt_json_file, args.pred_json_file, args.gt_folder, args.pred_folder, args.processes
-    )
+    files = args.gt_json_file, args.pred_json_file, args.gt_folder, args.pred_folder
+    done = panoptic_quality_of_files(*files, args.processes)
     if done.by_name:
         sys.stderr.write(f"note: {done.by_name} predictions were matched by file name, as their image_ids differ\n")
     if done.wrong_areas:

@@ -114,9 +114,3 @@ def test_the_rest_of_the_network_starts_the_same() -> None:
                 assert torch.equal(state.pop(name.replace(old, stuff, 1)), tensor)
             assert torch.equal(state.pop(name.replace(old, thing, 1)), tensor)
         assert not state
-
-
-def test_bases_are_kept_apart() -> None:
-    keys = {share: plan_of([*TINY, f"share={share}"]).base.key for share in ("fpn", "backbone", "none")}
-    assert len(set(keys.values())) == 3
-    assert plan_of(TINY).base.key == keys["fpn"]

@@ -104,9 +104,9 @@ def test_fusion_of_more_segments_than_a_byte_can_number() -> None:
 def test_pair_statistics(seed: int, n: int) -> None:
     masks = scene(seed, n)[0].masks
     stats = PairStats.of(masks)
-    wanted = reference.pair_counts(masks.dense()).long()
-    assert torch.equal(stats.inter, wanted)
-    assert torch.equal(stats.area, wanted.diagonal())
+    expected = reference.pair_counts(masks.dense()).long()
+    assert torch.equal(stats.inter, expected)
+    assert torch.equal(stats.area, expected.diagonal())
 
 
 @fuzz
@@ -117,9 +117,9 @@ def test_paste(seed: int, n: int, side: int) -> None:
     corner, extent = rng.uniform(-12, 20, (n, 2)), rng.choice([0, 0.3, 1, 4.5, 30], (n, 2))
     boxes = torch.from_numpy(np.concatenate([corner, corner + extent], axis=1)).float()
     soft = torch.from_numpy(rng.random((n, side, side))).float()
-    found = Detections(boxes, soft, torch.ones(n), torch.zeros(n, dtype=torch.int64), SIZE)
+    things = Detections(boxes, soft, torch.ones(n), torch.zeros(n, dtype=torch.int64), SIZE)
     ours = paste_masks(soft, boxes, SIZE)
-    same_masks(ours, reference.paste(soft, boxes, SIZE), found)
+    same_masks(ours, reference.paste(soft, boxes, SIZE), things)
 
 
 @fuzz
@@ -150,11 +150,8 @@ def test_panoptic_quality(seed: int, n: int) -> None:
     """With VOID, crowds (one a category: the official evaluation remembers the last), and ids missing in the list."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.integers(0, n + 1, (3, 3))).repeat_interleave(3, 0).repeat_interleave(3, 1)
-    other = torch.where(
-        torch.from_numpy(rng.random(coarse.shape)) < 0.25,
-        torch.from_numpy(rng.integers(0, n + 1, coarse.shape)),
-        coarse,
-    )
+    changes, fresh = rng.random(coarse.shape) < 0.25, rng.integers(0, n + 1, coarse.shape)
+    other = torch.where(torch.from_numpy(changes), torch.from_numpy(fresh), coarse)
     target, prediction = _listed(coarse, rng, crowds=True), _listed(other, rng, crowds=False)
     unlisted = PanopticMap(torch.where(target.ids == 0, 77 * int(rng.integers(2)), target.ids), target.segments)
     ours = panoptic_counts(prediction, unlisted, 3)

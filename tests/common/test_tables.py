@@ -53,7 +53,7 @@ def test_comparison_table_shows_fractions_counts_groups_and_gaps():
         "score | both | .5": {"PQ": 0.0},
     }
     assert comparison_table(rows, "on the same detections") == COMPARISON
-    assert comparison_table({"a": {"PQ": 1.0}}) == "\n|   |    PQ |\n|---|-------|\n| a | 100.0 |\n\n"
+    assert comparison_table({"a": {"0": 1.0}}) == "\n|   |     0 |\n|---|-------|\n| a | 100.0 |\n\n"
 
 
 def test_text_of_rich_is_neither_cut_nor_coloured():

@@ -11,38 +11,22 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.evaluation import PARTS, entries_of, perfect
 from panoptic_occ.evaluation import evaluator as evaluation
 from panoptic_occ.evaluation.evaluator import Entry, Evaluation
 from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.occlusion.baselines.area import AreaOrder
-from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Sample
-from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
-
-PARTS = {"in_channels": 4, "categories": toy_categories()}
 
 
 def make_evaluation(policy: FusionPolicy | None = None, **options: Any) -> Evaluation:
-    models = {"score": ScoreOrder, "area": AreaOrder, "ground_truth": GroundTruthOrder}
     policy = policy or FusionPolicy(conf_thr=0, min_visible=0, stuff_area=1)
-    entries = [Entry(name, name, model(**PARTS, sig_ratio=0.0), policy) for name, model in models.items()]
-    return Evaluation(entries, toy_categories(), **options)
-
-
-def perfect(sample: Sample) -> BaseOutput:
-    """The annotations as detections, and the annotated stuff."""
-    assert sample.target is not None
-    instances = toy_detections(sample.target)
-    semantic = sample.target.semantic()
-    things = toy_categories().num_things
-    stuff = torch.where(semantic < things, VOID_LABEL, semantic)
-    return BaseOutput(instances, PairStats.of(instances.masks), SemanticMap(stuff))
+    return Evaluation(entries_of(policy), toy_categories(), **options)
 
 
 def test_true_order_of_perfect_detections_is_perfect() -> None:

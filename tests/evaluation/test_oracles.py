@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.evaluation import entries_of
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.evaluation.evaluator import Entry, Evaluation
+from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.exchange.base import Exchange
 from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.occlusion.baselines.area import AreaOrder
-from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.instances import InstanceSet
@@ -33,7 +32,6 @@ ORACLES = ("box", "class", "order", "stuff")
 CATEGORIES = toy_categories()
 PARTS = {"in_channels": 32, "categories": CATEGORIES}
 POLICY = FusionPolicy(conf_thr=0.5, min_visible=0.0, stuff_area=1, erase_thr=0.99)
-ALL = replace(POLICY, conf_thr=0.0)
 
 
 class Pyramid(nn.Module):
@@ -87,28 +85,17 @@ def scene(seed: int) -> Sample:
 SCENES = [scene(seed) for seed in range(4)]
 
 
-def model_of(things: type[MaskRCNN] = PerfectMasks) -> PanopticFPN:
-    torch.manual_seed(0)
-    thing = things(
-        **PARTS, anchor_scale=4, hidden=16, mask_convs=1, score_thr=0.0, rpn_test=(200, 60), max_detections=60
-    )
-    stuff = NoisyStuff(CATEGORIES, 32)
-    exchange = Exchange(**PARTS, stuff=stuff)
-    return PanopticFPN(Pyramid(), thing, stuff, exchange, ScoreOrder(**PARTS), {"thing": 1, "stuff": 1}).eval()
-
-
-def entries(policy: FusionPolicy = POLICY) -> list[Entry]:
-    models = {"score": ScoreOrder, "area": AreaOrder, "ground_truth": GroundTruthOrder}
-    return [Entry(name, name, model(**PARTS, sig_ratio=0.0), policy) for name, model in models.items()]
-
-
 @cache
 def evaluated(oracle: tuple[str, ...], policy: FusionPolicy = POLICY) -> tuple[Evaluation, list[BaseOutput]]:
-    """What an evaluation with these parts finds, and what the base gave it."""
-    evaluation = Evaluation(entries(policy), CATEGORIES, oracle=frozenset(oracle), details=Binning())
-    model = model_of()
+    """An evaluation with these parts, and what the base gave it."""
+    evaluation = Evaluation(entries_of(policy), CATEGORIES, oracle=frozenset(oracle), details=Binning())
+    torch.manual_seed(0)
+    head = {"anchor_scale": 4, "hidden": 16, "mask_convs": 1, "score_thr": 0.0, "max_detections": 60}
+    thing, stuff = PerfectMasks(**PARTS, **head, rpn_test=(200, 60)), NoisyStuff(CATEGORIES, 32)
     if {"box", "class"} & set(oracle):
-        model.thing.use_oracle(RoiOracle("box" in oracle, "class" in oracle))
+        thing.use_oracle(RoiOracle("box" in oracle, "class" in oracle))
+    exchange, weights = Exchange(**PARTS, stuff=stuff), {"thing": 1, "stuff": 1}
+    model = PanopticFPN(Pyramid(), thing, stuff, exchange, ScoreOrder(**PARTS), weights).eval()
     outputs = model.base_outputs(SCENES, evaluation.conf_thr, evaluation.requires)
     for sample, output in zip(SCENES, outputs, strict=True):
         evaluation.update(sample, output)
@@ -152,18 +139,22 @@ def test_order_by_box_finds_annotations_of_which_the_masks_show_little() -> None
     output = BaseOutput(instances, PairStats.of(common), SemanticMap(torch.full((4, 16), VOID_LABEL)))
     sample = replace(SCENES[0], target=target)
     for oracle, areas in (((), [16, 0]), (("order",), [16, 0]), (("order_by_box",), [0, 16])):
-        evaluation = Evaluation(entries(replace(POLICY, erase_thr=None))[:1], CATEGORIES, oracle=frozenset(oracle))
+        evaluation = Evaluation(entries_of(replace(POLICY, erase_thr=None))[:1], CATEGORIES, oracle=frozenset(oracle))
         assert [record.final for record in evaluation.update(sample, output)["score"].records] == areas, oracle
-
-
-def test_order_by_box_is_that_by_mask_where_masks_fill_their_boxes() -> None:
     by_mask, by_box = (evaluated(("box", "class", order))[0].rows() for order in ("order", "order_by_box"))
-    assert repr(by_mask) == repr(by_box)
+    assert repr(by_mask) == repr(by_box)  # where masks fill their boxes
 
 
-def test_the_order_is_told_in_one_way() -> None:
-    with pytest.raises(ConfigError, match=r"oracle=\[order,order_by_box\]: two ways to match annotations; leave one"):
-        Evaluation(entries(), CATEGORIES, oracle=frozenset({"order", "order_by_box"}))
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"order", "order_by_box"}, r"oracle=\[order,order_by_box\]: two ways to match annotations; leave one"),
+        ({"boxes"}, r"oracle=\[boxes\] is unknown; did you mean 'box'"),
+    ],
+)
+def test_parts_that_cannot_be(parts: set[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Evaluation(entries_of(POLICY), CATEGORIES, oracle=frozenset(parts))
 
 
 def test_stuff_changes_the_stuff_and_never_the_detections() -> None:
@@ -178,28 +169,10 @@ def test_stuff_changes_the_stuff_and_never_the_detections() -> None:
         assert after[name]["PQ_th"] == before[name]["PQ_th"] > 0
 
 
-def test_class_keeps_boxes_and_scores() -> None:
-    _, outputs = evaluated((), ALL)
-    _, told = evaluated(("class",), ALL)
-    changed = 0
-    for before, after in zip(outputs, told, strict=True):
-        assert torch.equal(before.instances.boxes, after.instances.boxes)
-        assert torch.equal(before.instances.scores, after.instances.scores)
-        assert torch.equal(before.semantic.labels, after.semantic.labels)
-        changed += int((before.instances.labels != after.instances.labels).sum())
-    assert 0 < changed < sum(len(output.instances) for output in outputs)
-
-
 def test_box_ignores_the_threshold_of_scores() -> None:
     never = replace(POLICY, conf_thr=1.0, erase_thr=None)
     assert evaluated((), never)[0].rows()["score"]["PQ_th"] == 0
     evaluation, outputs = evaluated(("box", "class", "order"), never)
     assert evaluation.rows()["score"]["PQ_th"] == 1.0
-    assert all(
-        len(output.instances) == len(sample.annotations.labels) for output, sample in zip(outputs, SCENES, strict=True)
-    )
-
-
-def test_an_unknown_part_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"oracle=\[boxes\] is unknown; did you mean 'box'"):
-        Evaluation(entries(), CATEGORIES, oracle=frozenset({"boxes"}))
+    annotated = [len(sample.annotations.labels) for sample in SCENES]
+    assert [len(output.instances) for output in outputs] == annotated

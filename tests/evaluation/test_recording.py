@@ -1,4 +1,4 @@
-"""One network's answers, recorded or stored, serve a whole grid of thresholds."""
+"""What one network says, recorded or stored, serve a whole grid of thresholds."""
 
 from __future__ import annotations
 
@@ -11,47 +11,37 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.evaluation import perfect
 from panoptic_occ.common.parallel import ordered_map
-from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation import stored as saved
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.evaluation.recording import Recording
 from panoptic_occ.evaluation.stored import evaluate_stored
-from panoptic_occ.evaluation.variants import build_evaluation, grid_variants
-from panoptic_occ.runs.build import build_occlusion
+from panoptic_occ.evaluation.variants import build_evaluation, variants_of
+from panoptic_occ.runs.build import plan_of
 from panoptic_occ.runs.predictions import PredictionFiles, PredictionWriter, StoredPredictions
-from panoptic_occ.structures.base_output import BaseOutput
-from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.sample import Sample
-from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
-from panoptic_occ.testing import IN_CHANNELS, toy_categories, toy_detections, toy_sample
+from panoptic_occ.testing import IN_CHANNELS, toy_categories, toy_sample
 
 Rows = dict[str, dict[str, float]]
 GRID = "{fusion.min_visible: [0.3, 0.6], fusion.conf_thr: [0.5, 0.7], occlusion.sig_ratio: [0.05, 0.5]}"
 TOYS = [toy_sample(6, seed, size=(48, 64)) for seed in range(8)]
 
 
-def toy_output(sample: Sample) -> BaseOutput:
-    instances = toy_detections(sample.annotations, sample.image_id)
-    semantic = sample.annotations.semantic()
-    stuff = torch.where(semantic < toy_categories().num_things, VOID_LABEL, semantic)
-    return BaseOutput(instances, PairStats.of(instances.masks), SemanticMap(stuff))
-
-
 def toy_evaluation(*words: str, recording: Recording | None = None) -> Evaluation:
     """OCFusion with weights that are always the same, but not those it is born with, and the settings of ``words``."""
-    cfg = compose(["fusion.stuff_area=1", *words])
-    model = build_occlusion(cfg, IN_CHANNELS, toy_categories()).eval()
+    plan = plan_of(["fusion.stuff_area=1", "compare=[]", *words])
+    model = plan.order.build(IN_CHANNELS, toy_categories()).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
-    return build_evaluation(cfg, grid_variants(cfg, model, toy_categories()), toy_categories(), recording=recording)
+    variants = variants_of(plan.orders, {plan.method: model}, toy_categories())
+    return build_evaluation(plan, variants, toy_categories(), recording=recording)
 
 
 @torch.inference_mode()
 def rows_of(evaluation: Evaluation) -> Rows:
     for sample in TOYS:
-        evaluation.update(sample, toy_output(sample))
+        evaluation.update(sample, perfect(sample))
     return evaluation.rows()
 
 
@@ -67,10 +57,10 @@ def test_a_grid_is_the_product_of_separate_evaluations() -> None:
 def test_a_network_is_asked_once_for_a_whole_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     from panoptic_occ.occlusion.ocfusion import OCFusion
 
-    asked, head_outputs = [], OCFusion.head_outputs
-    monkeypatch.setattr(OCFusion, "head_outputs", lambda self, *a, **k: asked.append(k) or head_outputs(self, *a, **k))
+    calls, head_outputs = [], OCFusion.head_outputs
+    monkeypatch.setattr(OCFusion, "head_outputs", lambda self, *a, **k: calls.append(k) or head_outputs(self, *a, **k))
     rows_of(toy_evaluation(f"grid={GRID}", recording=Recording()))
-    assert asked == [{"wide": True}] * len(TOYS)
+    assert calls == [{"wide": True}] * len(TOYS)
 
 
 def test_stored_predictions_give_the_same_rows_in_any_number_of_processes(
@@ -99,5 +89,5 @@ def test_stored_predictions_give_the_same_rows_in_any_number_of_processes(
     assert spread == [1, 2, 1]
     alone = toy_evaluation()
     for sample in TOYS[:5]:
-        alone.update(sample, toy_output(sample))
+        alone.update(sample, perfect(sample))
     assert again.rows()["ocfusion"]["pairs"] == alone.rows()["ocfusion"]["pairs"] < rows_of(alone)["ocfusion"]["pairs"]

@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from helpers.aggregation import CATEGORIES, CHANNELS, SIZE, batch_of, branches, exchange, pyramids
+from helpers.aggregation import CATEGORIES, CHANNELS, SIZE, branches, dense_inlay, exchange, inputs, plain, pyramids
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.exchange.banet import FeatureAggregation, InstanceToSemantic, LayoutContext
-from panoptic_occ.exchange.base import Exchange, Inputs
 from panoptic_occ.stuff.concat import ConcatHead
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
 from panoptic_occ.thing.base import Rois
@@ -35,38 +33,17 @@ def boxes_of(*images: list[list[float]]) -> list[Rois]:
     return [Rois(torch.tensor(b).reshape(-1, 4), z, torch.ones(len(b))) for b, z in zip(images, zeros, strict=True)]
 
 
-def dense_inlay(crops: Float[Tensor, "n c m m"], rois: list[Rois], height: int, width: int) -> Tensor:
-    """Every crop resized over a map of its own, cut to its box, then the mean of those that cover a pixel."""
-    total, count = torch.zeros(len(rois), crops.shape[1], height, width), torch.zeros(len(rois), 1, height, width)
-    owners = [(i, box) for i, r in enumerate(rois) for box in (r.boxes / 4).tolist()]
-    y, x = (torch.arange(height) + 0.5)[:, None], (torch.arange(width) + 0.5)[None]
-    for crop, (i, (x0, y0, x1, y1)) in zip(crops, owners, strict=True):
-        gy, gx = 2 * (y - y0) / (y1 - y0) - 1, 2 * (x - x0) / (x1 - x0) - 1
-        grid = torch.stack(torch.broadcast_tensors(gx, gy), dim=-1)[None]
-        inside = (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
-        total[i] += F.grid_sample(crop[None], grid, padding_mode="border", align_corners=False)[0] * inside
-        count[i] += inside
-    return total / count.clamp(min=1)
-
-
-# ----------------------------------------------------------------------------------------------- switches
-
-
 def test_everything_off_is_the_plain_base() -> None:
     thing, stuff = branches()
-    off, plain = (
-        exchange(stuff, s2i=False, sim=False, ocm=False),
-        Exchange(in_channels=CHANNELS, categories=CATEGORIES, stuff=stuff),
-    )
+    off = exchange(stuff, s2i=False, sim=False, ocm=False)
     assert not list(off.parameters())
-    found = []
-    for each in (off, plain):
+    results = []
+    for each in (off, plain(stuff)):
         torch.manual_seed(3)
-        losses = each.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 3))))
-        examples = each.positives(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), FEATURES)
-        sets, maps = each.outputs(Inputs(thing, stuff, pyramids(), batch_of((2, 3))), 0.1, FEATURES)
-        found.append((losses, examples, sets, maps))
-    (a, b) = found
+        losses = each.losses(inputs(thing.train(), stuff))
+        examples = each.positives(inputs(thing.eval(), stuff), FEATURES)
+        results.append((losses, examples, *each.outputs(inputs(thing, stuff), 0.1, FEATURES)))
+    (a, b) = results
     assert all(torch.equal(a[0].thing[k], b[0].thing[k]) for k in b[0].thing) and a[0].thing.keys() == b[0].thing.keys()
     assert torch.equal(a[0].stuff["stuff"], b[0].stuff["stuff"]) and set(a[0].stuff) == {"stuff"}
     for (one, matches), (other, others) in zip(a[1], b[1], strict=True):
@@ -84,17 +61,14 @@ def test_a_projection_of_zeros_leaves_the_base_as_it_is() -> None:
     both = exchange(stuff)
     assert both.phi is not None
     set_to(both.phi, 0.0)
-    plain = Exchange(in_channels=CHANNELS, categories=CATEGORIES, stuff=stuff)
     torch.manual_seed(3)
-    expected = plain.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 3))))
+    expected = plain(stuff).losses(inputs(thing.train(), stuff))
     torch.manual_seed(3)
-    found = both.losses(Inputs(thing, stuff, pyramids(), batch_of((2, 3))))
-    assert all(torch.equal(found.thing[k], expected.thing[k]) for k in expected.thing)
-    assert torch.equal(found.stuff["stuff"], expected.stuff["stuff"])
-    assert set(found.stuff) == {"stuff", "i2s"}
-    (a, _), (b, _) = (
-        e.outputs(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), 0.1, FEATURES) for e in (both, plain)
-    )
+    losses = both.losses(inputs(thing, stuff))
+    assert all(torch.equal(losses.thing[k], expected.thing[k]) for k in expected.thing)
+    assert torch.equal(losses.stuff["stuff"], expected.stuff["stuff"])
+    assert set(losses.stuff) == {"stuff", "i2s"}
+    (a, _), (b, _) = (e.outputs(inputs(thing.eval(), stuff), 0.1, FEATURES) for e in (both, plain(stuff)))
     assert sum(map(len, b)) > 0
     for one, other in zip(a, b, strict=True):
         assert torch.equal(one.scores, other.scores) and torch.equal(one.masks.pixels, other.masks.pixels)
@@ -104,12 +78,9 @@ def test_a_projection_of_zeros_leaves_the_base_as_it_is() -> None:
 def test_no_second_classifier_without_sim(sim: bool) -> None:
     thing, stuff = branches()
     module = exchange(stuff, sim=sim, ocm=sim)
-    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 0))))
+    losses = module.losses(inputs(thing.train(), stuff, (2, 0)))
     assert set(losses.stuff) == ({"stuff", "i2s"} if sim else {"stuff"})
     assert (module.i2s is not None) == sim
-
-
-# ----------------------------------------------------------------------------------------------- S2I
 
 
 def test_eq1_every_crop_gets_phi_of_the_semantic_crop() -> None:
@@ -129,20 +100,17 @@ def test_eq1_every_crop_gets_phi_of_the_semantic_crop() -> None:
 
 def test_positives_of_stage_two_see_the_semantic_features() -> None:
     thing, stuff = branches()
-    module, plain = exchange(stuff), Exchange(in_channels=CHANNELS, categories=CATEGORIES, stuff=stuff)
+    module = exchange(stuff)
     assert module.phi is not None
     set_to(module.phi, 1.0)
-    found = []
-    for each in (module, plain):
+    positives = []
+    for each in (module, plain(stuff)):
         torch.manual_seed(3)
-        found.append(each.positives(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), FEATURES))
-    for (one, _), (other, _) in zip(*found, strict=True):
+        positives.append(each.positives(inputs(thing.eval(), stuff), FEATURES))
+    for (one, _), (other, _) in zip(*positives, strict=True):
         assert one.roi_features is not None and other.roi_features is not None
         assert len(one) == len(other) > 0
         assert torch.allclose(one.roi_features, other.roi_features + 1, atol=1e-5)
-
-
-# ----------------------------------------------------------------------------------------------- I2S
 
 
 @pytest.mark.parametrize("ocm", [False, True])
@@ -158,7 +126,8 @@ def test_figure_4_with_dense_maps(ocm: bool) -> None:
     rois = boxes_of([[4.0, 4.0, 40.0, 30.0], [10.0, 2.0, 60.0, 62.0]], [[0.0, 0.0, 30.0, 40.0]])
     inner = torch.randn(3, CHANNELS, 14, 14)
 
-    inlay = dense_inlay(inner, rois, 16, 16)
+    boxes = torch.cat([F.pad(r.boxes, (1, 0), value=i) for i, r in enumerate(rois)])
+    inlay = dense_inlay(inner, boxes, (2, 16, 16), 4.0)
     weight = module.project_instances.weight
     joined = torch.cat([F.relu(F.conv2d(inlay, weight[:6])), F.relu(module.project_semantic(semantic))], dim=1)
     expected = F.relu(module.mix(joined))
@@ -212,9 +181,7 @@ def test_the_panoptic_result_reads_the_second_classifier() -> None:
     set_to(module.i2s.predictor, 0.0)
     with torch.no_grad():
         module.i2s.predictor.bias[4] = 1.0  # type: ignore[index]
-    _, maps = module.outputs(
-        Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), 0.1, frozenset({"semantic_logits"})
-    )
+    _, maps = module.outputs(inputs(thing.eval(), stuff), 0.1, frozenset({"semantic_logits"}))
     assert all(found.labels.unique().tolist() == [4] for found in maps)
     assert maps[0].logits is not None and maps[0].logits.shape == (5, SIZE, SIZE)
 
@@ -224,12 +191,12 @@ def test_inlaid_boxes_depend_on_their_own_threshold_only() -> None:
     module, requires = exchange(stuff), frozenset({"semantic_logits"})
     nn.init.normal_(module.i2s.predictor.weight)  # type: ignore[union-attr]
     nn.init.normal_(thing.roi_heads.box_predictor.cls_score.weight, std=0.05)
-    everything, _ = module.outputs(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), 0.0, requires)
+    everything, _ = module.outputs(inputs(thing.eval(), stuff), 0.0, requires)
     low, high = 0.0, float(torch.cat([found.scores for found in everything]).median())
     results = {}
     for name, conf_thr, inlay_thr in (("a", low, high), ("b", high, high), ("c", high, low), ("d", low, 1.0)):
         module.inlay_thr = inlay_thr
-        results[name] = module.outputs(Inputs(thing.eval(), stuff, pyramids(), batch_of((2, 3))), conf_thr, requires)
+        results[name] = module.outputs(inputs(thing.eval(), stuff), conf_thr, requires)
     maps = {name: torch.stack([m.logits for m in found[1]]) for name, found in results.items()}  # type: ignore[misc]
     counts = {name: sum(map(len, found[0])) for name, found in results.items()}
     assert counts["a"] == counts["d"] > counts["b"] == counts["c"] > 0
@@ -238,9 +205,6 @@ def test_inlaid_boxes_depend_on_their_own_threshold_only() -> None:
     for few, many in zip(results["c"][0], results["a"][0], strict=True):
         assert torch.equal(few.masks.pixels, many.masks[torch.arange(len(few))].pixels)
         assert (few.scores >= high).all()
-
-
-# ----------------------------------------------------------------------------------------------- configuration
 
 
 @pytest.mark.parametrize(
@@ -266,7 +230,7 @@ def test_branches_without_features_are_refused() -> None:
     _, stuff = branches()
     module = exchange(stuff)
     with pytest.raises(ConfigError, match=r"mask head.*thing=mask_rcnn"):
-        module.outputs(Inputs(things, stuff, pyramids(), batch_of((1, 1))), 0.5, frozenset())
+        module.outputs(inputs(things, stuff), 0.5, frozenset())
 
 
 def test_the_method_composes_all_its_parts() -> None:

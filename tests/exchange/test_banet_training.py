@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.aggregation import batch_of, branches, exchange, pyramids
-from panoptic_occ.exchange.base import Inputs
-from panoptic_occ.exchange.sampling import sampled_count
+from helpers.aggregation import batch_of, branches, exchange, inputs
+from panoptic_occ.exchange.sampling import annotated_rois, sampled_count
 from panoptic_occ.thing.base import Rois
 
 
@@ -18,7 +17,7 @@ def test_both_directions_learn_from_each_other() -> None:
     """L_I2S reaches the mask head and phi; L_mask reaches the semantic head."""
     thing, stuff = branches()
     module = exchange(stuff, context=32)
-    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 3))))
+    losses = module.losses(inputs(thing.train(), stuff))
     losses.stuff["i2s"].backward(retain_graph=True)
     heads = thing.roi_heads
     assert module.i2s is not None
@@ -33,34 +32,40 @@ def test_both_directions_learn_from_each_other() -> None:
 def test_images_without_instances_train() -> None:
     thing, stuff = branches()
     module = exchange(stuff)
-    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((0, 0))))
+    losses = module.losses(inputs(thing.train(), stuff, (0, 0)))
     total = torch.stack([*losses.thing.values(), *losses.stuff.values()]).sum()
     total.backward()
     assert torch.isfinite(total)
     assert all(p.grad is not None for p in module.parameters())
 
 
-def test_kept_boxes_are_sixty_to_a_hundred_percent_and_at_least_one() -> None:
+def test_sixty_to_a_hundred_percent_of_the_annotations_are_read_and_at_least_one() -> None:
     torch.manual_seed(6)
-    drawn = [sampled_count(10, (0.6, 1.0)) for _ in range(2000)]
-    shares = [drawn.count(k) / len(drawn) for k in range(6, 11)]
-    assert sum(shares) == pytest.approx(1)
+    targets = batch_of((10, 1, 0)).targets
+    counts = []
+    for _ in range(2000):
+        ten, one, none = annotated_rois(targets, (0.6, 1.0))
+        counts.append(len(ten))
+        assert len(one) == 1 and len(none) == 0
+        assert ten.matches is not None and len(ten.matches.unique()) == len(ten)
+        assert torch.equal(ten.boxes, targets[0].boxes[ten.matches].float())
+        assert torch.equal(ten.labels, targets[0].labels[ten.matches]) and (ten.scores == 1).all()
     # uniform on [6, 10] and rounded: half a unit of four for the ends, one unit for the others
+    shares = [counts.count(k) / len(counts) for k in range(6, 11)]
     assert shares == pytest.approx([1 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 8], abs=0.04)
     assert {sampled_count(1, (0.0, 0.3)) for _ in range(20)} == {1}
-    assert sampled_count(0, (0.6, 1.0)) == 0
 
 
 def test_only_annotated_boxes_are_inlaid_in_training() -> None:
     thing, stuff = branches()
-    module, batch = exchange(stuff, keep=(0.5, 0.5)), batch_of((4, 1, 0))
+    module, read = exchange(stuff, keep=(0.5, 0.5)), inputs(thing.train(), stuff, (4, 1, 0))
     seen: list[list[Rois]] = []
     assert module.i2s is not None
     module.i2s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
-    module.losses(Inputs(thing.train(), stuff, pyramids(3), batch))
+    module.losses(read)
     (rois,) = seen
     assert [len(r) for r in rois] == [2, 1, 0]
-    for r, target in zip(rois, batch.targets, strict=True):
+    for r, target in zip(rois, read.batch.targets, strict=True):
         assert all(any(torch.equal(box, other) for other in target.boxes) for box in r.boxes)
 
 
@@ -72,8 +77,6 @@ def test_masks_weigh_what_is_inlaid(training: bool) -> None:
     plain.load_state_dict(module.state_dict())
     crops: list[Tensor] = []
     rois: list[Rois] = []
-    batch = batch_of((3, 2))
-
     shares: list[Tensor | None] = []
 
     def look(_: nn.Module, inputs: Any) -> None:
@@ -86,12 +89,12 @@ def test_masks_weigh_what_is_inlaid(training: bool) -> None:
         own.i2s.register_forward_pre_hook(look)
         torch.manual_seed(2)
         if training:
-            own.losses(Inputs(thing.train(), stuff, pyramids(), batch))
+            own.losses(inputs(thing.train(), stuff, (3, 2)))
         else:
-            own.eval().outputs(Inputs(thing.eval(), stuff, pyramids(), batch), 0.0, frozenset())
+            own.eval().outputs(inputs(thing.eval(), stuff, (3, 2)), 0.0, frozenset())
     (features, same), (weights, none) = crops, shares
     assert torch.equal(features, same) and weights is not None and none is None
-    labels = torch.cat([r.labels for r in rois[: len(batch.samples)]]).tolist()
+    labels = torch.cat([r.labels for r in rois[:2]]).tolist()
     assert len(set(labels)) > training  # untrained, all detections are of one class
     logits = thing.mask_logits(features)
     for i, label in enumerate(labels):
@@ -120,9 +123,9 @@ def test_masks_learn_from_where_they_are_inlaid() -> None:
     thing, stuff = branches()
     module = exchange(stuff, inlay="mask")
     nn.init.normal_(module.i2s.predictor.weight)  # type: ignore[union-attr]
-    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((2, 3))))
+    losses = module.losses(inputs(thing.train(), stuff))
     weight = thing.roi_heads.mask_predictor[-1].weight
     (gradient,) = torch.autograd.grad(losses.stuff["i2s"], [weight])
     assert gradient.abs().sum() > 0
-    losses = module.losses(Inputs(thing.train(), stuff, pyramids(), batch_of((0, 0))))
+    losses = module.losses(inputs(thing.train(), stuff, (0, 0)))
     assert torch.isfinite(losses.stuff["i2s"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
@@ -17,6 +18,7 @@ from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.stuff.base import semantic_target
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
+from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.ground_truth import GroundTruthThings
 from panoptic_occ.thing.mask_head import mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
@@ -56,41 +58,67 @@ def test_i2_without_semantics_the_mask_head_is_the_plain_one(options: dict[str, 
         assert torch.equal(one.roi_features, other.roi_features)
 
 
+def moved(base: Base, t: int, boxes: list[Tensor], labels: Tensor) -> list[Tensor]:
+    """The boxes after the regression before iteration ``t``, by the definition of the offsets."""
+    heads = base.thing.roi_heads
+    pooled = heads.box_roi_pool(base.levels, boxes)
+    if len(base.exchange.cascade.heads):
+        fc, last = base.exchange.cascade.heads[t - 1]
+        every = last(F.relu(fc.fc7(F.relu(fc.fc6(pooled.flatten(1))))))
+    else:
+        every = heads.box_predictor(heads.box_head(pooled))[1]
+    dx, dy, dw, dh = every.view(-1, 4, 4)[torch.arange(len(labels)), labels + 1].T
+    x0, y0, x1, y1 = torch.cat(boxes).T
+    cx, cy = (x0 + x1) / 2 + dx / 10 * (x1 - x0), (y0 + y1) / 2 + dy / 10 * (y1 - y0)
+    w, h = (x1 - x0) * (dw / 5).exp(), (y1 - y0) * (dh / 5).exp()
+    after = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=1).clamp(0, SIZE)
+    assert (after - torch.cat(boxes)).abs().amax(dim=1).min() > 1e-4, "all boxes move"
+    return list(after.split([len(b) for b in boxes]))
+
+
+@pytest.mark.parametrize("boxes", ["fixed", "cascade"])
 @pytest.mark.parametrize("projected", ["probs", "logits"])
 @pytest.mark.parametrize(("weights", "convs"), [("separate", 0), ("shared", 0), ("separate", 2)])
-def test_equations_2_to_6(projected: str, weights: str, convs: int) -> None:
-    """Two iterations written out with joined channels, torchvision's RoIAlign and nothing shared."""
-    base = Base(iterations=2, weights=weights, projected=projected, predictor_convs=convs)
-    base.thing.eval()
+def test_equations_2_to_6(boxes: str, projected: str, weights: str, convs: int) -> None:
+    """Three iterations written out with joined channels, torchvision's RoIAlign and nothing shared; each reads the
+    boxes that the one before it left."""
+    base = Base(iterations=3, weights=weights, projected=projected, predictor_convs=convs, boxes=boxes)
+    base = base.moving() if boxes == "cascade" else base
     exchange: Any = base.exchange
+    rois = base.detected()
+    refined = base.refine(rois)
+    at, scores = [r.boxes for r in rois], torch.cat([r.scores for r in rois])
+    labels = torch.cat([r.labels for r in rois])
+    tolerance = {"rtol": 1e-3, "atol": 1e-4} if boxes == "cascade" else {"rtol": 1e-4, "atol": 1e-5}
     with torch.no_grad():
-        rois = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = base.refine(rois, rois)
-        boxes, scores = [r.boxes for r in rois], torch.cat([r.scores for r in rois])
         trunk = base.stuff.trunk(base.levels)
         p = base.stuff.predictor(trunk)
-        f = base.thing.pool(base.levels, rois) + exchange.align(roi_align(trunk, boxes, 14, 0.25, 2, True))
-        for t in range(2):
+        for t in range(3):
             own = t if weights == "separate" else 0
-            heads = base.thing.roi_heads if own == 0 else exchange.mask_heads[0]
-            seen = roi_align(p.softmax(dim=1) if projected == "probs" else p, boxes, 14, 0.25, 2, True)
+            if t > 0 and boxes == "cascade":
+                at = moved(base, t, at, labels)
+            here = [Rois(b, r.labels, r.scores) for b, r in zip(at, rois, strict=True)]
+            f = base.thing.pool(base.levels, here) + exchange.align(roi_align(trunk, at, 14, 0.25, 2, True))
+            heads = base.thing.roi_heads if own == 0 else exchange.mask_heads[own - 1]
+            seen = roi_align(p.softmax(dim=1) if projected == "probs" else p, at, 14, 0.25, 2, True)
             first = heads.mask_head[0][0]
             joined = torch.cat([first.weight, exchange.priors[own].weight], dim=1)
             y = F.relu(F.conv2d(torch.cat([f, seen], dim=1), joined, first.bias, padding=1))
-            y = F.relu(heads.mask_head[1][0](y))
-            m = heads.mask_predictor(y)
-            labels = torch.cat([r.labels for r in rois])
+            m = heads.mask_predictor(F.relu(heads.mask_head[1][0](y)))
             soft = m[torch.arange(len(m)), labels + 1].sigmoid()
-            canvas = roi_flatten(soft * scores[:, None, None], rois, 3, (16, 16))
+            canvas = roi_flatten(soft * scores[:, None, None], here, 3, (16, 16))
             p = exchange.semantic_heads[own](torch.cat([canvas, trunk], dim=1))
-            torch.testing.assert_close(refined.masks[t], m, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(refined.semantics[t + 1], p, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(torch.cat([r.boxes for r in refined.rois[t]]), torch.cat(at))
+            torch.testing.assert_close(refined.masks[t], m, **tolerance)
+            torch.testing.assert_close(refined.semantics[t + 1], p, **tolerance)
     instances, maps = base.outputs()
-    assert torch.cat([i.soft for i in instances]).allclose(soft, atol=1e-5)
-    raw = base.thing.pool(base.levels, rois)
+    torch.testing.assert_close(torch.cat([i.boxes for i in instances]), torch.cat(at))
+    assert torch.equal(torch.cat([i.scores for i in instances]), scores)
+    torch.testing.assert_close(torch.cat([i.soft for i in instances]), soft, **tolerance)
+    raw = base.thing.pool(base.levels, refined.rois[-1])
     assert torch.equal(torch.cat([i.roi_features for i in instances]), raw), "occlusion methods see the plain features"
     full = F.interpolate(p, scale_factor=4, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(torch.stack([s.logits for s in maps]), full, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.stack([s.logits for s in maps]), full, **tolerance)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -102,6 +130,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"iterations": 2, "detach": True},
     {"iterations": 2, "class_agnostic_masks": True},
     {"iterations": 2, "train_boxes": "proposals"},
+    {"iterations": 3, "boxes": "cascade"},
+    {"iterations": 3, "boxes": "cascade", "weights": "shared"},
 ]
 
 
@@ -110,7 +140,10 @@ OPTIONS: list[dict[str, Any]] = [
 def test_every_parameter_gets_a_gradient(options: dict[str, Any], counts: tuple[int, ...]) -> None:
     """DDP waits for each of them, also when no image has an instance; all are used when there is one."""
     base = Base(counts, **options)
-    torch.stack(list(base.losses().values())).sum().backward()
+    losses = base.losses()
+    moves = {"box_2", "box_3"} if "boxes" in options else set()
+    assert {name for name in losses if name.startswith("box_")} == moves
+    torch.stack(list(losses.values())).sum().backward()
     for name, parameter in base.parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         if counts == (3, 2) and name.startswith("exchange"):
@@ -154,28 +187,10 @@ def test_the_canvas_in_training_shows_what_train_boxes_says() -> None:
     torch.manual_seed(1)
     _, positive = base.thing.box_losses(base.features.thing, base.batch)
     shown = annotated_rois(base.batch.targets, base.exchange.keep)
-    with torch.no_grad():
-        several = base.refine(positive, shown)
-        alone = base.refine(shown, shown)
-        other = base.refine(positive, positive)
+    several, alone, other = base.refine(positive, shown), base.refine(shown), base.refine(positive)
     torch.testing.assert_close(several.semantics[1], alone.semantics[1])
     torch.testing.assert_close(several.masks[0], other.masks[0])
     assert not torch.allclose(several.semantics[1], other.semantics[1], atol=1e-5)
-
-
-def test_a_share_of_the_annotations_is_shown() -> None:
-    base = Base((10, 1, 0), iterations=1, keep=(0.6, 1.0))
-    torch.manual_seed(0)
-    counts = set()
-    for _ in range(40):
-        drawn = annotated_rois(base.batch.targets, base.exchange.keep)
-        counts.add(len(drawn[0]))
-        assert len(drawn[1]) == 1 and len(drawn[2]) == 0
-        target = base.batch.targets[0]
-        assert drawn[0].matches is not None and len(drawn[0].matches.unique()) == len(drawn[0])
-        assert torch.equal(drawn[0].boxes, target.boxes[drawn[0].matches].float())
-        assert torch.equal(drawn[0].labels, target.labels[drawn[0].matches]) and (drawn[0].scores == 1).all()
-    assert counts == {6, 7, 8, 9, 10}
 
 
 def test_outputs_do_not_depend_on_the_score_that_is_asked_for() -> None:
@@ -200,26 +215,19 @@ def test_logits_only_on_demand() -> None:
 
 def test_positives_read_the_semantics_of_the_detections() -> None:
     base = Base(iterations=2)
-    base.thing.eval()
-    found = base.positives()
+    positives = base.positives()
     torch.manual_seed(1)
     rois = base.thing.positive_rois(base.features.thing, base.batch)
-    with torch.no_grad():
-        detections = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = base.refine(rois, detections)
-    soft = base.thing.soft_masks(refined.masks[-1], rois)
-    assert torch.equal(torch.cat([instances.soft for instances, _ in found]), soft)
-    for (instances, matches), r, target in zip(found, rois, base.batch.targets, strict=True):
+    soft = base.thing.soft_masks(base.refine(rois, base.detected()).masks[-1], rois)
+    assert torch.equal(torch.cat([instances.soft for instances, _ in positives]), soft)
+    for (instances, matches), r, target in zip(positives, rois, base.batch.targets, strict=True):
         assert torch.equal(matches, r.matches) and torch.equal(instances.labels, target.labels[matches])
         assert instances.masks.size == (SIZE, SIZE) and instances.roi_features.shape[1:] == (CHANNELS, 14, 14)
 
 
 def test_class_agnostic_masks_are_one_for_all_classes() -> None:
     base = Base(iterations=2, class_agnostic_masks=True)
-    base.thing.eval()
-    with torch.no_grad():
-        rois = base.thing.find(base.features.thing, base.batch, 0.0)
-        refined = base.refine(rois, rois)
+    refined = base.refine(base.detected())
     assert all((m == m[:, :1]).all() and m.std() > 0 for m in refined.masks)
 
 
@@ -240,6 +248,7 @@ def build(**options: Any) -> IterativeProjection:
     [
         ({"weights": "seperate"}, "exchange.weights='seperate'.*did you mean 'separate'"),
         ({"projected": "prob"}, "exchange.projected='prob'.*did you mean 'probs'"),
+        ({"boxes": "cascaded"}, "exchange.boxes='cascaded'.*did you mean 'cascade'"),
         ({"train_boxes": "proposal"}, "exchange.train_boxes='proposal'.*did you mean 'proposals'"),
         ({"iterations": -1}, "exchange.iterations=-1"),
         ({"keep": (0.8, 0.2)}, r"exchange.keep=\[0.8, 0.2\]"),
@@ -281,9 +290,8 @@ def test_group_norm_stands_in_every_mask_head() -> None:
     torch.manual_seed(0)
     enhanced, projected = torch.randn(3, 32, 14, 14), torch.randn(3, stuff.num_classes, 14, 14)
     for t in range(3):
-        conv, prior = (exchange.mask_heads[t - 1] if t else thing.roi_heads).mask_head[0][0], exchange.priors[t]
+        heads: Any = exchange.mask_heads[t - 1] if t else thing.roi_heads
+        ((conv, norm, _), second), prior = heads.mask_head, exchange.priors[t]
         joined = F.conv2d(torch.cat([enhanced, projected], 1), torch.cat([conv.weight, prior.weight], 1), padding=1)
-        rest = (exchange.mask_heads[t - 1] if t else thing.roi_heads).mask_head
-        y = rest[1](F.relu(rest[0][1](joined)))
-        predictor = (exchange.mask_heads[t - 1] if t else thing.roi_heads).mask_predictor
-        torch.testing.assert_close(exchange._masks(thing, t, enhanced, projected), predictor(y), atol=1e-5, rtol=1e-4)
+        expected = heads.mask_predictor(second(F.relu(norm(joined))))
+        torch.testing.assert_close(exchange._masks(thing, t, enhanced, projected), expected, atol=1e-5, rtol=1e-4)

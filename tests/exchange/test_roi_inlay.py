@@ -6,9 +6,9 @@ import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from helpers.aggregation import dense_inlay
 from panoptic_occ.exchange.roi_inlay import roi_inlay
 
 
@@ -26,36 +26,6 @@ def strip(
     shares = None if weights is None else torch.tensor(weights)[:, None, :].expand(-1, m, -1)
     found = roi_inlay(values, boxes, (1, 1, width), 1.0, aligned, shares)
     return [round(v, 5) for v in found[0, 0, 0].tolist()]
-
-
-def by_grid_sample(
-    crops: Float[Tensor, "n c m m"],
-    boxes: Float[Tensor, "n 5"],
-    size: tuple[int, int, int],
-    stride: float,
-    weights: Float[Tensor, "n m m"] | None = None,
-) -> Float[Tensor, "b c h w"]:
-    """The definition with dense maps: every crop stretched over the map, cut to its box, averaged."""
-    images, height, width = size
-    total, count = (
-        torch.zeros(images, crops.shape[1], height, width, dtype=crops.dtype),
-        torch.zeros(images, height, width, dtype=crops.dtype),
-    )
-    if weights is None:
-        weights = torch.ones_like(crops[:, 0])
-    for crop, weight, (image, *box) in zip(crops, weights, boxes.tolist(), strict=True):
-        x0, y0, x1, y1 = (edge / stride for edge in box)
-        x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-        gy, gx = torch.meshgrid(2 * (y - y0) / (y1 - y0) - 1, 2 * (x - x0) / (x1 - x0) - 1, indexing="ij")
-        grid = torch.stack([gx, gy], dim=-1)[None].to(crops.dtype)
-        value, share = (
-            F.grid_sample(part[None], grid, padding_mode="border", align_corners=False)[0]
-            for part in (crop * weight, weight[None])
-        )
-        inside = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
-        total[int(image)] += value * inside
-        count[int(image)] += share[0] * inside
-    return total / count.clamp(min=1)[:, None]
 
 
 def random_boxes(count: int, images: int, height: int, width: int, stride: float = 4.0) -> Float[Tensor, "n 5"]:
@@ -108,12 +78,17 @@ def test_a_box_without_extent_or_outside_covers_nothing() -> None:
     assert torch.equal(found, torch.zeros(1, 2, 10, 10))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("aligned", [True, False])
-def test_r5_gradcheck(aligned: bool) -> None:
+def test_r5_gradcheck(aligned: bool, weighted: bool) -> None:
     torch.manual_seed(1)
     boxes = torch.cat([random_boxes(3, 2, 5, 6), torch.tensor([[1, 0.0, 0.0, 24.0, 20.0]])])
-    crops = torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda c: roi_inlay(c, boxes, (2, 5, 6), 4.0, aligned), (crops,))
+    leaves = [torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)]
+    if weighted:
+        leaves.append(torch.rand(4, 3, 3, dtype=torch.float64, requires_grad=True))
+        totals = roi_inlay(torch.ones_like(leaves[0]), boxes, (2, 5, 6), 4.0, aligned, leaves[1])
+        assert (totals == 1).any() and ((totals > 0) & (totals < 1)).any()  # where it divides, and where it does not
+    assert torch.autograd.gradcheck(lambda c, *w: roi_inlay(c, boxes, (2, 5, 6), 4.0, aligned, *w), leaves)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -126,7 +101,7 @@ def test_equals_the_definition_and_its_gradient(weighted: bool) -> None:
     found = []
     for inlay in (
         lambda c, w: roi_inlay(c, boxes, (3, 21, 34), 4.0, weights=w),
-        lambda c, w: by_grid_sample(c, boxes, (3, 21, 34), 4.0, w),
+        lambda c, w: dense_inlay(c, boxes, (3, 21, 34), 4.0, w),
     ):
         leaves = [leaf.clone().requires_grad_() for leaf in (crops, shares) if leaf is not None]
         out = inlay(leaves[0], leaves[1] if weighted else None)
@@ -163,29 +138,6 @@ class TestWeights:
         torch.testing.assert_close(ones, plain, rtol=1e-5, atol=1e-5)
         assert torch.equal(zeros, torch.zeros_like(plain))
 
-    @pytest.mark.parametrize("aligned", [True, False])
-    def test_gradcheck(self, aligned: bool) -> None:
-        torch.manual_seed(1)
-        boxes = torch.cat([random_boxes(3, 2, 5, 6), torch.tensor([[1, 0.0, 0.0, 24.0, 20.0]])])
-        crops = torch.randn(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-        weights = torch.rand(4, 3, 3, dtype=torch.float64, requires_grad=True)
-        totals = roi_inlay(torch.ones_like(crops), boxes, (2, 5, 6), 4.0, aligned, weights)
-        assert (totals == 1).any() and ((totals > 0) & (totals < 1)).any()  # where it divides, and where it does not
-        assert torch.autograd.gradcheck(lambda c, w: roi_inlay(c, boxes, (2, 5, 6), 4.0, aligned, w), (crops, weights))
-
-    def test_half_precision(self) -> None:
-        torch.manual_seed(3)
-        boxes, crops, weights = (
-            random_boxes(10, 1, 16, 16),
-            torch.randn(10, 4, 14, 14).bfloat16(),
-            torch.rand(10, 14, 14),
-        )
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = roi_inlay(crops, boxes, (1, 16, 16), weights=weights)
-        exact = roi_inlay(crops.double(), boxes, (1, 16, 16), weights=weights)
-        assert found.dtype == torch.bfloat16
-        assert (found.double() - exact).abs().max() <= exact.abs().max() * 2**-8
-
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_restores_what_roi_align_cropped(aligned: bool) -> None:
@@ -207,13 +159,14 @@ def test_no_boxes_give_zeros_with_a_graph() -> None:
     found.sum().backward()
 
 
-def test_half_precision_under_autocast_is_summed_in_float32() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_half_precision_under_autocast_is_summed_in_float32(weighted: bool) -> None:
     torch.manual_seed(3)
-    boxes = random_boxes(10, 1, 16, 16)
-    crops = torch.randn(10, 4, 14, 14).bfloat16()
+    boxes, crops = random_boxes(10, 1, 16, 16), torch.randn(10, 4, 14, 14).bfloat16()
+    weights = torch.rand(10, 14, 14) if weighted else None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = roi_inlay(crops, boxes, (1, 16, 16))
-    exact = roi_inlay(crops.double(), boxes, (1, 16, 16))
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, exact.bfloat16()) or (found.double() - exact).abs().max() <= exact.abs().max() * 2**-8
-    assert torch.allclose(roi_inlay(crops.float(), boxes, (1, 16, 16)).double(), exact, atol=1e-5)
+        half = roi_inlay(crops, boxes, (1, 16, 16), weights=weights)
+    exact = roi_inlay(crops.double(), boxes, (1, 16, 16), weights=weights)
+    assert half.dtype == torch.bfloat16
+    assert (half.double() - exact).abs().max() <= exact.abs().max() * 2**-8
+    assert torch.allclose(roi_inlay(crops.float(), boxes, (1, 16, 16), weights=weights).double(), exact, atol=1e-5)

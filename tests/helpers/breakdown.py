@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from helpers.orders import detections, relation
-from panoptic_occ.fusion.engine import FusionPolicy, fuse
+from panoptic_occ.fusion.engine import fuse
+from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.structures.sample import Target
+from panoptic_occ.structures.target import Target
 from panoptic_occ.testing import toy_categories, toy_sample
 
 CATEGORIES = toy_categories()

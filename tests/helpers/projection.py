@@ -58,6 +58,19 @@ class Base:
         torch.manual_seed(1)
         return (exchange or self.exchange).positives(self.inputs, REQUIRES)
 
+    def moving(self, std: float = 0.05) -> Base:
+        """Lets a cascade move boxes visibly."""
+        lasts = [head[1] for head in self.exchange.cascade.heads] or [self.thing.roi_heads.box_predictor.bbox_pred]
+        for last in lasts:
+            torch.nn.init.normal_(last.weight, std=std)
+        for head in self.exchange.mask_heads:
+            torch.nn.init.normal_(head.mask_predictor[-1].weight, std=0.3)
+        self.thing.eval()
+        return self
+
+    def detected(self) -> list[Rois]:
+        return self.thing.eval().find(self.features.thing, self.batch, 0.0)
+
     def refine(self, rois: list[Rois], shown: list[Rois] | None = None) -> Refined:
         with torch.no_grad():
             return self.exchange.refine(self.inputs, rois, rois if shown is None else shown)

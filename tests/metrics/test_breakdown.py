@@ -12,11 +12,10 @@ import torch
 from helpers.breakdown import CATEGORIES, POLICY, SMALL, fused, random_case, slow_bins, slow_reason
 from helpers.orders import detections, relation
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.engine import FusionPolicy
-from panoptic_occ.metrics.breakdown import BINS, GROUPS, AnnotatedThings, Binning, Breakdown, breakdown_counts
+from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.metrics.breakdown import BINS, GROUPS, AnnotatedThings, Binning, Breakdown
 from panoptic_occ.metrics.misses import ERRORS, KILLED
-from panoptic_occ.metrics.pq.core import IOU_UNIT
-from panoptic_occ.metrics.pq.metric import PanopticQuality
+from panoptic_occ.metrics.pq.metric import PanopticQuality, panoptic_matches
 from panoptic_occ.metrics.tables import breakdown_tables
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
@@ -41,11 +40,14 @@ def seen(labels, *edges, scores=None):
     return detections(len(edges), scores, boxes(*edges), labels)
 
 
-def breakdown_of(target, instances, said=None, policy=POLICY):
-    metric = Breakdown(CATEGORIES, SMALL)
+def counted(metric, target, instances, prediction):
     annotated = AnnotatedThings.of(target, instances.masks, SMALL)
-    metric.update(fused(instances, said, policy), instances, PairStats.of(instances.masks), annotated)
-    return metric.compute()
+    metric.update(prediction, instances, PairStats.of(instances.masks), annotated)
+    return metric
+
+
+def breakdown_of(target, instances, said=None, policy=POLICY):
+    return counted(Breakdown(CATEGORIES, SMALL), target, instances, fused(instances, said, policy)).compute()
 
 
 def filled(result, count):
@@ -147,61 +149,46 @@ def test_crowds_and_stuff_are_not_things_to_miss():
 
 
 def test_equals_the_loop_over_random_scenes():
+    """Who matches is that of PQ; the bins and reasons come from dense masks."""
     occurred = dict.fromkeys(ERRORS, 0)
     for seed in range(40):
         target, instances, prediction = random_case(seed)
-        annotated = AnnotatedThings.of(target, instances.masks, SMALL)
-        counts = breakdown_counts(prediction, instances, PairStats.of(instances.masks), annotated, CATEGORIES, SMALL)
-        truth_bins = slow_bins(target.masks.dense())
-        shown = [s for s in prediction.segments if s.isthing]
+        metric = counted(Breakdown(CATEGORIES, SMALL), target, instances, prediction)
+        matches = panoptic_matches(prediction, target.panoptic, len(CATEGORIES))
+        annotated, truth_bins = target.panoptic.segments, slow_bins(target.masks.dense())
+        shown = prediction.segments
         predicted_bins = slow_bins(instances.masks.dense()[[s.instance for s in shown]])
         expected = {name: np.zeros((len(BINS), len(CATEGORIES))) for name in ("tp", "fp", "fn", "iou")}
-        errors = np.zeros((len(BINS), len(ERRORS)))
-        void, hit = target.panoptic.ids == 0, set()
+        expected["errors"] = np.zeros((len(BINS), len(ERRORS)))
 
-        def rows(names):
-            return [BINS.index(pair) for pair in zip(GROUPS, names, strict=True)]
+        def add(name, bins, column, value=1, table=expected):
+            table[name][[BINS.index(pair) for pair in zip(GROUPS, bins, strict=True)], column] += value
 
-        for g in target.panoptic.segments:
-            truth, k = target.panoptic.ids == g.id, g.id - 1  # toy annotations are numbered from 1
-            iou = {}
-            for s in shown:
-                mask = prediction.ids == s.id
-                union = int((mask | truth).sum()) - int((mask & void).sum())
-                iou[s.id] = int((mask & truth).sum()) / union if s.label == g.label else 0
-            best = max(iou, key=iou.__getitem__, default=None)
-            if best is not None and iou[best] > 0.5:
-                expected["tp"][rows(truth_bins[k]), g.label] += 1
-                expected["iou"][rows(truth_bins[k]), g.label] += iou[best]
-                hit.add(best)
-            else:
-                reason = slow_reason(target, instances, prediction, k, g)
-                expected["fn"][rows(truth_bins[k]), g.label] += 1
-                errors[rows(truth_bins[k]), ERRORS.index(reason)] += 1
-                occurred[reason] += 1
-        for s, names in zip(shown, predicted_bins, strict=True):
-            mask = prediction.ids == s.id
-            if s.id not in hit and not int((mask & void).sum()) / int(mask.sum()) > 0.5:
-                expected["fp"][rows(names), s.label] += 1
-        for name in ("tp", "fp", "fn"):
-            assert np.array_equal(getattr(counts, name), expected[name]), (seed, name)
-        assert np.allclose(counts.iou / IOU_UNIT, expected["iou"], atol=1e-9)
-        assert np.array_equal(counts.errors, errors), seed
+        for (g, _), iou in zip(matches.pairs.tolist(), matches.iou.tolist(), strict=True):
+            for name, value in (("tp", 1), ("iou", iou)):
+                add(name, truth_bins[annotated[g].id - 1], annotated[g].label, value)  # they are numbered from 1
+        for g in matches.missed.nonzero()[0].tolist():
+            reason = slow_reason(target, instances, prediction, annotated[g].id - 1, annotated[g])
+            add("fn", truth_bins[annotated[g].id - 1], annotated[g].label)
+            add("errors", truth_bins[annotated[g].id - 1], ERRORS.index(reason))
+            occurred[reason] += 1
+        for p in matches.false.nonzero()[0].tolist():
+            add("fp", predicted_bins[p], shown[p].label)
+        for name, table in expected.items():
+            assert np.array_equal(getattr(metric, name), table), (seed, name)
     assert all(occurred.values()), occurred
 
 
 def test_every_group_adds_up_to_the_whole():
-    quality, metric = PanopticQuality(CATEGORIES), Breakdown(CATEGORIES, SMALL)
+    quality, metric, things = PanopticQuality(CATEGORIES), Breakdown(CATEGORIES, SMALL), CATEGORIES.num_things
     for seed in range(12):
         target, instances, prediction = random_case(seed)
         quality.update(prediction, target.panoptic)
-        annotated = AnnotatedThings.of(target, instances.masks, SMALL)
-        metric.update(prediction, instances, PairStats.of(instances.masks), annotated)
-    things = CATEGORIES.num_things
+        counted(metric, target, instances, prediction)
     for first, size in zip((0, 4, 7), map(len, GROUPS.values()), strict=True):
-        group = slice(first, first + size)
         for name in ("tp", "fp", "fn", "iou"):
-            assert torch.equal(getattr(metric, name)[group].sum(dim=0)[:things], getattr(quality, name)[:things])
+            of_group = getattr(metric, name)[first : first + size].sum(dim=0)
+            assert torch.equal(of_group[:things], getattr(quality, name)[:things])
     result = metric.compute()
     assert sum(result.errors.values()) == result.fn == int(quality.fn[:things].sum()) > 0
     assert sum(result.killed.values()) == result.errors["killed"] > 0
@@ -210,11 +197,7 @@ def test_every_group_adds_up_to_the_whole():
 
 
 def test_tables_show_every_bin_and_reason():
-    target, instances, prediction = random_case(1)
-    metric = Breakdown(CATEGORIES, SMALL)
-    annotated = AnnotatedThings.of(target, instances.masks, SMALL)
-    metric.update(prediction, instances, PairStats.of(instances.masks), annotated)
-    result = metric.compute()
+    result = counted(Breakdown(CATEGORIES, SMALL), *random_case(1)).compute()
     *texts, last = breakdown_tables({"score | plain": result, "area | plain": result})
 
     def cells(text):

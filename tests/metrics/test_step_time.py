@@ -14,10 +14,8 @@ def test_timed_returns_the_result_and_how_long_it_took():
 
 def test_mean_leaves_the_first_image_of_every_process_out():
     first, second = StepTime(), StepTime()
-    for nanoseconds in (900_000_000, 1_000_000, 3_000_000):
-        first.update(nanoseconds)
-    for nanoseconds in (800_000_000, 8_000_000):
-        second.update(nanoseconds)
+    for metric, milliseconds in ((first, 900), (first, 1), (first, 3), (second, 800), (second, 8)):
+        metric.update(milliseconds * 1_000_000)
     assert second.compute() == 8.0
     first.merge_state(second)
     assert first.compute() == 4.0

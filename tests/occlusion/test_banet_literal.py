@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import Normalize
 
-from helpers.appearance import BANET, NO_DROP, ask, detections, owners, random_masks
+from helpers.appearance import BANET, NO_DROP, ask, owners, random_masks
+from helpers.small_images import detections
 from panoptic_occ.metrics.order.relation_accuracy import relation_counts
 from panoptic_occ.occlusion.banet import common_colors
 from panoptic_occ.structures.masks import MaskCrops, PairStats, meetings

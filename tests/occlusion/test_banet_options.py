@@ -1,14 +1,13 @@
 """Two choices that the paper leaves open: the space of BANet's colours, and the turns of pairs of equal score."""
 
-import re
 from itertools import pairwise, product
 
 import pytest
 import torch
 
-from helpers.appearance import COMMON, NO_DROP, ask, detections, owners, strip
-from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.occlusion.banet import PIXEL_MEAN, PIXEL_STD, AppearanceOrder, normalized, ordered_pairs
+from helpers.appearance import NO_DROP, ask, owners
+from helpers.small_images import detections, strip
+from panoptic_occ.occlusion.banet import PIXEL_MEAN, PIXEL_STD, normalized, ordered_pairs
 
 HUES = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (150, 150, 0), (0, 150, 150))
 
@@ -61,13 +60,13 @@ class TestTieBreak:
         assert set_aside(list(scores), tie_break=tie_break) == [((top + 1) % 3, (top + 2) % 3)]
 
     def test_index_leaves_the_lower_score_out(self):
-        asked = torch.zeros((4, 4), dtype=torch.bool)
+        selected = torch.zeros((4, 4), dtype=torch.bool)
         for i, j in ((0, 3), (1, 2), (0, 1)):
-            asked[i, j] = asked[j, i] = True
+            selected[i, j] = selected[j, i] = True
         scores, nothing = [0.9, 0.9, 0.8, 0.7], torch.zeros((4, 4))
-        assert ordered_pairs(nothing, asked, scores, [0, 1, 2, 3]) == [(0, 1), (1, 2), (0, 3)]
-        assert ordered_pairs(nothing, asked, scores, [0, 1, 2, 3], "index") == [(0, 1), (0, 3), (1, 2)]
-        assert ordered_pairs(nothing, asked, scores, [1, 0, 2, 3], "index") == [(1, 0), (1, 2), (0, 3)]
+        assert ordered_pairs(nothing, selected, scores, [0, 1, 2, 3]) == [(0, 1), (1, 2), (0, 3)]
+        assert ordered_pairs(nothing, selected, scores, [0, 1, 2, 3], "index") == [(0, 1), (0, 3), (1, 2)]
+        assert ordered_pairs(nothing, selected, scores, [1, 0, 2, 3], "index") == [(1, 0), (1, 2), (0, 3)]
 
 
 class TestColors:
@@ -106,15 +105,3 @@ class TestColors:
         lengths = [abs(x - mean) / std for x, mean, std in zip(nearest, PIXEL_MEAN, PIXEL_STD, strict=True)]
         assert min(lengths) > 1
         assert normalized(image).flatten().abs().tolist() == pytest.approx(lengths)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"colors": "normalised"}, "occlusion.colors='normalised' is unknown; did you mean 'normalized'?"),
-        ({"tie_break": "rank"}, "occlusion.tie_break='rank' is unknown; allowed: index, score"),
-    ],
-)
-def test_choices_that_do_not_exist(options, message):
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        AppearanceOrder(**COMMON, **options)

@@ -1,4 +1,4 @@
-"""OANet's spatial ranking: oracles S1-S4 of its section, whole-image brute force, folding, learning."""
+"""OANet's spatial ranking: the oracles S1-S4, the label map, and the relation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers.appearance import owners
 from helpers.ranking import literal_scores, loss_of, ranking, scene
+from helpers.small_images import areas, fused
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.policy import FusionPolicy
-from panoptic_occ.metrics.order.relation_accuracy import relation_counts
-from panoptic_occ.occlusion.oanet import BRANCHES, instance_tensor, ranking_target
+from panoptic_occ.occlusion.oanet import instance_tensor, ranking_target
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.panoptic_map import Segment
@@ -25,7 +25,6 @@ from panoptic_occ.structures.target import Target
 from panoptic_occ.testing import toy_target
 
 PERSON, TIE = 0, 1
-CONVS = sorted(BRANCHES)
 NO_RELATION = Relation(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool))
 
 
@@ -73,9 +72,8 @@ class TestOracles:
         assert model(instances, stats).value.tolist() == pytest.approx([0.5, 0.9])
         model.probability = "softmax"
         policy = FusionPolicy(max_occluded=0.5, stuff_area=0)
-        areas = [r.final for r in fuse(instances, stats, relation, None, policy).records]
-        by_score = [r.final for r in fuse(instances, stats, NO_RELATION, None, policy).records]
-        assert (areas, by_score) == ([12, 4], [16, 0])
+        assert areas(fused(instances, relation, policy)) == [12, 4]
+        assert areas(fused(instances, NO_RELATION, policy)) == [16, 0]
 
     def test_s3_conflict_of_one_class(self) -> None:
         target = person_with_tie(more=(0, 0))
@@ -134,39 +132,19 @@ class TestRelation:
             stats = PairStats.of(instances.masks)
             relation = model(instances, stats)
             order = sorted(range(8), key=lambda i: -relation.value[i].item())
-            free, masks = torch.ones(22, 31, dtype=torch.bool), instances.masks.dense()
-            pasted = {}
+            expected, masks = torch.full((22, 31), -1), instances.masks.dense()
             for i in order:
-                claim = masks[i] & free
+                claim = masks[i] & (expected == -1)
                 if claim.any() and 1 - claim.sum() / masks[i].sum() <= 0.5:
-                    pasted[i] = claim
-                    free &= ~claim
-            fused = fuse(instances, stats, relation, None, FusionPolicy(max_occluded=0.5))
-            assert {s.instance for s in fused.segments} == pasted.keys()
-            for segment in fused.segments:
-                assert torch.equal(fused.ids == segment.id, pasted[segment.instance])  # type: ignore[index]
-
-    def test_relation_accuracy_compares_the_scores(self) -> None:
-        model = ranking()
-        for seed in range(6):
-            target, instances = scene(8, seed)
-            stats = PairStats.of(instances.masks)
-            relation = model(instances, stats)
-            matches = [
-                next(k for k, mask in enumerate(target.masks.dense()) if torch.equal(mask, own))
-                for own in instances.masks.dense()
-            ]
-            order = target.relation.matrix(0.2)
-            pairs = [(a, b) for a in range(8) for b in range(8) if order[matches[a], matches[b]] == 1]
-            right = sum(bool(relation.value[a] > relation.value[b]) for a, b in pairs)
-            counts = relation_counts(instances, stats, relation, torch.tensor(matches), target.relation, 0.2)
-            assert (counts.pairs, counts.correct) == (len(pairs), right)
+                    expected[claim] = i
+            assert torch.equal(owners(instances, relation, FusionPolicy(max_occluded=0.5)), expected)
 
     def test_every_overlapping_pair_is_decided(self) -> None:
         _, instances = scene(8)
         stats = PairStats.of(instances.masks)
         relation = ranking()(instances, stats)
         assert torch.equal(relation.valid, (stats.inter > 0) & ~torch.eye(8, dtype=torch.bool))
+        assert torch.equal(relation.above(), relation.valid & (relation.value[:, None] > relation.value[None, :]))
         assert relation.antisymmetric and relation.transitive
 
     def test_equal_scores_keep_the_order_of_the_detections(self) -> None:
@@ -191,20 +169,6 @@ class TestRelation:
 
 
 class TestSettings:
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"conv": "gcn"}, r"occlusion\.conv='gcn' is unknown; did you mean 'gcn7'"),
-            ({"conflict": "instances"}, r"occlusion\.conflict='instances' is unknown; did you mean 'instance'"),
-            ({"init": "dirac"}, r"occlusion\.init='dirac' is unknown; .*allowed: identity, kaiming"),
-            ({"stride": 2}, r"occlusion\.stride=2 is unknown; .*allowed: 1, 4"),
-            ({"pool": "avarage"}, r"occlusion\.pool='avarage' is unknown; did you mean 'average'"),
-        ],
-    )
-    def test_unknown_values_are_answered(self, options: dict[str, object], message: str) -> None:
-        with pytest.raises(ConfigError, match=message):
-            ranking(**options)
-
     def test_which_pairs_count_is_no_setting(self) -> None:
         config = compose(["occlusion=oanet", "+occlusion.intra=false"])
         with pytest.raises(ConfigError, match=r"has no parameter 'intra'"):
@@ -213,13 +177,8 @@ class TestSettings:
     def test_method_is_wired(self) -> None:
         config = compose(["method=oanet", "data=coco"])
         assert [config.choices[group] for group in ("stuff", "occlusion", "fusion")] == ["oanet"] * 3
-        fusion = config.fusion
-        assert (fusion.stuff_area, fusion.stuff_rule, fusion.max_occluded, fusion.conf_thr) == (
-            4900,
-            "component",
-            0.5,
-            0.5,
-        )
+        published = {"stuff_area": 4900, "stuff_rule": "component", "max_occluded": 0.5, "conf_thr": 0.5}
+        assert published.items() <= dict(config.fusion).items()
         for data, area in (("scenes", 77), ("scenes_tiny", 77), ("scenes_large", 1225)):
             scaled = compose(["method=oanet", f"data={data}"])
             assert scaled.fusion.stuff_area == area == round(scaled.data.stuff_area * 4900 / 4096)

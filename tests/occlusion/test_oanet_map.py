@@ -1,18 +1,29 @@
-"""The map S: layers, resolution and windows, against the whole image."""
+"""The map S: layers, resolution, cells and windows, against the whole image; and that it is learned."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from helpers.ranking import literal_map, literal_scores, loss_of, ranking, scene
-from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, ranking_target
+from panoptic_occ.metrics.order.relation_accuracy import relation_counts
+from panoptic_occ.occlusion.oanet import BRANCHES, RankingConv, SpatialRanking, ranking_target
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.masks import MaskCrops
+from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.semantic_map import VOID_LABEL
+from panoptic_occ.structures.target import Target
+from panoptic_occ.testing import toy_target
 
 CONVS = sorted(BRANCHES)
+CELLS = pytest.mark.parametrize(("stride", "pool"), [(1, "average"), (4, "average"), (4, "any")])
+
+
+def whole_map(model: SpatialRanking, masks: Tensor, labels: Tensor) -> Tensor:
+    """S of the whole image as the module computes it."""
+    crops, box = MaskCrops.from_dense(masks), (0, 0, *masks.shape[1:])
+    return model.ranking_map(crops, labels, box, model.conv.folded()).detach()
 
 
 class TestMap:
@@ -64,10 +75,11 @@ class TestMap:
         assert folded.shape[-1] == {"1x1": 1, "3x3": 3}.get(conv, 7)
         assert (F.conv2d(x, folded, padding="same") - expected).abs().max() < 1e-12
 
-    @pytest.mark.parametrize("stride", [1, 4])
+    @CELLS
     @pytest.mark.parametrize("conv", CONVS)
-    def test_scores_are_those_of_the_whole_image(self, conv: str, stride: int) -> None:
-        model = ranking(conv=conv, stride=stride)
+    def test_scores_are_those_of_the_whole_image(self, conv: str, stride: int, pool: str) -> None:
+        """The image's sides are no multiples of 4, and only a part of it is computed."""
+        model = ranking(conv=conv, stride=stride, pool=pool)
         for seed in range(4):
             _, instances = scene(1 + 2 * seed, seed)
             found = model.ranking_scores(instances.masks, instances.labels)
@@ -103,10 +115,10 @@ class TestMap:
         expected = torch.stack([probs[c][m].mean() for c, m in zip(small.labels, large.dense(), strict=True)])
         torch.testing.assert_close(coarse.ranking_scores(large, small.labels), expected, rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("stride", [1, 4])
+    @CELLS
     @pytest.mark.parametrize("conflict", ["instance", "class"])
-    def test_loss_against_the_whole_image(self, conflict: str, stride: int) -> None:
-        model = ranking(conflict=conflict, stride=stride)
+    def test_loss_against_the_whole_image(self, conflict: str, stride: int, pool: str) -> None:
+        model = ranking(conflict=conflict, stride=stride, pool=pool)
         targets = [scene(count, seed)[0] for count, seed in ((6, 0), (1, 1), (4, 2), (7, 3))]
         total, count = torch.zeros(()), 0
         for target in targets:
@@ -120,3 +132,80 @@ class TestMap:
         expected = torch.autograd.grad(total / count, list(model.parameters()))
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("pool", "pixel", "column"), [("average", 1 / 16, 1 / 4), ("any", 1, 1)])
+def test_a_pixel_and_a_thin_column(pool: str, pixel: float, column: float) -> None:
+    """S = T: class 0 has one pixel of the first cell, class 1 a column of all three cells of one side."""
+    model = ranking(stride=4, pool=pool, init="identity")
+    torch.nn.init.zeros_(model.conv.bias)
+    masks = torch.zeros(2, 12, 12, dtype=torch.bool)
+    masks[0, 2, 1], masks[1, :, 6] = True, True
+    found = whole_map(model, masks, torch.tensor([0, 1]))
+    cells = torch.zeros(3, 3, 3)
+    cells[0, 0, 0], cells[1, :, 1] = pixel, column
+    assert torch.equal(found, F.interpolate(cells[None], scale_factor=4, mode="bilinear")[0])
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_any_pixel_is_the_average_of_masks_that_fill_their_cells(conv: str) -> None:
+    model, average = ranking(conv=conv, stride=4, pool="any"), ranking(conv=conv, stride=4)
+    for seed in range(4):
+        _, instances = scene(1 + 2 * seed, seed, size=(24, 32))
+        masks = instances.masks.dense()
+        filled = masks.view(-1, 6, 4, 8, 4).any(dim=4).any(dim=2)
+        filled = filled.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+        found = whole_map(model, masks, instances.labels)
+        assert torch.equal(found, whole_map(average, filled, instances.labels))
+        assert not torch.equal(found, whole_map(average, masks, instances.labels))
+
+
+def test_every_pixel_is_a_cell_of_its_own() -> None:
+    target, instances = scene(7, seed=1)
+    scores = [ranking(pool=pool).ranking_scores(instances.masks, instances.labels) for pool in ("average", "any")]
+    losses = [loss_of(ranking(pool=pool), target) for pool in ("average", "any")]
+    assert torch.equal(*scores) and torch.equal(*losses)
+
+
+def learnable(seed: int, size: int = 40) -> Target:
+    """Discs with squares of another class in front and bars of a third class behind them."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    bars, discs, squares = [], [], []
+    for k in range(2):
+        cy, cx = (10 + 20 * k + int(torch.randint(-2, 3, (), generator=generator)) for _ in range(2))
+        discs.append((y - cy) ** 2 + (x - cx) ** 2 < 64)
+        squares.append(((y - cy - 3).abs() < 4) & ((x - cx - 4).abs() < 4))
+        bars.append(((y - cy + 4).abs() < 3) & ((x - cx).abs() < 12))
+    return toy_target(torch.stack(bars + discs + squares), torch.tensor([2, 2, 0, 0, 1, 1]))
+
+
+def pairs_in_order(model: SpatialRanking, targets: list[Target]) -> tuple[int, int]:
+    """(right, all) significant pairs of annotated masks; scores say nothing."""
+    right = total = 0
+    for target in targets:
+        scores = torch.linspace(0.9, 0.6, len(target.labels))  # the one behind has the better score
+        instances = InstanceSet(target.masks, target.boxes, scores, target.labels)
+        stats = PairStats.of(target.masks)
+        with torch.no_grad():
+            relation = model(instances, stats)
+        counts = relation_counts(instances, stats, relation, torch.arange(len(scores)), target.relation, 0.1)
+        right, total = right + counts.correct, total + counts.pairs
+    return right, total
+
+
+@pytest.mark.parametrize("options", [{}, {"conv": "1x1", "conflict": "class"}, {"stride": 4}], ids=str)
+def test_a_handful_of_images_is_learned(options: dict[str, object]) -> None:
+    targets = [learnable(seed) for seed in range(3)]
+    model = ranking(**options)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    first = loss_of(model, *targets).item()
+    for _ in range(30):
+        loss = loss_of(model, *targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < first / 4
+    right, total = pairs_in_order(model, targets)
+    assert total >= 12
+    assert right / total > 0.95

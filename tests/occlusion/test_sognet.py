@@ -7,12 +7,11 @@ import math
 import pytest
 import torch
 
+from helpers.toy_orders import built, scene
 from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.occlusion.sognet import RelationalEmbedding, box_offsets, contested_pixels, first_of_each, uncovered
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.testing import toy_categories, toy_detections, toy_example, toy_sample
-
-COMMON = {"in_channels": 4, "categories": toy_categories()}
+from panoptic_occ.testing import toy_categories, toy_example
 
 
 def test_g1_the_product_form_equals_the_sum_over_pairs() -> None:
@@ -27,15 +26,12 @@ def test_g1_the_product_form_equals_the_sum_over_pairs() -> None:
 
 
 def test_g2_nobody_covers_itself_and_no_two_cover_each_other() -> None:
-    sample = toy_sample(6)
-    assert sample.target is not None
-    instances = toy_detections(sample.target)
-    torch.manual_seed(0)
-    model = RelationalEmbedding(**COMMON)
+    instances, stats = scene(6)
+    model = built(RelationalEmbedding)
     covered = model.covered(instances.boxes, instances.labels)
     graph = (covered - covered.T).relu()
     assert not graph.diagonal().any() and not (graph * graph.T).any()
-    relation = model(instances, PairStats.of(instances.masks))
+    relation = model(instances, stats)
     assert torch.equal(relation.margin > 0, graph.T > 0)  # covered by j: j lies above
 
 
@@ -81,12 +77,11 @@ def test_contested_pixels_teach_the_direction() -> None:
 
     Not every pair gets there: one that starts the wrong way is pulled to 0 by its pixels and held by the overlap term.
     """
-    torch.manual_seed(0)
     examples = [toy_example(2, seed) for seed in range(8)]
     for example in examples:
         assert example.instances.soft is not None
         example.instances.soft.fill_(0.95)
-    model = RelationalEmbedding(overlap_weight=1.0, **COMMON)
+    model = built(RelationalEmbedding, overlap_weight=1.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     before, losses = right_pairs(model, examples), []
     for _ in range(60):
@@ -103,11 +98,8 @@ def test_contested_pixels_teach_the_direction() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 6])
 def test_covered_against_the_formula_pair_by_pair(count: int) -> None:
-    sample = toy_sample(count)
-    assert sample.target is not None
-    torch.manual_seed(count)
-    model = RelationalEmbedding(class_channels=5, box_channels=3, **COMMON)
-    instances = toy_detections(sample.target)
+    model = built(RelationalEmbedding, class_channels=5, box_channels=3)
+    instances, _ = scene(count)
     boxes, labels, n = instances.boxes.float(), instances.labels, len(instances)
     found = model.covered(boxes, labels)
     assert found.shape == (n, n)

@@ -9,35 +9,40 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.appearance import owners
+from helpers.small_images import ask, detections, fused, strip
+from helpers.toy_orders import COMMON
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.cityscapes.labels import VOID
-from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.policy import FusionPolicy
-from panoptic_occ.occlusion.base import Context
 from panoptic_occ.occlusion.upsnet import STUFF, PixelArgmax
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
-from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_semantic
+from panoptic_occ.testing import toy_detections, toy_sample, toy_semantic
 
-COMMON: dict[str, Any] = {"in_channels": 4, "categories": toy_categories()}
+POLICY = FusionPolicy(conf_thr=0, min_visible=0.0, stuff_area=0)
 
 
 def boxes_of(*boxes: tuple[int, int, int, int], logits: list[float], labels: list[int]) -> InstanceSet:
     """Instances that fill their boxes with one mask logit."""
-    dense = torch.zeros(len(boxes), 4, 8, dtype=torch.bool)
-    for mask, (x0, y0, x1, y1) in zip(dense, boxes, strict=True):
+    masks = torch.zeros(len(boxes), 4, 8, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
         mask[y0:y1, x0:x1] = True
     soft = torch.tensor(logits).sigmoid()[:, None, None].expand(-1, 28, 28)
-    scores = torch.linspace(0.9, 0.6, len(boxes))
-    return InstanceSet(
-        MaskCrops.from_dense(dense),
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        scores,
-        torch.tensor(labels, dtype=torch.int64),
-        soft,
-    )
+    return replace(detections(masks, labels=labels), soft=soft)
+
+
+def relation_of(instances: InstanceSet, logits: torch.Tensor, **options: Any) -> Relation:
+    labels = torch.full(logits.shape[1:], VOID_LABEL)
+    return ask(PixelArgmax(**options, **COMMON), instances, semantic=SemanticMap(labels, logits, 0))
+
+
+def with_stuff(instances: InstanceSet, relation: Relation) -> dict[int, int]:
+    """Pixels by label where no stuff is too small; the relation brings the stuff."""
+    panoptic = fused(instances, relation, POLICY, torch.full(instances.masks.size, VOID_LABEL))
+    return {segment.label: segment.area for segment in panoptic.segments}
 
 
 def test_v1_the_higher_sum_of_logits_wins() -> None:
@@ -83,23 +88,16 @@ def written(instances: InstanceSet, semantic: torch.Tensor, reach: str) -> torch
 @pytest.mark.parametrize("seed", range(4))
 def test_every_pixel_is_the_argmax_of_the_written_formula(seed: int, reach: Any) -> None:
     sample = toy_sample(5, seed)
-    assert sample.target is not None
-    instances, semantic = toy_detections(sample.target, seed), toy_semantic(sample)
-    assert instances.soft is not None and semantic.logits is not None
+    instances, semantic = toy_detections(sample.annotations, seed), toy_semantic(sample)
+    assert semantic.logits is not None
     logits = semantic.logits.clone()
     logits[3:, :5] = -0.5  # no stuff at all there: far instances have 0
     everybody = PixelArgmax(nms="none", same_class_thr=None, reach=reach, relabel=None, **COMMON)
     expected = written(instances, logits, reach)
     assert torch.equal(everybody.owner(instances, logits), expected)
     assert (reach == "image") == bool((written(instances, logits, "image") == expected).all())
-    stats = PairStats.of(instances.masks)
-    relation = everybody(instances, stats, Context(semantic=SemanticMap(semantic.labels, logits, 0)))
-    fused = fuse(instances, stats, relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
-    drawn = torch.full_like(expected, STUFF)
-    for segment in fused.segments:
-        assert segment.instance is not None
-        drawn[fused.ids == segment.id] = segment.instance
-    assert torch.equal(drawn, expected)
+    relation = ask(everybody, instances, semantic=SemanticMap(semantic.labels, logits, 0))
+    assert torch.equal(owners(instances, relation, POLICY), expected)
     masks = instances.masks.dense()
     for i, j in relation.valid.nonzero().tolist():
         common = masks[i] & masks[j]
@@ -124,21 +122,14 @@ def test_an_instance_that_is_mostly_stuff_becomes_stuff(relabel: float | None, b
     instances = boxes_of((0, 0, 8, 4), logits=[2.0], labels=[0])
     logits = torch.zeros(5, 4, 8)
     logits[4, :, :5], logits[0, :, 5:] = 1.0, 1.0
-    stats = PairStats.of(instances.masks)
-    model = PixelArgmax(relabel=relabel, **COMMON)
-    semantic = SemanticMap(torch.full((4, 8), VOID_LABEL), logits, 0)
-    relation = model(instances, stats, Context(semantic=semantic))
-    fused = fuse(instances, stats, relation, semantic.labels, FusionPolicy(conf_thr=0, min_visible=0.0, stuff_area=0))
-    assert [(segment.label, segment.area) for segment in fused.segments] == [(4 if becomes else 0, 32)]
+    assert with_stuff(instances, relation_of(instances, logits, relabel=relabel)) == {4 if becomes else 0: 32}
 
 
 def test_an_instance_that_is_mostly_another_thing_stays() -> None:
     instances = boxes_of((0, 0, 8, 4), logits=[2.0], labels=[0])
     logits = torch.zeros(5, 4, 8)
     logits[1, :, :5], logits[4, :, 5:] = 1.0, 1.0
-    stats = PairStats.of(instances.masks)
-    semantic = SemanticMap(torch.full((4, 8), VOID_LABEL), logits, 0)
-    relation = PixelArgmax(relabel=0.1, **COMMON)(instances, stats, Context(semantic=semantic))
+    relation = relation_of(instances, logits, relabel=0.1)
     assert relation.claims is not None and relation.claims.area.tolist() == [32]
 
 
@@ -150,33 +141,17 @@ def test_an_empty_mask_wins_nothing(reach: Any) -> None:
     instances = replace(instances, masks=MaskCrops.from_dense(dense))
     logits = torch.zeros(5, 4, 8)
     logits[3:] = -9.0
-    stats = PairStats.of(instances.masks)
-    model = PixelArgmax(reach=reach, nms="none", **COMMON)
-    relation = model(instances, stats, Context(semantic=SemanticMap(torch.zeros(4, 8).long(), logits, 0)))
+    relation = relation_of(instances, logits, reach=reach, nms="none")
     assert relation.claims is not None and relation.claims.area.tolist() == [32 if reach == "image" else 16, 0]
 
 
 def test_claims_beyond_a_mask_are_counted_as_they_are_painted() -> None:
     """An instance may own as many pixels as its mask has, and others than these: what others hold of it is counted."""
     instances = boxes_of((0, 0, 2, 4), (4, 0, 6, 4), logits=[1.0, 1.0], labels=[0, 0])
-    stats = PairStats.of(instances.masks)
-    swapped = MaskCrops.from_dense(instances.masks.dense()[[1, 0]])
     nothing = torch.zeros(2, 2)
-    relation = Relation(nothing, nothing.bool(), claims=swapped)
-    fused = fuse(instances, stats, relation, None, FusionPolicy(conf_thr=0, same_class_thr=1.0))
-    assert [(record.status, record.final) for record in fused.records] == [("kept", 8), ("same_class", 0)]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"reach": "boxes"}, r"occlusion.reach='boxes'.*did you mean 'box'"),
-        ({"relabel": 1.5}, r"occlusion.relabel=1.5: must be a share"),
-    ],
-)
-def test_wrong_options_are_answered(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        PixelArgmax(**options, **COMMON)
+    relation = Relation(nothing, nothing.bool(), claims=MaskCrops.from_dense(instances.masks.dense()[[1, 0]]))
+    panoptic = fused(instances, relation, FusionPolicy(conf_thr=0, same_class_thr=1.0))
+    assert [(record.status, record.final) for record in panoptic.records] == [("kept", 8), ("same_class", 0)]
 
 
 @pytest.mark.parametrize("nms", ["box", "none"])
@@ -185,11 +160,8 @@ def test_a_removed_detection_keeps_no_pixels(nms: str) -> None:
     instances = boxes_of((0, 0, 8, 4), (0, 0, 8, 4), logits=[1.0, 2.0], labels=[0, 0])
     logits = torch.zeros(5, 4, 8)
     logits[3:] = -9.0
-    stats = PairStats.of(instances.masks)
-    model = PixelArgmax(nms=nms, **COMMON)
-    relation = model(instances, stats, Context(semantic=SemanticMap(torch.zeros(4, 8).long(), logits, 0)))
-    fused = fuse(instances, stats, relation, None, FusionPolicy(conf_thr=0, min_visible=0.0))
-    assert [(record.status, record.final) for record in fused.records] == [("kept", 32), ("duplicate", 0)]
+    panoptic = fused(instances, relation_of(instances, logits, nms=nms), POLICY)
+    assert [(record.status, record.final) for record in panoptic.records] == [("kept", 32), ("duplicate", 0)]
 
 
 @pytest.mark.parametrize("void", [False, True])
@@ -198,36 +170,21 @@ def test_what_no_instance_wins_is_the_best_stuff_class_or_void(void: bool) -> No
     instances = boxes_of(logits=[], labels=[])
     logits = torch.zeros(5, 4, 8)
     logits[0], logits[4, :, :4], logits[3, :, 4:] = 3.0, 1.0, 1.0
-    semantic = SemanticMap(torch.full((4, 8), VOID_LABEL), logits, 0)
-    stats = PairStats.of(instances.masks)
-    relation = PixelArgmax(void=void, **COMMON)(instances, stats, Context(semantic=semantic))
-    policy = FusionPolicy(conf_thr=0, min_visible=0.0, stuff_area=0)
-    fused = fuse(instances, stats, relation, semantic.labels, policy)
-    found = {segment.label: segment.area for segment in fused.segments}
-    assert found == ({} if void else {4: 16, 3: 16})
+    assert with_stuff(instances, relation_of(instances, logits, void=void)) == ({} if void else {4: 16, 3: 16})
 
 
 def test_masks_are_removed_when_their_own_class_covers_more_than_the_threshold() -> None:
     """Third of the strip: 3 of 10 pixels covered by class 0, which is not more than .3; of the fourth 4 of 10."""
-    spans = [(0, 10), (0, 10), (7, 17), (13, 23)]
-    dense = torch.zeros(4, 1, 24, dtype=torch.bool)
-    for mask, (left, right) in zip(dense, spans, strict=True):
-        mask[0, left:right] = True
-    boxes = torch.tensor([[left, 0, right, 1] for left, right in spans], dtype=torch.float32)
-    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 1, 0, 0])
-    instances = InstanceSet(MaskCrops.from_dense(dense), boxes, scores, labels)
+    masks = strip(24, range(10), range(10), range(7, 17), range(13, 23))
+    instances = detections(masks, labels=[0, 1, 0, 0])
     stats = PairStats.of(instances.masks)
     assert PixelArgmax(nms="none", **COMMON).suppressors(instances, stats).tolist() == [-1, -1, -1, 2]
-    assert PixelArgmax(**COMMON).suppressors(instances, stats).tolist() == [
-        -1,
-        0,
-        -1,
-        2,
-    ]  # the second repeats the first box
+    repeated = PixelArgmax(**COMMON).suppressors(instances, stats).tolist()  # the second repeats the first box
+    assert repeated == [-1, 0, -1, 2]
 
 
 def test_collapsed_things_are_refused() -> None:
     instances = boxes_of((0, 0, 4, 4), logits=[1.0], labels=[0])
     semantic = SemanticMap(torch.zeros(4, 8).long(), torch.zeros(3, 4, 8), first_label=2)
     with pytest.raises(ConfigError, match="stuff=pfpn_dense"):
-        PixelArgmax(**COMMON)(instances, PairStats.of(instances.masks), Context(semantic=semantic))
+        ask(PixelArgmax(**COMMON), instances, semantic=semantic)

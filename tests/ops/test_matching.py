@@ -1,11 +1,14 @@
+"""Which annotation a detection stands for, against literal loops."""
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.small_images import detections, strip
 from panoptic_occ.ops.matching import mask_iou, match_boxes, match_instances
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.masks import MaskCrops, PairStats, intersections
+from panoptic_occ.structures.masks import MaskCrops
 
 SIZE = (4, 5)
 masks = st.integers(0, 5).flatmap(
@@ -13,22 +16,6 @@ masks = st.integers(0, 5).flatmap(
         lambda seed: np.random.default_rng(seed).random((n, *SIZE)) < np.random.default_rng(seed).random((n, 1, 1))
     )
 )
-
-
-def detections(dense, scores):
-    n = len(dense)
-    labels = torch.zeros(n, dtype=torch.int64)
-    return InstanceSet(MaskCrops.from_dense(torch.from_numpy(dense)), torch.zeros(n, 4), torch.tensor(scores), labels)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(masks, masks)
-def test_intersections_equal_dense_counts(first, second):
-    crops = [MaskCrops.from_dense(torch.from_numpy(dense)) for dense in (first, second)]
-    expected = (first[:, None] & second[None, :]).sum(axis=(2, 3))
-    assert np.array_equal(intersections(*crops).numpy(), expected.reshape(len(first), len(second)))
-    stats = PairStats.of(crops[0])
-    assert np.array_equal(stats.inter.numpy(), (first[:, None] & first[None, :]).sum(axis=(2, 3)))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -47,15 +34,14 @@ def test_greedy_matching_equals_a_literal_loop(found, annotated, iou_thr, random
             expected[i] = best
             free.remove(best)
     targets = MaskCrops.from_dense(torch.from_numpy(annotated))
-    assert match_instances(detections(found, scores), targets, iou_thr).tolist() == expected
+    assert match_instances(detections(torch.from_numpy(found), scores), targets, iou_thr).tolist() == expected
 
 
 def test_iou_of_exactly_the_threshold_matches_and_the_better_score_comes_first():
-    dense = np.zeros((2, 1, 4), dtype=bool)
-    dense[:, 0, :2] = True
-    annotated = MaskCrops.from_dense(torch.ones((1, 1, 4), dtype=torch.bool))
-    assert match_instances(detections(dense, [0.6, 0.8]), annotated).tolist() == [-1, 0]
-    assert match_instances(detections(dense, [0.6, 0.8]), annotated, 0.51).tolist() == [-1, -1]
+    instances = detections(strip(4, range(2), range(2)), [0.6, 0.8])
+    annotated = MaskCrops.from_dense(strip(4, range(4)))
+    assert match_instances(instances, annotated).tolist() == [-1, 0]
+    assert match_instances(instances, annotated, 0.51).tolist() == [-1, -1]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -17,9 +17,9 @@ from panoptic_occ.config.compose import compose
 from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.stuff.concat import ConcatHead
+from panoptic_occ.testing import toy_categories
 
-CATEGORIES = Categories.from_json([{"id": i, "name": str(i), "isthing": int(i < 80)} for i in range(133)])
-CITYSCAPES = Categories.from_json([{"id": i, "name": str(i), "isthing": int(i < 8)} for i in range(19)])
+CATEGORIES, CITYSCAPES = toy_categories(80, 53), toy_categories(8, 11)
 ROWS = ("ups", "oc_dcn", "oanet", "oanet_stuff_only", "banet", "banet_dcn")
 
 

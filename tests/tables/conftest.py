@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.tables.comparison import Line, compare
-from scripts.tables.measured import Measured, MeasuredRow
-from scripts.tables.published import Printed, Published
+from scripts.tables.comparison import Line, PaperNumber, PaperNumbers, compare
+from scripts.tables.plan import RowResults, TableResults
 from scripts.tables.tables import Row, Table
 
 BASE = "Base"
@@ -17,45 +16,31 @@ def row(name: str, **more: object) -> Row:
     return Row(**fields)  # type: ignore[arg-type]
 
 
-TABLE = Table(
-    "ocfusion/table3",
-    "ocfusion",
-    "3",
-    "parts & pieces",
-    "head",
-    ("PQ", "relation_accuracy"),
-    (row(BASE), row("up"), row("down"), row("noisy"), row("off*")),
-)
+ROWS = (row(BASE), row("up"), row("down"), row("noisy"), row("off*"))
+TABLE = Table("ocfusion/table3", "ocfusion", "3", "parts & pieces", "head", ("PQ", "relation_accuracy"), ROWS)
 
 
-def measured_row(name: str, *pq: float, **more: object) -> MeasuredRow:
+def row_results(name: str, *pq: float, **more: object) -> RowResults:
     seeds = {seed: {"PQ": value, "relation_accuracy": None} for seed, value in enumerate(pq)}
     fields = {"name": name, "backbone": "R50", "stands_for": "small", "words": (f"a={name}",), "seeds": seeds, **more}
-    return MeasuredRow(**fields)  # type: ignore[arg-type]
+    return RowResults(**fields)  # type: ignore[arg-type]
 
 
-MEASURED = Measured(
-    "ocfusion/table3",
-    "scenes",
-    "scenes_small",
-    (0, 1, 2),
-    200,
-    {"python": "3.11"},
-    (
-        measured_row(BASE, 0.500, 0.520, 0.510, minutes=1.5),
-        measured_row("up", 0.510, 0.540, 0.525),
-        measured_row("down", 0.490, 0.500, 0.500),
-        measured_row("noisy", 0.501, 0.519, 0.512),
-        measured_row("off*", problem="nothing stands for R50 on this data"),
-    ),
+MEASURED = (
+    row_results(BASE, 0.500, 0.520, 0.510, minutes=1.5),
+    row_results("up", 0.510, 0.540, 0.525),
+    row_results("down", 0.490, 0.500, 0.500),
+    row_results("noisy", 0.501, 0.519, 0.512),
+    row_results("off*", problem="nothing stands for R50 on this data"),
 )
+RESULTS = TableResults("ocfusion/table3", "scenes", "scenes_small", (0, 1, 2), 200, {"python": "3.11"}, MEASURED)
 
 
-def printed(name: str, metric: str, value: str, note: str = "") -> Printed:
-    return Printed("ocfusion", "3", name, metric, value, "R50", "COCO val", note)
+def printed(name: str, metric: str, value: str, note: str = "") -> PaperNumber:
+    return PaperNumber("ocfusion", "3", name, metric, value, "R50", "COCO val", note)
 
 
-PUBLISHED = Published(
+PAPERS = PaperNumbers(
     [
         printed(BASE, "PQ", "39.5"),
         printed("up", "PQ", "41.3"),
@@ -70,23 +55,19 @@ PUBLISHED = Published(
 
 @pytest.fixture
 def table() -> Table:
-    """Five rows, the last one pending."""
     return TABLE
 
 
 @pytest.fixture
-def measured() -> Measured:
-    """Three seeds of four of them."""
-    return MEASURED
+def results() -> TableResults:
+    return RESULTS
 
 
 @pytest.fixture
-def published() -> Published:
-    """What the paper is said to print."""
-    return PUBLISHED
+def papers() -> PaperNumbers:
+    return PAPERS
 
 
 @pytest.fixture
 def lines() -> list[Line]:
-    """Both side by side."""
-    return compare(TABLE, MEASURED, PUBLISHED)
+    return compare(TABLE, RESULTS, PAPERS)

@@ -12,9 +12,9 @@ def cells(lines: list[Line], column: int = 0) -> dict[str, Cell]:
 
 
 def test_mean_and_spread_over_the_seeds_in_percent(lines: list[Line]) -> None:
-    found = cells(lines)["up"].measured
-    assert found is not None
-    assert found.mean == pytest.approx(52.5) and found.spread == pytest.approx(1.5) and found.n == 3
+    estimate = cells(lines)["up"].measured
+    assert estimate is not None
+    assert estimate.mean == pytest.approx(52.5) and estimate.spread == pytest.approx(1.5) and estimate.n == 3
 
 
 def test_gains_are_paired_by_seed(lines: list[Line]) -> None:
@@ -50,19 +50,11 @@ def test_what_is_missing_stays_missing(lines: list[Line]) -> None:
 @pytest.mark.parametrize(
     ("gain", "spread", "printed", "expected"),
     [
-        (0.3, None, 1.0, "same"),
-        (-0.3, None, 1.0, "opposite"),
-        (-0.3, None, -2.0, "same"),
-        (0.3, 0.3, 1.0, "within spread"),
-        (0.31, 0.3, 1.0, "same"),
-        (0.0, 0.0, 1.0, "within spread"),
-        (0.04, None, 1.0, "no change"),
-        (0.04, None, 0.0, "same"),
-        (0.04, 0.5, 0.0, "same"),
-        (0.4, None, 0.0, "unlike"),
-        (0.4, 0.5, 0.0, "within spread"),
+        (0.3, None, 1.0, "same"), (-0.3, None, 1.0, "opposite"), (-0.3, None, -2.0, "same"), (0.31, 0.3, 1.0, "same"),
+        (0.3, 0.3, 1.0, "within spread"), (0.0, 0.0, 1.0, "within spread"), (0.4, 0.5, 0.0, "within spread"),
+        (0.04, None, 1.0, "no change"), (0.04, None, 0.0, "same"), (0.04, 0.5, 0.0, "same"), (0.4, None, 0.0, "unlike"),
     ],
-)
+)  # fmt: skip
 def test_direction(gain: float, spread: float | None, printed: float, expected: str) -> None:
     assert direction(Estimate(gain, spread, 1 if spread is None else 3), printed) == expected
 

@@ -7,9 +7,9 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from scripts.tables.published import GAIN, Printed, Published, first_table
+from scripts.tables.comparison import GAIN, PaperNumber, PaperNumbers
 
-PUBLISHED = Published.read()
+PAPERS = PaperNumbers.read()
 CLASSES = {"COCO val": (80, 53), "COCO test-dev": (80, 53), "Cityscapes val": (8, 11)}  # things, stuff
 # Names that several papers use for the same network; all other names are a paper's own.
 PEERS = {
@@ -50,65 +50,58 @@ SAME = {
 }  # fmt: skip
 # Where papers contradict each other or themselves; every one of these must be a contradiction, and have a note.
 UNEQUAL = {
-    ("rap", "7", "AUNet m.s.", "PQ_th"),
-    ("banet", "1", "BANet-DCN", "RQ_st"),
-    ("banet", "2", "SIM + OCM + S2I + DFM + OH", "RQ_st"),
-    ("refine", "2", "Panoptic FPN", "PQ"),
-    ("refine", "2", "Panoptic FPN", "PQ_th"),
-    ("refine", "2", "Panoptic FPN", "PQ_st"),
-}
+    ("rap", "7", "AUNet m.s.", "PQ_th"), ("banet", "1", "BANet-DCN", "RQ_st"),
+    ("banet", "2", "SIM + OCM + S2I + DFM + OH", "RQ_st"), ("refine", "2", "Panoptic FPN", "PQ"),
+    ("refine", "2", "Panoptic FPN", "PQ_th"), ("refine", "2", "Panoptic FPN", "PQ_st"),
+}  # fmt: skip
 NOT_THE_DIFFERENCE = {
-    ("ocfusion", "3", "OCFusion", "R50", "PQ_th"): 2.9,
-    ("ocfusion", "5", "OCFusion", "R50", "PQ_th"): 1.8,
-    ("ocfusion", "8", "inter-class", "R50", "PQ"): 0.6,
-    ("ocfusion", "8", "inter-class + intra-class", "R50", "PQ_th"): 1.8,
-    ("rap", "3", "RAP", "X101", "PQ_th"): 3.8,
-    ("rap", "3", "RAP", "X152", "PQ_th"): 3.8,
-}
+    ("ocfusion", "3", "OCFusion", "R50", "PQ_th"): 2.9, ("ocfusion", "5", "OCFusion", "R50", "PQ_th"): 1.8,
+    ("ocfusion", "8", "inter-class", "R50", "PQ"): 0.6, ("rap", "3", "RAP", "X101", "PQ_th"): 3.8,
+    ("ocfusion", "8", "inter-class + intra-class", "R50", "PQ_th"): 1.8, ("rap", "3", "RAP", "X152", "PQ_th"): 3.8,
+}  # fmt: skip
 NOT_THE_AVERAGE = {
-    ("ocfusion", "7", "tau 0.6 rho 0.20", "R50", "PQ"): 57.541,
-    ("banet", "1", "JSIS-Net", "R50", "SQ"): 72.06,
-    ("banet", "1", "UPSNet", "R50", "SQ"): 78.225,
-    ("banet", "1", "BANet-DCN", "R50", "RQ"): 52.693,
-    ("banet", "2", "SIM + OCM + S2I", "R50", "RQ"): 49.39,
-    ("refine", "2", "Panoptic FPN", "R101", "PQ"): 41.008,
-    ("refine", "4", "baseline", "R101", "PQ"): 41.008,
-    ("refine", "4", "IBPP T=1", "R50", "PQ"): 40.805,
+    ("ocfusion", "7", "tau 0.6 rho 0.20", "R50", "PQ"): 57.541, ("banet", "1", "JSIS-Net", "R50", "SQ"): 72.06,
+    ("banet", "1", "UPSNet", "R50", "SQ"): 78.225, ("banet", "1", "BANet-DCN", "R50", "RQ"): 52.693,
+    ("banet", "2", "SIM + OCM + S2I", "R50", "RQ"): 49.39, ("refine", "2", "Panoptic FPN", "R101", "PQ"): 41.008,
+    ("refine", "4", "baseline", "R101", "PQ"): 41.008, ("refine", "4", "IBPP T=1", "R50", "PQ"): 40.805,
     ("refine", "4", "IBPP T=2", "R50", "PQ"): 41.425,
-}
+}  # fmt: skip
 NOT_THE_PRODUCT = {("refine", "5", "heuristic"), ("refine", "6", "none")}
-BASES = {
-    ("ocfusion", "3"): "Baseline",
-    ("ocfusion", "5"): "Baseline",
-    ("ocfusion", "8"): "none",
-    ("rap", "2"): "Panoptic FPN*",
-}
+BASES = {("ocfusion", "3"): "Baseline", ("ocfusion", "5"): "Baseline", ("ocfusion", "8"): "none"}
+BASES |= {("rap", "2"): "Panoptic FPN*"}
 
 
-def rows() -> dict[tuple[str, str, str, str, str], dict[str, Printed]]:
+def number(paper: str, table: str, row: str, backbone: str, metric: str) -> float:
+    """A number that is printed."""
+    value = PAPERS.number(paper, table, row, backbone, metric)
+    assert value is not None
+    return value
+
+
+def rows() -> dict[tuple[str, str, str, str, str], dict[str, PaperNumber]]:
     """The numbers of every printed row by metric."""
-    found: dict[tuple[str, str, str, str, str], dict[str, Printed]] = defaultdict(dict)
-    for line in PUBLISHED.lines:
+    numbers: dict[tuple[str, str, str, str, str], dict[str, PaperNumber]] = defaultdict(dict)
+    for line in PAPERS.lines:
         key = (line.paper, line.table, line.row, line.backbone, line.dataset)
-        assert line.metric not in found[key], f"twice: {line}"
-        found[key][line.metric] = line
-    return found
+        assert line.metric not in numbers[key], f"twice: {line}"
+        numbers[key][line.metric] = line
+    return numbers
 
 
 def test_every_table_is_there_and_every_value_is_a_number() -> None:
     tables: dict[str, set[str]] = defaultdict(set)
-    for line in PUBLISHED.lines:
+    for line in PAPERS.lines:
         tables[line.paper].add(line.table)
         assert line.number is not None or line.note
     expected = {"oanet": 6, "ocfusion": 8, "banet": 4, "rap": 7, "refine": 6}
     for paper, count in expected.items():
         assert {str(k + 1) for k in range(count)} <= tables[paper]
-    assert len(PUBLISHED.lines) == sum(len(found) for found in rows().values())
+    assert len(PAPERS.lines) == sum(len(numbers) for numbers in rows().values())
 
 
 def test_values_that_papers_repeat_are_equal() -> None:
-    printed: dict[tuple[str, ...], list[Printed]] = defaultdict(list)
-    for line in PUBLISHED.lines:
+    printed: dict[tuple[str, ...], list[PaperNumber]] = defaultdict(list)
+    for line in PAPERS.lines:
         owner = "" if line.row in PEERS else line.paper
         printed[owner, line.row, line.backbone, line.dataset, line.metric].append(line)
     assert sum(len(lines) > 1 for lines in printed.values()) == 74
@@ -118,14 +111,9 @@ def test_values_that_papers_repeat_are_equal() -> None:
 
 
 def test_panoptic_fpn_with_resnet50_is_39_in_every_paper_that_prints_it() -> None:
-    printed = [
-        p
-        for p in PUBLISHED.lines
-        if (p.row, p.backbone, p.metric, p.dataset) == ("Panoptic FPN", "R50", "PQ", "COCO val")
-    ]
-    assert {(p.paper, p.value) for p in printed} == {
-        (paper, "39.0") for paper in ("ocfusion", "banet", "rap", "panoptic_fpn")
-    }
+    key = ("Panoptic FPN", "R50", "PQ", "COCO val")
+    printed = {p.paper: p.value for p in PAPERS.lines if (p.row, p.backbone, p.metric, p.dataset) == key}
+    assert printed == dict.fromkeys(("ocfusion", "banet", "rap", "panoptic_fpn"), "39.0")
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -144,7 +132,7 @@ def test_a_network_has_the_same_numbers_under_all_its_names(name: str) -> None:
 
 def test_known_contradictions_are_contradictions() -> None:
     everything = rows()
-    value = {key: {m: line.number for m, line in found.items()} for key, found in everything.items()}
+    value = {key: {m: line.number for m, line in numbers.items()} for key, numbers in everything.items()}
     assert value["rap", "7", "AUNet m.s.", "X152", "COCO test-dev"]["PQ_th"] == 55.8
     assert value["ocfusion", "2", "AUNet m.s.", "X152", "COCO test-dev"]["PQ_th"] == 55.9
     assert value["banet", "1", "BANet-DCN", "R50", "COCO val"]["RQ_st"] == 39.4
@@ -154,16 +142,14 @@ def test_known_contradictions_are_contradictions() -> None:
         kirillov = value["ocfusion", "1", "Panoptic FPN", "R101", "COCO val"][metric]
         assert detectron2 is not None and kirillov is not None and round(detectron2 - kirillov, 3) == difference
     for paper, table, row, metric in UNEQUAL:
-        assert any(
-            p.note for p in PUBLISHED.lines if (p.paper, p.table, p.row, p.metric) == (paper, table, row, metric)
-        )
+        assert any(p.note for p in PAPERS.lines if (p.paper, p.table, p.row, p.metric) == (paper, table, row, metric))
 
 
 def test_everything_is_the_average_of_things_and_stuff_weighted_by_their_classes() -> None:
     checked, odd = 0, {}
-    for key, found in rows().items():
+    for key, numbers in rows().items():
         for name in ("PQ", "SQ", "RQ"):
-            parts = [found.get(f"{name}{end}") for end in ("", "_th", "_st")]
+            parts = [numbers.get(f"{name}{end}") for end in ("", "_th", "_st")]
             if None in parts:
                 continue
             whole, things, stuff = (part.number for part in parts if part is not None)
@@ -171,7 +157,7 @@ def test_everything_is_the_average_of_things_and_stuff_weighted_by_their_classes
             weights = CLASSES[key[4]]
             average = (weights[0] * things + weights[1] * stuff) / sum(weights)
             # half a unit of the last printed digit for the average and for what it is made of
-            rounding = 10.0 ** -len(found[f"{name}_th"].value.partition(".")[2])
+            rounding = 10.0 ** -len(numbers[f"{name}_th"].value.partition(".")[2])
             if abs(whole - average) > rounding + 1e-9:
                 odd[*key[:4], name] = round(average, 3)
                 assert any(part.note for part in parts if part is not None), key
@@ -182,33 +168,28 @@ def test_everything_is_the_average_of_things_and_stuff_weighted_by_their_classes
 
 def test_times_of_rap_give_its_factors() -> None:
     for metric in ("relation_ms", "network_ms", "fusion_ms"):
-        slow, fast, factor = (
-            PUBLISHED.number("rap", "5", row, "R101", metric) for row in ("OCFusion*", "RAP", "acceleration")
-        )
-        assert slow is not None and fast is not None and factor is not None
+        slow, fast, factor = (number("rap", "5", row, "R101", metric) for row in ("OCFusion*", "RAP", "acceleration"))
         assert slow / fast == pytest.approx(factor, rel=0.003)
 
 
 def test_cityscapes_typo() -> None:
     """Table 7 of OCFusion prints stuff 61.60 where the row's PQ needs 63.60."""
-    pq, things = (PUBLISHED.number("ocfusion", "7", "tau 0.6 rho 0.20", "R50", metric) for metric in ("PQ", "PQ_th"))
-    assert pq is not None and things is not None
+    pq, things = (number("ocfusion", "7", "tau 0.6 rho 0.20", "R50", metric) for metric in ("PQ", "PQ_th"))
     assert round((8 * things + 11 * 63.60) / 19, 2) == pq
 
 
 def test_printed_gains_are_differences() -> None:
     checked = 0
-    for line in PUBLISHED.lines:
+    for line in PAPERS.lines:
         if not line.metric.endswith(GAIN) or (line.paper, line.table) in {("rap", "1"), ("rap", "7")}:
             continue  # tables without their base
         metric = line.metric.removesuffix(GAIN)
         table, base = ("README", "Panoptic FPN*") if (line.paper, line.table) == ("rap", "3") else (line.table, None)
         base = base or BASES[line.paper, line.table]
-        ours = PUBLISHED.number(line.paper, line.table, line.row, line.backbone, metric)
-        theirs = PUBLISHED.number(line.paper, table, base, line.backbone, metric)
+        ours = number(line.paper, line.table, line.row, line.backbone, metric)
+        theirs = PAPERS.number(line.paper, table, base, line.backbone, metric)
         if theirs is None:  # RAP's README has no RQ, its Table 2 has
             continue
-        assert ours is not None and line.number is not None
         difference = round(ours - theirs, 3)
         key = (line.paper, line.table, line.row, line.backbone, metric)
         if key in NOT_THE_DIFFERENCE:
@@ -222,58 +203,57 @@ def test_printed_gains_are_differences() -> None:
 def test_steps_of_refine_are_differences_to_the_row_above() -> None:
     names = ["baseline", "IBPP", "IBPP + SOE", "IBPP + SOE + UE"]
     for above, name in pairwise(names):
-        lower, higher = (PUBLISHED.number("refine", "3", row, "R50", "PQ") for row in (above, name))
+        lower, higher = (PAPERS.number("refine", "3", row, "R50", "PQ") for row in (above, name))
         assert lower is not None and higher is not None
-        assert PUBLISHED.number("refine", "3", name, "R50", "PQ step") == round(higher - lower, 3)
+        assert PAPERS.number("refine", "3", name, "R50", "PQ step") == round(higher - lower, 3)
 
 
 def test_best_thresholds_of_rap_give_the_gain_of_its_other_tables() -> None:
-    gains = {p.row: p.number for p in PUBLISHED.lines if (p.paper, p.table, p.metric) == ("rap", "1", "PQ gain")}
+    gains = {p.row: p.number for p in PAPERS.lines if (p.paper, p.table, p.metric) == ("rap", "1", "PQ gain")}
     best = max(gains, key=lambda row: gains[row] or 0)
     assert best == "rho 0.6 tau 0.6 gamma 0.5"
     for metric in ("PQ", "PQ_th"):
-        found = PUBLISHED.number("rap", "1", best, "R101", metric + GAIN)
-        assert found is not None
-        assert round(found, 1) == PUBLISHED.number("rap", "2", "RA + CA + EO", "R101", metric + GAIN)
+        rounded = round(number("rap", "1", best, "R101", metric + GAIN), 1)
+        assert rounded == number("rap", "2", "RA + CA + EO", "R101", metric + GAIN)
 
 
 def test_quality_is_about_the_product_of_its_parts() -> None:
     """Averages over classes of a product exceed the product of the averages, but never by an eighth."""
     odd = set()
-    for key, found in rows().items():
+    for key, numbers in rows().items():
         for end in ("", "_th", "_st"):
-            parts = [found[f"{name}{end}"].number for name in ("PQ", "SQ", "RQ") if f"{name}{end}" in found]
+            parts = [numbers[f"{name}{end}"].number for name in ("PQ", "SQ", "RQ") if f"{name}{end}" in numbers]
             if len(parts) == 3:
                 pq, sq, rq = parts
                 assert pq is not None and sq is not None and rq is not None
                 if not 0.995 < 100 * pq / (sq * rq) < 1.09:
                     odd.add(key[:3])
-                    assert found[f"RQ{end}"].note
+                    assert numbers[f"RQ{end}"].note
     assert odd == NOT_THE_PRODUCT
 
 
 def test_fewer_pairs_are_significant_at_higher_thresholds() -> None:
     for table in ("6", "7"):
-        counts = [PUBLISHED.number("ocfusion", table, f"rho {rho}", "", "pairs") for rho in ("0.05", "0.10", "0.20")]
-        assert counts == sorted(counts, key=lambda count: -(count or 0)) and None not in counts
+        counts = [number("ocfusion", table, f"rho {rho}", "", "pairs") for rho in ("0.05", "0.10", "0.20")]
+        assert counts == sorted(counts, reverse=True)
 
 
 def test_what_is_sic_is_known_here() -> None:
-    marked = {(p.paper, p.table, p.row) for p in PUBLISHED.lines if p.note.startswith("sic")}
+    marked = {(p.paper, p.table, p.row) for p in PAPERS.lines if p.note.startswith("sic")}
     known = {key[:3] for key in (*NOT_THE_DIFFERENCE, *NOT_THE_AVERAGE, *NOT_THE_PRODUCT)}
     assert marked <= known and len(marked) == 7
 
 
 def test_gain_is_the_printed_one_else_the_difference() -> None:
     base, row = ("3", "Baseline"), ("3", "OCFusion")
-    assert PUBLISHED.gain("ocfusion", row, base, "R50", "PQ_th") == 3.0  # printed, although the rows differ by 2.9
-    assert PUBLISHED.gain("oanet", ("3", "w/ spatial ranking module"), ("3", "baseline"), "R101", "PQ") == 1.9
-    assert PUBLISHED.gain("oanet", ("3", "no such row"), ("3", "baseline"), "R50", "PQ") is None
-    assert PUBLISHED.gain("rap", ("1", "rho 0.5 tau 0.5 gamma 0.6"), None, "R101", "PQ") == 1.559
+    assert PAPERS.gain("ocfusion", row, base, "R50", "PQ_th") == 3.0  # printed, although the rows differ by 2.9
+    assert PAPERS.gain("oanet", ("3", "w/ spatial ranking module"), ("3", "baseline"), "R101", "PQ") == 1.9
+    assert PAPERS.gain("oanet", ("3", "no such row"), ("3", "baseline"), "R50", "PQ") is None
+    assert PAPERS.gain("rap", ("1", "rho 0.5 tau 0.5 gamma 0.6"), ("1", "base"), "R101", "PQ") == 1.559
 
 
 def test_table_of_the_data_set_comes_first() -> None:
     choose = ("ocfusion", ("3", "5"), "OCFusion", "R50")
-    assert first_table(PUBLISHED, *choose, "COCO") == "3"
-    assert first_table(PUBLISHED, *choose, "Cityscapes") == "5"
-    assert first_table(PUBLISHED, "ocfusion", ("3", "5"), "OCFusion", "R101", "Cityscapes") == "3"
+    assert PAPERS.table_of(*choose, "COCO") == "3"
+    assert PAPERS.table_of(*choose, "Cityscapes") == "5"
+    assert PAPERS.table_of("ocfusion", ("3", "5"), "OCFusion", "R101", "Cityscapes") == "3"

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from panoptic_occ.common.tables import to_text
-from scripts.tables.comparison import Line, compare
-from scripts.tables.measured import Measured
-from scripts.tables.published import Published
-from scripts.tables.rendering import (
-    Sheet,
-    comma_separated,
-    escape,
-    latex,
-    markdown,
-    rich_table,
-    sheet,
-    write_all,
-)
-from scripts.tables.tables import Table
+from scripts.tables.comparison import Line, PaperNumbers, compare
+from scripts.tables.plan import TableResults
+from scripts.tables.rendering import Sheet, comma_separated, latex, markdown, sheet, summary, summary_counts
+from scripts.tables.tables import Table, load
 
 
 @pytest.fixture
-def shown(table: Table, measured: Measured, lines: list[Line]) -> Sheet:
-    return sheet(table, measured, lines)
+def shown(table: Table, results: TableResults, lines: list[Line]) -> Sheet:
+    return sheet(table, results, lines)
 
 
 def test_markdown(shown: Sheet) -> None:
@@ -38,13 +25,13 @@ def test_markdown(shown: Sheet) -> None:
         markdown(shown)
         == r"""**OCFusion, Table 3: parts & pieces**
 
-|  | PQ | paper | direction | order right | paper |
-|---|---|---|---|---|---|
-| Base | 51.0 ± 1.0 | 39.5 |  | - |  |
-| up | 52.5 ± 1.5 (+1.5 ± 0.5) | 41.3 (+1.9) | same | - |  |
-| down | 49.7 ± 0.6 (-1.3 ± 0.6) | 40.0 (+0.5) | opposite | - | 90.25 |
-| noisy | 51.1 ± 0.9 (+0.1 ± 0.2) | 40.5 (+1.0) | within spread | - |  |
-| off\* | - | 39.5 (+0.0) |  | - |  |
+|       |                      PQ |       paper |     direction |   order right |   paper |
+|:------|------------------------:|------------:|--------------:|--------------:|--------:|
+| Base  |              51.0 ± 1.0 |        39.5 |               |             - |         |
+| up    | 52.5 ± 1.5 (+1.5 ± 0.5) | 41.3 (+1.9) |          same |             - |         |
+| down  | 49.7 ± 0.6 (-1.3 ± 0.6) | 40.0 (+0.5) |      opposite |             - |   90.25 |
+| noisy | 51.1 ± 0.9 (+0.1 ± 0.2) | 40.5 (+1.0) | within spread |             - |         |
+| off\* |                       - | 39.5 (+0.0) |               |             - |         |
 
 - Measured: scenes, 200 images; schedule scenes_small, mean ± standard deviation over 3 seeds; R50 is small.
 - In brackets: gain over Base, ours paired by seed.
@@ -56,25 +43,14 @@ def test_markdown(shown: Sheet) -> None:
     )
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-def test_latex_compiles_and_fits(shown: Sheet, tmp_path: Path) -> None:
-    wide = replace(shown, header=shown.header * 4, rows=tuple(row * 4 for row in shown.rows))
-    (tmp_path / "table.tex").write_text(latex(shown) + latex(wide))
-    document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}\input{table}\end{document}"
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", document]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stdout
-    assert "Overfull" not in ended.stdout
-
-
 def test_latex_is_escaped(shown: Sheet) -> None:
-    text = latex(shown)
-    assert r"\caption{OCFusion, Table 3: parts \& pieces. Measured: scenes, 200 images; schedule scenes\_small" in text
-    assert r"up & 52.5 $\pm$ 1.5 (+1.5 $\pm$ 0.5) & 41.3 (+1.9) & same & - &  \\" in text
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2 and r"\begin{tabular}{lrrrrr}" in text
-    assert escape(r"100% a_b #1 {x} ~ ^ $ < > \n") == (
-        r"100\% a\_b \#1 \{x\} \textasciitilde{} \textasciicircum{} \$ $<$ $>$ \textbackslash{}n"
-    )
+    odd = replace(shown, header=("a_b", "100%"), rows=(("#1 & {x}", "70.1 ± 0.6"),))
+    text = latex(odd)
+    comments = [line for line in text.splitlines() if line.startswith("%")]
+    assert comments == [f"% {line}" for line in (shown.title, *shown.notes)]
+    body = text.replace("\n".join(comments), "")
+    assert r"a\_b" in body and r"100\%" in body and r"\#1 \& \{x\}" in body and r"70.1 $\pm$ 0.6" in body
+    assert text.count(r"\begin{") == text.count(r"\end{") == 1 and r"\begin{tabular}{lr}" in text
 
 
 def test_csv_has_all_digits(lines: list[Line]) -> None:
@@ -83,43 +59,49 @@ def test_csv_has_all_digits(lines: list[Line]) -> None:
     up = rows["up", "PQ"]
     assert float(up["mean"]) == pytest.approx(52.5) and float(up["gain_spread"]) == pytest.approx(0.5)
     assert (up["seeds"], up["published"], up["published_gain"], up["direction"]) == ("3", "41.3", "1.9", "same")
-    assert rows["off*", "PQ"]["mean"] == "" and rows["off*", "PQ"]["note"].startswith("nothing stands for R50")
+    off = rows["off*", "PQ"]
+    assert off["mean"] == "" and off["seeds"] == "0" and off["note"].startswith("nothing stands for R50")
 
 
-def test_terminal_shows_every_cell(shown: Sheet) -> None:
-    text = to_text(rich_table(shown))
-    assert all(cell in text for row in shown.rows for cell in row)
-
-
-def test_one_seed_is_said(table: Table, measured: Measured, published: Published) -> None:
-    base = replace(measured.rows[0], seeds={0: {"PQ": 0.5}})
-    found = replace(measured, rows=(base,))
-    notes = sheet(table, found, compare(table, found, published)).notes
+def test_one_seed_is_said(table: Table, results: TableResults, papers: PaperNumbers) -> None:
+    base = replace(results.rows[0], seeds={0: {"PQ": 0.5}})
+    single = replace(results, rows=(base,))
+    notes = sheet(table, single, compare(table, single, papers)).notes
     assert notes[0] == "Measured: scenes, 200 images; schedule scenes_small, one seed; R50 is small."
 
 
-def test_a_note_about_many_rows_is_said_once(table: Table, measured: Measured, lines: list[Line]) -> None:
+def test_a_note_about_many_rows_is_said_once(table: Table, results: TableResults, lines: list[Line]) -> None:
     noted = [replace(line, cells=tuple(replace(cell, note="read off") for cell in line.cells)) for line in lines]
-    assert "5 rows: read off." in sheet(table, measured, noted).notes
-    assert (
-        "Base (R50), PQ and order right; up (R50), PQ and order right: read off."
-        in sheet(table, measured, noted[:2]).notes
-    )
+    assert "5 rows: read off." in sheet(table, results, noted).notes
+    few = sheet(table, results, noted[:2]).notes
+    assert "Base (R50), PQ and order right; up (R50), PQ and order right: read off." in few
 
 
-def test_measurements_survive_the_file(measured: Measured, tmp_path: Path) -> None:
-    measured.write(tmp_path / "t.json")
-    assert Measured.read(tmp_path / "t.json") == measured
-
-
-def test_files_are_written_beside_each_other(shown: Sheet, lines: list[Line], tmp_path: Path) -> None:
-    write_all(shown, lines, tmp_path / "rap_table1.5")
-    assert {path.name for path in tmp_path.iterdir()} == {f"rap_table1.5.{end}" for end in ("md", "tex", "csv")}
-
-
-def test_what_every_row_was_given_is_named(table: Table, measured: Measured, lines: list[Line]) -> None:
+def test_what_every_row_was_given_is_named(table: Table, results: TableResults, lines: list[Line]) -> None:
     elsewhere = ("backbone=small", "experiment=x", "schedule=scenes_small")
     given = (*elsewhere, "schedule.base.steps=9", *lines[1].row.overrides)
-    rows = tuple(replace(row, words=(*row.words, *given)) for row in measured.rows)
-    found = sheet(table, replace(measured, rows=rows), lines)
-    assert found.notes[1] == "Other than in the table's own configuration: schedule.base.steps=9."
+    rows = tuple(replace(row, words=(*row.words, *given)) for row in results.rows)
+    shown = sheet(table, replace(results, rows=rows), lines)
+    assert shown.notes[1] == "Other than in the table's own configuration: schedule.base.steps=9."
+
+
+def test_results_survive_the_file(results: TableResults, tmp_path: Path) -> None:
+    results.write(tmp_path / "t.json")
+    assert TableResults.read(tmp_path / "t.json") == results
+
+
+def test_counts_of_the_summary(lines: list[Line]) -> None:
+    """Of the rows up, down, noisy: the same way, the opposite way, within their spread; one row is not measured."""
+    assert summary_counts(lines) == (3, "4/5", 3, 1, 1, 1)
+
+
+def test_the_summary_lists_every_table(table: Table, results: TableResults, tmp_path: Path) -> None:
+    def file_of(one: Table) -> Path:
+        return tmp_path / f"{one.stem}.json"
+
+    results.write(file_of(table))
+    rows = [line.split("|") for line in summary([table, load("rap/table1")], file_of, "there").splitlines()[2:]]
+    assert rows[0][1].strip() == "[ocfusion/table3](there/ocfusion_table3.md)" and rows[0][2].strip() == table.title
+    assert [cell.strip() for cell in rows[1][4:-1]] == ["-", "-", "0/13", "-", "-", "-", "-"]
+    terminal = summary([table], file_of).splitlines()
+    assert "minutes" in terminal[0] and terminal[2].split("|")[-2].strip() == "2" and "](" not in terminal[2]

@@ -14,14 +14,12 @@ from omegaconf import OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.folders import RunFolder, base_folder, occlusion_folder
+from scripts.suite import Run, last_error, result_words
 from scripts.tables import command as command_module
 from scripts.tables import running
 from scripts.tables.command import main
-from scripts.tables.cost import Cost, cost
-from scripts.tables.measured import Measured, gather, own_words
-from scripts.tables.plan import PlannedRow, Setting, plan, waves
-from scripts.tables.running import Launcher, Outcome, command, last_error, quoted, run_missing
+from scripts.tables.plan import PlannedRow, Setting, TableResults, collect, plan, waves
+from scripts.tables.running import Launcher, Outcome, command, quoted, run_missing
 from scripts.tables.tables import Table, load
 
 TINY = ("preset=tiny", "trainer=cpu", "trainer.enable_progress_bar=false")
@@ -40,17 +38,16 @@ def setting(runs: Path, seeds: tuple[int, ...] = (0,)) -> Setting:
 def pretend(planned: PlannedRow) -> None:
     """Leaves behind what the command of a row would leave."""
     for run in planned.runs:
-        folder = RunFolder(run.folder.path)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.config.write_text(OmegaConf.to_yaml(run.config, resolve=True))
-        (folder.path / "environment.json").write_text("{}")
-        metrics = {"method": "m", "images": 8, "relations": {"m": {"PQ": 0.5 + run.seed / 100}}}
-        for file in (folder.metrics, run.results):
+        metrics = {"method": "m", "images": 8, "relations": {"m": {"PQ": 0.5 + run.config.seed / 100}}}
+        contents = {
+            run.folder / "config.yaml": OmegaConf.to_yaml(run.config, resolve=True),
+            run.folder / "environment.json": "{}",
+            **dict.fromkeys((run.folder / "metrics.json", run.metrics), json.dumps(metrics)),
+            **dict.fromkeys((run.base, run.module), ""),
+        }
+        for file, content in contents.items():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(metrics))
-        for weights in run.missing_weights():
-            weights.parent.mkdir(parents=True, exist_ok=True)
-            weights.touch()
+            file.write_text(content)
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,8 @@ class Pretending(Launcher):
 def test_bases_are_trained_once_and_before_others_need_them(tmp_path: Path) -> None:
     table = some("ocfusion/table6", "tau 0.4 rho 0.05", "tau 0.5 rho 0.05", "tau 0.4 rho 0.20")
     rows = plan(table, setting(tmp_path, (0, 1)))
-    assert cost(rows) == Cost(bases=2, heads=4, evaluations=6, pending=0)
+    assert len({run.base for planned in rows for run in planned.runs}) == 2
+    assert len({run.module for planned in rows for run in planned.runs}) == 4
     order = []
     for wave in waves(rows):
         order.append([planned.row.name for planned in wave])
@@ -77,7 +75,7 @@ def test_bases_are_trained_once_and_before_others_need_them(tmp_path: Path) -> N
             pretend(planned)
     # the others need the base of the first row, the last one its occlusion module too
     assert order == [["tau 0.4 rho 0.05"], ["tau 0.4 rho 0.20", "tau 0.5 rho 0.05"]]
-    assert cost(plan(table, setting(tmp_path, (0, 1)))) == Cost(0, 0, 0, 0)
+    assert not any(planned.missing for planned in plan(table, setting(tmp_path, (0, 1))))
 
 
 def test_one_failure_does_not_stop_the_others_and_is_tried_again(tmp_path: Path) -> None:
@@ -89,8 +87,8 @@ def test_one_failure_does_not_stop_the_others_and_is_tried_again(tmp_path: Path)
         "Baseline": "seed 0 failed",
         "OCFusion": None,
     }
-    measured = gather(table, setting(tmp_path), rows, {"Baseline-R50": "seed 0 failed"}, {"OCFusion-R50": 0.5})
-    assert [(row.seeds, row.problem, row.minutes) for row in measured.rows] == [
+    results = collect(table, setting(tmp_path), rows, {"Baseline-R50": "seed 0 failed"}, {"OCFusion-R50": 0.5})
+    assert [(row.seeds, row.problem, row.minutes) for row in results.rows] == [
         ({}, "seed 0 failed", None),
         ({0: {"PQ": 0.5}}, None, 0.5),
     ]
@@ -114,11 +112,11 @@ def test_a_run_of_other_settings_is_not_taken_for_done(tmp_path: Path) -> None:
     (planned,) = plan(some("ocfusion/table3", "OCFusion"), setting(tmp_path))
     pretend(planned)
     (run,) = planned.runs
-    assert run.done is not None
+    assert run.results is not None
     same, other = compose([*planned.words, "processes=1"]), compose([*planned.words, "fusion.stuff_area=1"])
-    assert replace(run, config=same).done is not None and replace(run, config=other).done is None
-    run.folder.metrics.unlink()
-    assert run.done is None
+    assert replace(run, config=same).results is not None and replace(run, config=other).results is None
+    run.metrics.unlink()
+    assert run.results is None
 
 
 def test_command_of_a_row(tmp_path: Path) -> None:
@@ -130,9 +128,9 @@ def test_command_of_a_row(tmp_path: Path) -> None:
     assert words[-3:] == ["hydra.sweeper.params=null", f"hydra.sweep.dir='{tmp_path}/it\\'s'", "hydra/launcher=joblib"]
     fused = plan(some("ocfusion/table8", "none"), setting(tmp_path))[0]
     words = command(fused, fused.runs, tmp_path)
-    assert words[2] == "panoptic_occ.evaluate" and f"run={quoted(fused.runs[0].folder.path)}" in words
+    assert words[2] == "panoptic_occ.evaluate" and f"run={quoted(fused.runs[0].folder)}" in words
     assert "saved=true" not in words  # nothing is stored there
-    assert own_words(fused) == (
+    assert result_words(fused.words) == (
         "experiment=ocfusion/table8", "preset=tiny", "occlusion.inter=False", "occlusion.intra=False",
     )  # fmt: skip
 
@@ -152,27 +150,19 @@ def test_a_row_that_does_not_compose_is_pending(tmp_path: Path) -> None:
         plan(table, Setting(("typo=1",), (0,)))
 
 
-@pytest.mark.parametrize(
-    ("log", "expected"),
-    [
-        ("", None),
-        ("training\nerror: no data; give data.root\n", "no data; give data.root"),
-        (
-            "Traceback\n  File x\nValueError: wrong\n\nSet the variable HYDRA_FULL_ERROR=1\n",
-            "ValueError: wrong",
-        ),
-        ("torch.OutOfMemoryError: CUDA out of memory\nbye\n", "torch.OutOfMemoryError: CUDA out of memory"),
-        ("step 5\nKilled\n", "Killed"),
-        (
-            "error: old\n2026-01-01 WARNING a.b: SIGTERM: stopped at step 9; go on\n0:00:22\n",
-            "SIGTERM: stopped at step 9; go on",
-        ),
-        (
-            "2026-01-01 WARNING a.b: SIGUSR2: stopped at step 9; queued again\nslurmstepd: oom_kill\n",
-            "slurmstepd: oom_kill",
-        ),
-    ],
-)
+STOPPED = "2026-01-01 WARNING a.b: SIGTERM: stopped at step 9; go on"
+LOGS = {
+    "": None,
+    "training\nerror: no data; give data.root\n": "no data; give data.root",
+    "Traceback\n  File x\nValueError: wrong\n\nSet the variable HYDRA_FULL_ERROR=1\n": "ValueError: wrong",
+    "torch.OutOfMemoryError: CUDA out of memory\nbye\n": "torch.OutOfMemoryError: CUDA out of memory",
+    "step 5\nKilled\n": "Killed",
+    f"error: old\n{STOPPED}\n0:00:22\n": "SIGTERM: stopped at step 9; go on",
+    f"{STOPPED[:-5]}queued again\nslurmstepd: oom_kill\n": "slurmstepd: oom_kill",
+}
+
+
+@pytest.mark.parametrize(("log", "expected"), LOGS.items())
 def test_last_error(log: str, expected: str | None) -> None:
     assert last_error(log) == expected
 
@@ -194,41 +184,37 @@ def test_seeds_and_data_of_a_setting() -> None:
     assert Setting.of(load("ocfusion/table6"), "scenes_tiny", seeds=(3,)) == Setting(("data=scenes_tiny",), (3,))
 
 
-def test_list_shows_kind_and_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["ocfusion/table6", "rap/table3", f"runs_dir={tmp_path}"]
-    assert main(["--list", *words], tmp_path) == 0
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    about = "thresholds tau and rho"
-    assert ["ocfusion/table6", "head training", about, "9", "0", "3", "1", "3", "9", "-"] in rows
-    assert ["rap/table3", "head training", "backbones", "10", "4", "3", "3", "3", "6", "-"] in rows
+@pytest.mark.parametrize("seeds", ["0,x", "-1", ""])
+def test_seeds_are_numbers(seeds: str, tmp_path: Path) -> None:
+    assert [command_module._numbers(text) for text in ("1,2", "[0, 3]", "4")] == [(1, 2), (0, 3), (4,)]
+    with pytest.raises(SystemExit, match=rf"error: seeds={seeds}: needs whole numbers .* such as seeds=0,1,2"):
+        main(["oanet/table2", f"seeds={seeds}"], tmp_path)
 
 
-@pytest.mark.parametrize(("seeds", "count"), [("1,2", 2), ("[0, 3]", 2), ("4", 1), ("0,x", 0), ("-1", 0), ("", 0)])
-def test_seeds_are_numbers(seeds: str, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--list", "oanet/table2", f"seeds={seeds}", f"runs_dir={tmp_path}"]
-    if not count:
-        with pytest.raises(SystemExit, match=rf"error: seeds={seeds}: needs whole numbers .* such as seeds=0,1,2"):
-            main(words, tmp_path)
-        return
-    assert main(words, tmp_path) == 0
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if "oanet/table2" in line)
-    assert row.split("|")[6].strip() == str(count)
-
-
-def test_from_results_renders_without_running(
-    table: Table,
-    measured: Measured,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_is_measured_is_shown_without_running(
+    results: TableResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command_module, "load", lambda _: table)
-    measured.write(tmp_path / "ocfusion_table3.json")
-    assert main(["ocfusion/table3", "--from-results"], tmp_path) == 0
-    assert "52.5 ± 1.5 (+1.5 ± 0.5)" in capsys.readouterr().out
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".tex", ".csv"}
-    with pytest.raises(SystemExit, match=r"error: .*ocfusion_table3_coco\.json: the file does not exist"):
-        main(["ocfusion/table3", "--from-results", "data=coco"], tmp_path)
+    file = tmp_path / "results" / "tables" / "oanet_table2.json"
+    table = load("oanet/table2")
+    rows = [replace(results.rows[0], name=row.name, backbone=row.backbone) for row in table.rows]
+    replace(results, table=table.name, rows=tuple(rows)).write(file)
+    begins = {"markdown": "**OANet, Table 2", "latex": "% OANet, Table 2", "csv": "row,backbone,metric"}
+    for form, begin in begins.items():
+        assert main([table.name, "--format", form], tmp_path) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(begin) and "51.0" in text
+    with pytest.raises(SystemExit, match=r"error: .*oanet_table2_coco\.json: the file does not exist"):
+        main([table.name, "--format", "csv", "data=coco"], tmp_path)
+    assert main(["--list", table.name, "rap/table3"], tmp_path) == 0
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert [line[:3] + line[5:6] for line in lines] == [
+        ["oanet/table2", "classes that the stuff branch learns", "full training", "2/2"],
+        ["rap/table3", "backbones", "head training", "0/10"],
+    ]
+    (tmp_path / "README.md").write_text("<!-- tables: made by x -->\n<!-- end tables -->\n")
+    assert main(["--documents"], tmp_path) == 0
+    assert {path.name for path in file.parent.iterdir()} == {"oanet_table2.json", "oanet_table2.md"}
+    assert "(results/tables/oanet_table2.md)" in (tmp_path / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -250,24 +236,23 @@ def test_two_tables_for_real_on_one_base(
         "ocfusion/table7": some("ocfusion/table7", "tau 0.6 rho 0.10"),
     }
     monkeypatch.setattr(command_module, "load", tables.__getitem__)
-    runs, results = tmp_path / "runs", tmp_path / "results"
+    runs, folder = tmp_path / "runs", tmp_path / "results" / "tables"
     words = [*tables, "data=tiny", "seeds=0", *TINY[1:], f"runs_dir={runs}"]
-    assert main(words, results) == 0, capsys.readouterr().out
-    config = compose(["preset=tiny", "occlusion.sig_ratio=0.1", f"runs_dir={runs}"])
-    assert [path.name for path in (runs / "scenes_tiny").glob("base_*")] == [base_folder(config).path.name]
-    assert occlusion_folder(config).weights("occlusion").exists()
-    assert len(list(base_folder(config).path.glob("*/occlusion.safetensors"))) == 1
+    assert main(words, tmp_path) == 0, capsys.readouterr().out
+    one = Run.of(["preset=tiny", "occlusion.sig_ratio=0.1", f"runs_dir={runs}"])
+    assert list((runs / "scenes_tiny").glob("base_*")) == [one.base.parent] and one.module.exists()
+    assert list(one.base.parent.glob("*/occlusion.safetensors")) == [one.module]
     log = runs / "tables" / "ocfusion" / "table8" / "inter-class-intra-class-R50" / "multirun.yaml"
     assert "saved=true" in log.read_text()
-    for name in tables:
-        measured = Measured.read(results / f"{name.replace('/', '_')}_tiny.json")
-        assert [sorted(row.seeds) for row in measured.rows] == [[0]] and measured.images == 8
-        assert all(row.problem is None and row.minutes for row in measured.rows)
-        assert str(tmp_path) not in (results / f"{name.replace('/', '_')}_tiny.json").read_text()
-    fused = Measured.read(results / "ocfusion_table8_tiny.json").rows[0].seeds[0]
-    trained = Measured.read(results / "ocfusion_table7_tiny.json").rows[0].seeds[0]
+    files = {name: folder / f"{name.replace('/', '_')}_tiny.json" for name in tables}
+    results = {name: TableResults.read(file) for name, file in files.items()}
+    for name, file in files.items():
+        assert [sorted(row.seeds) for row in results[name].rows] == [[0]] and results[name].images == 8
+        assert all(row.problem is None and row.minutes for row in results[name].rows)
+        assert str(tmp_path) not in file.read_text() and file.with_suffix(".md").exists()
+    fused, trained = (results[name].rows[0].seeds[0] for name in tables)
     assert fused == trained  # stored predictions, fused again, are what the network's run gives
     monkeypatch.setattr(running, "command", lambda *_: pytest.fail("a finished row was repeated"))
-    before = os.stat(results / "ocfusion_table7_tiny.json").st_mtime_ns
-    assert main(words, results) == 0
-    assert os.stat(results / "ocfusion_table7_tiny.json").st_mtime_ns > before
+    before = os.stat(files["ocfusion/table7"]).st_mtime_ns
+    assert main(words, tmp_path) == 0
+    assert os.stat(files["ocfusion/table7"]).st_mtime_ns > before

@@ -3,54 +3,40 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
+from helpers.small_images import rectangle
 from panoptic_occ.structures.batch import Batch
-from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.masks import MaskCrops
-from panoptic_occ.structures.panoptic_map import PanopticMap
-from panoptic_occ.structures.relation import GroundTruthRelation
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.structures.target import Target
+from panoptic_occ.testing import toy_categories, toy_target
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.ground_truth import GroundTruthThings
 from panoptic_occ.thing.mask_head import mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
 
-CATEGORIES = Categories.from_json(
-    [
-        {"id": 3, "name": "cat", "isthing": 1},
-        {"id": 8, "name": "dog", "isthing": 1},
-        {"id": 9, "name": "sky", "isthing": 0},
-    ]
-)
+CATEGORIES = toy_categories(2, 1)
 
 
 def make_target(boxes: list[list[int]], labels: list[int], size: int = 64) -> Target:
-    dense = torch.zeros(len(boxes), size, size, dtype=torch.bool)
-    for mask, (x0, y0, x1, y1) in zip(dense, boxes, strict=True):
-        mask[y0:y1, x0:x1] = True
-    k = len(boxes)
-    zeros, pairs = torch.zeros(k, dtype=torch.int64), torch.zeros(k, k, dtype=torch.int64)
-    return Target(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(labels, dtype=torch.int64),
-        MaskCrops.from_dense(dense),
-        PanopticMap(torch.zeros(size, size, dtype=torch.int32), ()),
-        GroundTruthRelation(zeros, zeros, pairs, pairs),
-        torch.arange(k),
-    )
+    masks = [rectangle((y0, y1), (x0, x1), (size, size)) for x0, y0, x1, y1 in boxes]
+    dense = torch.stack(masks) if masks else torch.zeros(0, size, size, dtype=torch.bool)
+    return toy_target(dense, torch.tensor(labels, dtype=torch.int64))
 
 
 def make_batch(targets: list[Target], size: int = 64) -> Batch:
-    samples = tuple(
-        Sample(torch.zeros(3, size, size, dtype=torch.uint8), i, f"{i}.jpg", (size, size), t)
-        for i, t in enumerate(targets)
-    )
+    image = torch.zeros(3, size, size, dtype=torch.uint8)
+    samples = tuple(Sample(image, i, f"{i}.jpg", (size, size), t) for i, t in enumerate(targets))
     return Batch(torch.zeros(len(samples), 3, size, size), ((size, size),) * len(samples), samples)
+
+
+ONE = make_target([[8, 8, 40, 40]], [0])
+TWO = make_target([[8, 8, 40, 40], [24, 24, 60, 60]], [0, 1])
 
 
 def make_features(images: int, channels: int = 8, size: int = 64) -> dict[str, torch.Tensor]:
@@ -67,7 +53,7 @@ def make_branch(**settings: object) -> MaskRCNN:
 
 def test_losses_are_those_of_chance_at_the_start() -> None:
     branch = make_branch().train()
-    batch = make_batch([make_target([[8, 8, 40, 40], [20, 20, 60, 60]], [0, 1])] * 2)
+    batch = make_batch([TWO] * 2)
     losses = branch.losses(make_features(2), batch)
     assert set(losses) == {"rpn_cls", "rpn_box", "cls", "box", "mask"}
     assert losses["rpn_cls"].item() == pytest.approx(math.log(2), abs=0.05)
@@ -100,9 +86,7 @@ def test_mask_target_is_aligned_with_the_pixels() -> None:
     target = make_target([[4, 6, 32, 34]], [0])
     dense = target.masks.dense()
     dense[0, 6:20, 4:18] = False
-    target = Target(
-        target.boxes, target.labels, MaskCrops.from_dense(dense), target.panoptic, target.relation, target.instance_ids
-    )
+    target = replace(target, masks=MaskCrops.from_dense(dense))
     logits = torch.full((1, 3, 28, 28), 0.0)
     logits[0, 1] = (dense[0, 6:34, 4:32].float() * 2 - 1) * 40
     rois = Rois(torch.tensor([[4.0, 6.0, 32.0, 34.0]]), target.labels, torch.ones(1), torch.tensor([0]))
@@ -135,12 +119,8 @@ def test_boxes_are_exact_in_half_precision() -> None:
 
 def test_detections_are_ranked_cut_and_placed_in_the_original_frame() -> None:
     branch = make_branch(score_thr=0.0).eval()
-    batch = make_batch([make_target([[8, 8, 40, 40]], [0])])
-    doubled = Batch(
-        batch.images,
-        batch.sizes,
-        (Sample(batch.samples[0].image, 0, "0.jpg", (128, 128), batch.samples[0].target),),
-    )
+    batch = make_batch([ONE])
+    doubled = replace(batch, samples=(replace(batch.samples[0], original_size=(128, 128)),))
     features = make_features(1)
     (same,), (twice,) = (branch.detect(features, b, 0.0, frozenset({"roi_features"})) for b in (batch, doubled))
     assert len(same) > 3
@@ -156,7 +136,7 @@ def test_detections_are_ranked_cut_and_placed_in_the_original_frame() -> None:
 
 
 def test_suppression_among_all_classes_is_the_greedy_rule() -> None:
-    batch, features = make_batch([make_target([[8, 8, 40, 40]], [0])]), make_features(1)
+    batch, features = make_batch([ONE]), make_features(1)
     everything = {"score_thr": 0.0, "nms_thr": 1.0, "max_detections": 10_000}
     (every,) = make_branch(**everything).eval().find(features, batch, 0.0)
     kept: list[int] = []  # best score first: keep what overlaps nothing kept by more than the threshold
@@ -178,7 +158,7 @@ def test_suppression_among_all_classes_is_the_greedy_rule() -> None:
 
 def test_the_mask_head_sees_only_what_enters_the_map() -> None:
     branch = make_branch(score_thr=0.0).eval()
-    batch, features = make_batch([make_target([[8, 8, 40, 40]], [0])] * 2), make_features(2)
+    batch, features = make_batch([ONE] * 2), make_features(2)
     every = branch.find(features, batch, 0.0)
     thr = float(torch.cat([r.scores for r in every]).sort(descending=True).values[4])
     seen: list[int] = []
@@ -190,20 +170,19 @@ def test_the_mask_head_sees_only_what_enters_the_map() -> None:
 
 def test_positives_match_annotations_and_contain_them() -> None:
     branch = make_branch().eval()
-    target = make_target([[8, 8, 40, 40], [24, 24, 60, 60]], [0, 1])
-    ((instances, matches),) = branch.positives(make_features(1), make_batch([target]), frozenset())
+    ((instances, matches),) = branch.positives(make_features(1), make_batch([TWO]), frozenset())
     assert set(matches.tolist()) == {0, 1}  # the annotated boxes themselves are among the proposals
-    assert torch.equal(instances.labels, target.labels[matches])
+    assert torch.equal(instances.labels, TWO.labels[matches])
 
 
-def test_only_the_wanted_proposals_get_masks_and_sampling_stays_the_same() -> None:
+def test_only_trainable_proposals_get_masks_and_sampling_stays_the_same() -> None:
     branch = make_branch().eval()
-    batch = make_batch([make_target([[8, 8, 40, 40], [24, 24, 60, 60]], [0, 1]), make_target([], [])])
-    wanted = [torch.tensor([False, True]), torch.zeros(0, dtype=torch.bool)]
+    batch = make_batch([TWO, make_target([], [])])
+    trainable = [torch.tensor([False, True]), torch.zeros(0, dtype=torch.bool)]
     torch.manual_seed(3)
     (every, matches), nothing = branch.positives(make_features(2), batch, frozenset())
     torch.manual_seed(3)
-    (some, chosen), still_nothing = branch.positives(make_features(2), batch, frozenset(), wanted)
+    (some, chosen), still_nothing = branch.positives(make_features(2), batch, frozenset(), trainable)
     assert 0 < len(some) < len(every) and (chosen == 1).all()
     assert torch.equal(some.boxes, every.boxes[matches == 1]) and torch.equal(some.labels, every.labels[matches == 1])
     torch.testing.assert_close(some.soft, every.soft[matches == 1])

@@ -54,17 +54,17 @@ def test_class_oracle_changes_labels_of_matched_boxes_only():
 def test_box_oracle_takes_what_the_classifier_says_and_drops_nothing():
     samples = toy_sample(3, seed=1), toy_sample(0, seed=2)
     batch = batch_of(*samples)
-    asked = []
+    classified = []
 
     def classify(features, batch, boxes):
-        asked.extend(boxes)
+        classified.extend(boxes)
         return [Rois(b, torch.zeros(len(b), dtype=torch.int64), 0.01 * torch.arange(len(b)).float()) for b in boxes]
 
     nothing = [Rois(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))] * 2
     found, empty = RoiOracle(boxes=True)(nothing, {}, batch, classify)
     assert torch.equal(found.boxes, 2 * samples[0].annotations.boxes.flip(0))  # ranked by score
     assert found.labels.tolist() == [0, 0, 0] and len(empty) == 0
-    assert [len(boxes) for boxes in asked] == [3, 0]
+    assert [len(boxes) for boxes in classified] == [3, 0]
     known, _ = RoiOracle(boxes=True, classes=True)(nothing, {}, batch, classify)
     assert torch.equal(known.labels, samples[0].annotations.labels.flip(0))
     assert torch.equal(known.scores, found.scores)
@@ -73,13 +73,12 @@ def test_box_oracle_takes_what_the_classifier_says_and_drops_nothing():
 def test_two_annotations_in_one_box_keep_their_classes():
     sample = toy_sample(2, seed=0)
     target = replace(sample.annotations, boxes=torch.tensor([[0.0, 0, 9, 9]]).repeat(2, 1), labels=torch.tensor([2, 1]))
-    batch = batch_of(replace(sample, target=target))
 
     def classify(features, batch, boxes):
         return [Rois(b, torch.zeros(len(b), dtype=torch.int64), torch.ones(len(b))) for b in boxes]
 
-    (found,) = RoiOracle(boxes=True, classes=True)([], {}, batch, classify)
-    assert found.labels.tolist() == [2, 1]
+    (rois,) = RoiOracle(boxes=True, classes=True)([], {}, batch_of(replace(sample, target=target)), classify)
+    assert rois.labels.tolist() == [2, 1]
 
 
 def small_mask_rcnn():
@@ -113,10 +112,9 @@ def test_detections_lie_in_the_annotated_boxes():
     assert torch.equal(found.scores, found.scores.sort(descending=True).values)
     assert found.roi_features.shape[0] == 4  # type: ignore[union-attr]
     # the mask is that of the annotated class
-    again = thing.mask_logits(
-        thing.mask_features(thing.pool(features, [Rois(2 * found.boxes, found.labels, found.scores)]))
-    )
-    torch.testing.assert_close(found.soft, again[torch.arange(4), found.labels + 1].sigmoid())
+    pooled = thing.pool(features, [Rois(2 * found.boxes, found.labels, found.scores)])
+    logits = thing.mask_logits(thing.mask_features(pooled))
+    torch.testing.assert_close(found.soft, logits[torch.arange(4), found.labels + 1].sigmoid())
     thing.use_oracle(None)
     once_more = thing.detect(features, batch, 0.0, frozenset())[0]
     assert torch.equal(once_more.boxes, plain.boxes) and torch.equal(once_more.labels, plain.labels)

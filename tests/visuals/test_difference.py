@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,31 +48,26 @@ def test_difference_equals_a_loop_over_pixels(seed):
     assert change.pixels == sum(counts)
 
 
-def test_order_of_two_cats_by_hand():
-    target = make_map([[1, 1, 1, 2, 2, 2, 3, 0]], {1: 0, 2: 0, 3: 2})
-    score = make_map([[8, 8, 9, 9, 9, 9, 7, 7]], {9: 0, 8: 0, 7: 2})  # the right cat also takes a pixel of the left one
-    method = make_map([[5, 5, 5, 6, 6, 4, 4, 0]], {5: 0, 6: 0, 4: 2})  # mends it, and gives one of its own to grass
-    change = difference(score, method, target)
-    assert change.kind.tolist() == [[SAME, SAME, FIXED, SAME, SAME, BROKEN, SAME, NEITHER]]
-    assert (change.fixed, change.broken, change.neither) == (1, 1, 1)
+CAT, TWO = {1: 0}, {1: 0, 2: 0, 3: 2}
+VOID, FULL = ([0] * 4, {}), ([1] * 4, CAT)
+CASES = [  # ground truth, two results, and what differs
+    # a cat that also takes a pixel of the left one; the other mends it, and gives one of its own to grass
+    (([1, 1, 1, 2, 2, 2, 3, 0], TWO), ([8, 8, 9, 9, 9, 9, 7, 7], {9: 0, 8: 0, 7: 2}),
+     ([5, 5, 5, 6, 6, 4, 4, 0], {5: 0, 6: 0, 4: 2}), [SAME, SAME, FIXED, SAME, SAME, BROKEN, SAME, NEITHER]),
+    # other ids and another order of the segments are no difference
+    (([1, 1, 2, 2, 3], TWO), ([1, 2, 2, 2, 3], TWO), ([40, 30, 30, 30, 2], {30: 0, 2: 2, 40: 0}), [SAME] * 5),
+    (([1, 1, 2, 2], {1: 0, 2: 1}), ([1, 1, 1, 2], {1: 0, 2: 1}), ([2, 1, 2, 2], {1: 0, 2: 1}),
+     [BROKEN, SAME, FIXED, SAME]),
+    (FULL, VOID, VOID, [SAME] * 4),
+    (FULL, VOID, FULL, [FIXED] * 4),
+    (VOID, VOID, FULL, [NEITHER] * 4),
+]  # fmt: skip
 
 
-def test_other_ids_and_another_segment_order_are_no_difference():
-    target = make_map([[1, 1, 2, 2, 3]], {1: 0, 2: 0, 3: 2})
-    a, b = make_map([[1, 2, 2, 2, 3]], {1: 0, 2: 0, 3: 2}), make_map([[40, 30, 30, 30, 2]], {30: 0, 2: 2, 40: 0})
-    assert difference(a, b, target).pixels == 0
-
-
-def test_swapping_the_results_swaps_fixed_and_broken():
-    target = make_map([[1, 1, 2, 2]], {1: 0, 2: 1})
-    a, b = make_map([[1, 1, 1, 2]], {1: 0, 2: 1}), make_map([[2, 1, 2, 2]], {1: 0, 2: 1})
+@pytest.mark.parametrize(("target", "a", "b", "kinds"), CASES)
+def test_differences_by_hand(target, a, b, kinds):
+    target, a, b = (make_map([row], labels) for row, labels in (target, a, b))
     there, back = difference(a, b, target), difference(b, a, target)
-    assert (there.fixed, there.broken) == (back.broken, back.fixed) == (1, 1)
-
-
-def test_empty_maps():
-    void = make_map(np.zeros((3, 4)), {})
-    full = make_map(np.ones((3, 4)), {1: 0})
-    assert difference(void, void, full).pixels == 0
-    assert difference(void, full, full).fixed == 12
-    assert difference(void, full, void).neither == 12
+    assert there.kind.tolist() == [kinds]
+    assert (there.fixed, there.broken, there.neither) == (back.broken, back.fixed, back.neither)
+    assert there.pixels == back.pixels == len(kinds) - kinds.count(SAME)

@@ -18,26 +18,17 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     figures: list[Figure] = []
     save = Figure.savefig
-
-    def remember(figure: Figure, *args: object, **kwargs: object) -> None:
-        figures.append(figure)
-        save(figure, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Figure, "savefig", remember)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: [figures.append(figure), save(figure, *a, **k)])
     return figures
 
 
 def test_one_setting_is_a_line_for_each_order(tmp_path: Path, drawn: list[Figure]) -> None:
-    points = [GridPoint(order, {TAU: tau}, pq) for order, tau, pq in (
-        ("score", 0.4, 0.50), ("score", None, 0.52), ("rap", 0.4, 0.60), ("rap", None, 0.58),
-    )]  # fmt: skip
-    points.append(GridPoint("random", {}, 0.45))
+    points = [GridPoint("score", {TAU: 0.4}, 0.50), GridPoint("score", {TAU: None}, 0.52)]
+    points += [GridPoint("rap", {TAU: 0.4}, 0.60), GridPoint("rap", {TAU: None}, 0.58), GridPoint("random", {}, 0.45)]
     assert save_grid(tmp_path / "grid.png", points, "rap")
-    axes = drawn[0].axes[0]
-    lines = {str(line.get_label()): list(line.get_ydata()) for line in axes.get_lines()}
-    expected = {"score": [50, 52], "random": [45, 45], "rap": [60, 58]}
-    assert lines.keys() == expected.keys()
-    assert all(lines[order] == pytest.approx(pq) for order, pq in expected.items())
+    (axes,) = drawn[0].axes
+    lines = {line.get_label(): pytest.approx(list(line.get_ydata())) for line in axes.get_lines()}
+    assert lines == {"score": [50, 52], "random": [45, 45], "rap": [60, 58]}
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.4", "None"]
     assert axes.get_xlabel() == TAU
     assert Image.open(tmp_path / "grid.png").width > 500

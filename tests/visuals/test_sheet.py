@@ -9,6 +9,7 @@ from PIL import Image
 
 from helpers.maps import make_map
 from panoptic_occ.visuals.difference import difference
+from panoptic_occ.visuals.legend import legend
 from panoptic_occ.visuals.overlay import DIFFERENCE_COLORS
 from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, _nearest, save_sheet, sheet
 
@@ -64,9 +65,12 @@ def test_nearest_enlarges_by_whole_blocks_and_keeps_values():
     assert _nearest(values, (1, 2)).tolist() == [[5, 7]]
 
 
-def test_the_sheet_is_the_same_every_time(categories):
-    first, second = (sheet([make_row(caption="scene 3")], categories).tobytes() for _ in range(2))
-    assert first == second
+def test_the_legend_names_each_group_once(categories):
+    """So narrow that there is room for one class a line."""
+    page = np.asarray(legend(200, [make_map([[1, 2, 3, 4]], {1: 0, 2: 1, 3: 2, 4: 3})], categories, {}))
+    lines = page.reshape(-1, 26, *page.shape[1:])
+    assert (lines[:, :, :80] < 200).any(axis=(1, 2, 3)).tolist() == [True, False] * 3  # things, stuff and marks
+    assert (lines[:, :, 84:] < 200).any(axis=(1, 2, 3)).all()
 
 
 def test_rows_without_the_two_methods_are_refused(categories):
@@ -107,10 +111,10 @@ def test_most_different_holds_only_k_rows():
 
 
 def test_the_file_appears_whole_or_not_at_all(categories, tmp_path, monkeypatch):
-    path, picture = tmp_path / "pictures" / "sheet.png", sheet([make_row()], categories)
-    save_sheet(path, picture)
+    path, row = tmp_path / "pictures" / "sheet.png", make_row(caption="scene 3")
+    save_sheet(path, sheet([row], categories))
     with Image.open(path) as read:
-        assert read.format == "PNG" and read.tobytes() == picture.tobytes()
+        assert read.format == "PNG" and read.tobytes() == sheet([row], categories).tobytes()  # the same every time
     before = path.read_bytes()
 
     def broken(self, file, **kwargs):

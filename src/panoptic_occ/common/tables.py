@@ -20,10 +20,8 @@ _MARKDOWN = TableFormat(None, Line("|", "-", "|", "|"), None, None, _CELLS, _CEL
 
 
 def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", left: int = 1) -> str:
-    """A table between blank lines, below its title: text in the first ``left`` columns, numbers in the others.
-
-    It is as wide as its content, also on a narrow terminal.
-    """
+    """A table between blank lines, below its title, as wide as its content; the first ``left`` columns hold text, the
+    others numbers, which are aligned to the right."""
     alignment = ["left"] * left + ["right"] * (len(heads) - left)
     lines = [heads, SEPARATING_LINE, *rows]
     table = tabulate(lines, tablefmt=_MARKDOWN, colalign=alignment, disable_numparse=True, preserve_whitespace=True)

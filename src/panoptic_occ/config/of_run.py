@@ -82,13 +82,13 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
             )
     fresh, choices = explained([*kept, *words], config_dir)
     changed = {*keys, *chosen, *(_differences(explained(kept, config_dir)[0], fresh) if wide else ())}
-    values: Any = _plain(fresh)
+    values, before = _plain(fresh), _plain(saved)
     values |= {group: {} for group in elsewhere if GROUPS[group].scope in INHERITED}
     changed |= _followed(fresh, saved)
     for key, entries in entries_of(saved):
         from_run = all(entry.from_run for entry in entries) or key.partition(".")[0] in elsewhere
         if entries and from_run and not changed & set(_paths_to(key)):
-            _put(values, key, _at(_plain(saved), key))
+            _put(values, key, _at(before, key))
             for inside in (word for word in keys if word.startswith(f"{key}.")):
                 _put(values, inside, _at(_plain(fresh), inside))
     taken = {**saved.choices, **{group: choices[group] for group in choices if group in {*chosen, *keys}}}
@@ -116,7 +116,8 @@ def _followed(fresh: DictConfig, saved: DictConfig) -> set[str]:
     values, trial, followed = _plain(fresh), saved.copy(), set()
     for key, entries in entries_of(fresh):
         reference, value = _at(values, key), OmegaConf.select(saved, key, default=MISSING)
-        if "${" not in str(reference) or value is MISSING or entries[0].scope in (Scope.BASE, Scope.MODULE):
+        trained = any(entry.scope in (Scope.BASE, Scope.MODULE) for entry in entries)
+        if "${" not in str(reference) or value is MISSING or trained:
             continue
         OmegaConf.update(trial, key, reference)
         with suppress(OmegaConfBaseException):  # a reference to what the run does not have
@@ -128,8 +129,13 @@ def _followed(fresh: DictConfig, saved: DictConfig) -> set[str]:
 
 def _differences(before: DictConfig, after: DictConfig) -> set[str]:
     """Leaves of ``after`` that ``before`` has otherwise or not at all; references count as they are written."""
-    old, new = ({key: _at(_plain(config), key) for key, _ in entries_of(config)} for config in (before, after))
+    old, new = _leaves(before), _leaves(after)
     return {key for key, value in new.items() if key not in old or old[key] != value} - {"choices", "command"}
+
+
+def _leaves(config: DictConfig) -> dict[str, Any]:
+    plain = _plain(config)
+    return {key: _at(plain, key) for key, _ in entries_of(config)}
 
 
 def _plain(config: DictConfig) -> Any:

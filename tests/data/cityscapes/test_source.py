@@ -1,4 +1,4 @@
-"""Conversion happens once, and notices other files."""
+"""Conversion happens once, goes on after an interruption, and notices other files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from helpers.tiny_cityscapes import STREET, TinyCityscapes
-from panoptic_occ.config.compose import compose
-from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.data.cityscapes import source as module
 from panoptic_occ.data.cityscapes.source import CityscapesSource
+from panoptic_occ.data.coco.writer import Part
 from panoptic_occ.data.relations.preparation import prepare
+from panoptic_occ.runs.build import plan_of
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def tiny(tmp_path: Path) -> TinyCityscapes:
     return made
 
 
-def source_of(tiny: TinyCityscapes, cache: Path, processes: int = 1) -> CityscapesSource:
+def sources(tiny: TinyCityscapes, cache: Path, processes: int = 1) -> CityscapesSource:
     return CityscapesSource(tiny.root, cache_dir=cache, processes=processes)
 
 
@@ -34,7 +34,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def test_images_stay_where_they_are(tiny: TinyCityscapes, tmp_path: Path) -> None:
-    source = source_of(tiny, tmp_path / "cache")
+    source = sources(tiny, tmp_path / "cache")
     source.prepare()
     train, val = source.split("train"), source.split("val")
     assert [train.record(k).file_name.split("/")[0] for k in range(len(train))] == ["aachen", "aachen", "bremen"]
@@ -48,9 +48,9 @@ def test_images_stay_where_they_are(tiny: TinyCityscapes, tmp_path: Path) -> Non
 
 
 def test_the_second_time_nothing_happens(tiny: TinyCityscapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source_of(tiny, tmp_path / "cache").prepare()
+    sources(tiny, tmp_path / "cache").prepare()
     monkeypatch.setattr(module, "convert", None)
-    again = source_of(tiny, tmp_path / "cache")
+    again = sources(tiny, tmp_path / "cache")
     before = {path: path.stat().st_mtime_ns for path in again.folder.rglob("*")}
     again.prepare()
     again.prepare()
@@ -58,41 +58,66 @@ def test_the_second_time_nothing_happens(tiny: TinyCityscapes, tmp_path: Path, m
     assert len(again.split("train")) == 3
 
 
+def test_an_interrupted_conversion_goes_on(
+    tiny: TinyCityscapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, stems = module.convert, []
+
+    def interrupted(files: module.Files, *rest: object) -> Part:
+        stems.append(files.stem.split("/")[1])
+        if len(stems) == 3:
+            raise KeyboardInterrupt
+        return honest(files, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "convert", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sources(tiny, tmp_path / "a").prepare()
+    folder = sources(tiny, tmp_path / "a").folder
+    assert not (folder / "annotations" / "panoptic_train.json").exists()
+    sources(tiny, tmp_path / "a").prepare()
+    assert stems == [
+        *("aachen_000000_000019", "aachen_000001_000019", "bremen_000000_000019"),
+        *("bremen_000000_000019", "ulm_000000_000019"),
+    ]
+    sources(tiny, tmp_path / "b").prepare()
+    assert files_below(folder) == files_below(tmp_path / "b" / folder.name)
+
+
 def test_two_processes_write_the_same(tmp_path: Path) -> None:
     streets = {("train", f"a/a_{k:06d}_000019"): STREET[: 1 + k % 9] for k in range(36)} | {("val", "b/b_0_0"): STREET}
     tiny = TinyCityscapes(tmp_path / "data", streets=streets)
     tiny.write()
     for processes in (1, 2):
-        source_of(tiny, tmp_path / str(processes), processes).prepare()
+        sources(tiny, tmp_path / str(processes), processes).prepare()
     one, two = (files_below(tmp_path / name) for name in "12")
     assert len(one) == 37 + 4 and one == two
 
 
 def test_other_files_are_converted_again(tiny: TinyCityscapes, tmp_path: Path) -> None:
-    first = source_of(tiny, tmp_path / "cache")
+    first = sources(tiny, tmp_path / "cache")
     first.prepare()
     path = tiny.polygons("val", "ulm/ulm_000000_000019")
     state = path.stat()
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
-    touched = source_of(tiny, tmp_path / "cache")
+    touched = sources(tiny, tmp_path / "cache")
     assert touched.folder != first.folder
     touched.prepare()
     assert len(touched.split("val")) == 1
     assert touched.fingerprint() == first.fingerprint()  # the content is what bases depend on
     tiny.streets["train", "bremen/bremen_000001_000019"] = STREET
     tiny.write()
-    assert source_of(tiny, tmp_path / "cache").folder not in (first.folder, touched.folder)
+    assert sources(tiny, tmp_path / "cache").folder not in (first.folder, touched.folder)
 
 
 def test_the_environment_names_the_folder_and_prepare_caches_relations(
     tiny: TinyCityscapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PANOPTIC_OCC_CITYSCAPES", str(tiny.root))
-    words = ["data=cityscapes", f"data.source.cache_dir={tmp_path}/cache", "processes=1"]
-    source = safe_instantiate(compose(words).data.source)
+    words = ["data=cityscapes", f"data.source.cache_dir={tmp_path}/cache", "processes=1", "compare=[]"]
+    source = plan_of(words).data.build().source
     with open(tmp_path / "log", "w") as log:
-        statistics = prepare(source, processes=1, check_files=True, console=Console(file=log, width=200))
-    assert statistics["train"][0].pairs == 4  # three of the first image, one of the second
+        found = prepare(source, processes=1, check_files=True, console=Console(file=log, width=200))
+    assert found["train"][0].pairs == 4  # three of the first image, one of the second
     relation = source.split("train").relations.get(1)
     assert relation.matrix(0.0).tolist() == [[-1, 0, 0], [1, -1, 0], [1, 1, -1]]
     cut = CityscapesSource(cache_dir=tmp_path / "cache", processes=1, inst_gt="panoptic").split("train").target(0)

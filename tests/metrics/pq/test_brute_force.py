@@ -47,6 +47,7 @@ def image_pairs(draw, max_segments=6):
 
 
 def assert_equals_reference(prediction, target, slow_pq):
+    """The counts, and the table of overlaps as the GPU makes it, which is a histogram over pixels."""
     expected = slow_pq(target.ids.numpy(), infos(target), prediction.ids.numpy(), infos(prediction))
     counts = panoptic_counts(prediction, target, NUM)
     for label in range(NUM):
@@ -54,6 +55,10 @@ def assert_equals_reference(prediction, target, slow_pq):
         assert (counts.tp[label], counts.fp[label], counts.fn[label]) == (exact.tp, exact.fp, exact.fn)
         # each pair is rounded once to a float and once to the fixed point
         assert abs(Fraction(int(counts.iou[label]), IOU_UNIT) - exact.iou) <= exact.tp * Fraction(6, 10 * 2**40)
+    listed = [listed_ids([SegmentRow(s.id, s.label) for s in m.segments]) for m in (target, prediction)]
+    runs = overlap_table(target.ids.numpy(), prediction.ids.numpy(), *listed, "image")
+    np.testing.assert_array_equal(runs, _overlap_table_torch(target.ids, prediction.ids, *listed, "image"))
+    assert runs.sum() == target.ids.numel()
 
 
 @settings(max_examples=400, deadline=None)
@@ -62,40 +67,11 @@ def test_random_pairs(pair, slow_pq):
     assert_equals_reference(*pair, slow_pq)
 
 
-@settings(max_examples=100, deadline=None)
-@given(pair=image_pairs())
-def test_histogram_over_pixels_equals_runs(pair):
-    prediction, target = pair
-    listed = [listed_ids([SegmentRow(s.id, s.label) for s in m.segments]) for m in (target, prediction)]
-    runs = overlap_table(target.ids.numpy(), prediction.ids.numpy(), *listed, "image")
-    np.testing.assert_array_equal(runs, _overlap_table_torch(target.ids, prediction.ids, *listed, "image"))
-    assert runs.sum() == target.ids.numel()
-
-
-@pytest.mark.parametrize("segments", [3, 100, 400])
-def test_histogram_equals_runs_of_hundreds_of_segments(segments):
-    rng = np.random.default_rng(segments)
-    ids = np.append(rng.choice(256**3 - 1, size=segments, replace=False) + 1, 0)
-    target_ids, prediction_ids = (torch.from_numpy(rng.choice(ids, (50, 40)).repeat(2, 1)) for _ in range(2))
-    listed = listed_ids([SegmentRow(i, 0) for i in ids[::2].tolist()]), listed_ids([SegmentRow(i, 0) for i in ids])
-    runs = overlap_table(target_ids.numpy(), prediction_ids.numpy(), *listed, "image")
-    np.testing.assert_array_equal(runs, _overlap_table_torch(target_ids, prediction_ids, *listed, "image"))
-    for row, number in enumerate(listed[0].tolist()):
-        for column, guess in list(enumerate(listed[1].tolist()))[::17]:
-            assert runs[row, column] == ((target_ids == number) & (prediction_ids == guess)).sum()
-    assert runs.sum() == target_ids.numel() and (segments < 10 or runs[-1].sum() > 0)
-
-
-def test_histogram_names_unlisted_ids():
-    listed = listed_ids([SegmentRow(3, 0)])
-    with pytest.raises(DataError, match="ids 4, 8"):
-        _overlap_table_torch(torch.zeros(1, 3), torch.tensor([[8, 3, 4]]), listed, listed, "image")
-
-
-def test_hundreds_of_segments(slow_pq):
+@pytest.mark.parametrize("segments", [100, 300])
+def test_hundreds_of_segments(slow_pq, segments):
     rng = np.random.default_rng(0)
-    ids = rng.choice(256**3 - 1, size=400, replace=False) + 1
-    target_ids = np.kron(ids[:300].reshape(15, 20), np.ones((2, 2), dtype=np.int64))
+    ids = rng.choice(256**3 - 1, size=segments + 100, replace=False) + 1
+    target_ids = np.kron(ids[:segments].reshape(-1, 20), np.ones((2, 2), dtype=np.int64))
     target_ids[rng.random(target_ids.shape) < 0.05] = 0
     prediction_ids = np.where(rng.random(target_ids.shape) < 0.2, rng.choice(ids, target_ids.shape), target_ids)
     label = {int(i): int(rng.integers(NUM)) for i in ids}
@@ -105,15 +81,21 @@ def test_hundreds_of_segments(slow_pq):
         return make_map(array, {i: label[i] for i in numbers}, {i for i in numbers if rng.random() < crowd})
 
     maps = map_of(prediction_ids, 0), map_of(target_ids, 0.1)
-    assert min(len(m.segments) for m in maps) > 255
+    assert min(len(m.segments) for m in maps) > 0.85 * segments
     assert_equals_reference(*maps, slow_pq)
+
+
+def test_histogram_names_unlisted_ids():
+    listed = listed_ids([SegmentRow(3, 0)])
+    with pytest.raises(DataError, match="ids 4, 8"):
+        _overlap_table_torch(torch.zeros(1, 3), torch.tensor([[8, 3, 4]]), listed, listed, "image")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu():
-    ids = torch.from_numpy(np.random.default_rng(1).integers(0, 300, (120, 160)).repeat(4, 0).repeat(4, 1))
+    ids = np.random.default_rng(1).integers(0, 300, (120, 160)).repeat(4, 0).repeat(4, 1)
     target = make_map(ids, {i: i % NUM for i in range(1, 300)})
-    prediction = PanopticMap(ids.roll(1, 0), target.segments)
+    prediction = PanopticMap(target.ids.roll(1, 0), target.segments)
     on_gpu = PanopticMap(prediction.ids.cuda(), target.segments)
     a, b = panoptic_counts(prediction, target, NUM), panoptic_counts(on_gpu, target, NUM)
     for name, count in vars(a).items():

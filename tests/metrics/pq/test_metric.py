@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-import itertools
-import socket
-from fractions import Fraction
-
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from torch import distributed
 
-from helpers.maps import NUM, infos, make_map
+from helpers.maps import NUM, make_map
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.metrics.pq.core import IOU_UNIT
 from panoptic_occ.metrics.pq.metric import PanopticQuality, panoptic_counts, panoptic_quality
@@ -55,27 +49,29 @@ def test_counts_by_hand(target, labels, areas, prediction, predicted, expected):
     assert counts.iou[0] / IOU_UNIT == pytest.approx(iou)
 
 
-class TestScores:
-    def test_pq_of_a_true_positive_and_errors(self):
-        target = make_map([[1, 1, 1, 1, 1, 2, 3, 3]], {1: 0, 2: 0, 3: 1})
-        missed = make_map([[7, 7, 7, 7, 0, 0, 9, 9]], {7: 0, 9: 1})
-        assert panoptic_quality([missed], [target], CATEGORIES).per_class[0].pq == pytest.approx(0.8 / 1.5)
-        wrong_too = make_map([[7, 7, 7, 7, 0, 0, 9, 8]], {7: 0, 9: 1, 8: 0})
-        scores = panoptic_quality([wrong_too], [target], CATEGORIES).per_class[0]
-        assert (scores.pq, scores.sq, scores.rq) == tuple(map(pytest.approx, (0.8 / 2, 0.8, 0.5)))
+@pytest.mark.parametrize(
+    ("prediction", "label_of", "scores"),
+    [
+        ([7, 7, 7, 7, 0, 0, 9, 9], {7: 0, 9: 1}, (0.8 / 1.5, 0.8, 1 / 1.5)),  # one is missed
+        ([7, 7, 7, 7, 0, 0, 9, 8], {7: 0, 9: 1, 8: 0}, (0.8 / 2, 0.8, 0.5)),  # and one is too many
+    ],
+)
+def test_scores_of_a_class(prediction, label_of, scores):
+    target = make_map([[1, 1, 1, 1, 1, 2, 3, 3]], {1: 0, 2: 0, 3: 1})
+    result = panoptic_quality([make_map([prediction], label_of)], [target], CATEGORIES).per_class[0]
+    assert (result.pq, result.sq, result.rq) == pytest.approx(scores)
 
-    def test_absent_categories_are_excluded_and_invented_ones_count(self):
-        target = make_map([[1, 1, 0, 2]], {1: 0, 2: 2})
-        perfect = panoptic_quality([target], [target], CATEGORIES)
-        assert (perfect.all, perfect.things, perfect.stuff) == ((1, 1, 1, 2), (1, 1, 1, 1), (1, 1, 1, 1))
-        target = make_map([[1, 1, 2, 2]], {1: 0, 2: 2})
-        invented = panoptic_quality([make_map([[1, 1, 3, 3]], {1: 0, 3: 1})], [target], CATEGORIES)
-        assert invented.all == pytest.approx((1 / 3, 1 / 3, 1 / 3, 3))
-        assert (invented.things, invented.stuff) == ((0.5, 0.5, 0.5, 2), (0, 0, 0, 1))
 
-    def test_nothing_at_all_is_zero_over_zero_classes(self):
-        result = PanopticQuality(CATEGORIES).compute()
-        assert result.all == result.things == result.stuff == (0, 0, 0, 0)
+def test_absent_categories_are_excluded_and_invented_ones_count():
+    target = make_map([[1, 1, 0, 2]], {1: 0, 2: 2})
+    perfect = panoptic_quality([target], [target], CATEGORIES)
+    assert (perfect.all, perfect.things, perfect.stuff) == ((1, 1, 1, 2), (1, 1, 1, 1), (1, 1, 1, 1))
+    target = make_map([[1, 1, 2, 2]], {1: 0, 2: 2})
+    invented = panoptic_quality([make_map([[1, 1, 3, 3]], {1: 0, 3: 1})], [target], CATEGORIES)
+    assert invented.all == pytest.approx((1 / 3, 1 / 3, 1 / 3, 3))
+    assert (invented.things, invented.stuff) == ((0.5, 0.5, 0.5, 2), (0, 0, 0, 1))
+    nothing = PanopticQuality(CATEGORIES).compute()
+    assert nothing.all == nothing.things == nothing.stuff == (0, 0, 0, 0)
 
 
 ONE = make_map([[1, 1]], {1: 0})
@@ -107,17 +103,12 @@ def test_a_faulty_batch_leaves_the_metric_as_it_was():
 
 def random_images(n):
     rng = np.random.default_rng(7)
-    images = []
     for _ in range(n):
-        target_ids = rng.integers(0, 5, (3, 4)).repeat(3, 0).repeat(3, 1)
-        noise = rng.random(target_ids.shape) < 0.25
-        prediction_ids = np.where(noise, rng.integers(0, 5, target_ids.shape), target_ids)
-        pair = []
-        for ids in (prediction_ids, target_ids):
-            present = [i for i in np.unique(ids).tolist() if i]
-            pair.append(make_map(ids, {i: (i * 7) % NUM for i in present}))
-        images.append(tuple(pair))
-    return images
+        target = rng.integers(0, 5, (3, 4)).repeat(3, 0).repeat(3, 1)
+        prediction = np.where(rng.random(target.shape) < 0.25, rng.integers(0, 5, target.shape), target)
+        yield tuple(
+            make_map(ids, {i: (i * 7) % NUM for i in np.unique(ids).tolist() if i}) for ids in (prediction, target)
+        )
 
 
 def metric_over(images):
@@ -128,7 +119,7 @@ def metric_over(images):
 
 
 class TestMetric:
-    images = random_images(31)
+    images = tuple(random_images(31))
 
     def test_equals_the_function(self):
         predictions, targets = zip(*self.images, strict=True)
@@ -139,37 +130,19 @@ class TestMetric:
         assert 0 < expected.all.pq < 1
         assert batched.compute() == metric_over(self.images).compute() == expected
 
-    def test_equals_brute_force_averages(self, slow_pq):
-        tallies = {label: [0, 0, 0, Fraction(0)] for label in range(NUM)}
-        for prediction, target in self.images:
-            one = slow_pq(target.ids.numpy(), infos(target), prediction.ids.numpy(), infos(prediction))
-            for label, part in one.items():
-                values = (part.tp, part.fp, part.fn, part.iou)
-                tallies[label] = [a + b for a, b in zip(tallies[label], values, strict=True)]
-        result = metric_over(self.images).compute()
-        pq = {k: float(iou / (tp + Fraction(fp + fn, 2))) for k, (tp, fp, fn, iou) in tallies.items()}
-        assert result.all.pq == pytest.approx(sum(pq.values()) / NUM, abs=1e-12)
-        assert result.things.pq == pytest.approx((pq[0] + pq[1]) / 2, abs=1e-12)
-        assert result.stuff.pq == pytest.approx((pq[2] + pq[3]) / 2, abs=1e-12)
-        sq = [float(iou / tp) for tp, _, _, iou in tallies.values()]
-        assert result.all.sq == pytest.approx(sum(sq) / NUM, abs=1e-12)
-
     def test_any_order_and_any_split_give_the_same_bits(self):
         expected = metric_over(self.images).compute()
         rng = np.random.default_rng(3)
-        for _ in range(5):
+        for _ in range(15):
             shuffled = [self.images[k] for k in rng.permutation(len(self.images))]
-            parts = [shuffled[:4], shuffled[4:5], shuffled[5:5], shuffled[5:]]
-            for order in itertools.islice(itertools.permutations(parts), 0, None, 7):
-                total = metric_over(order[0])
-                for part in order[1:]:
-                    total.merge_state(metric_over(part))
-                assert total.compute() == expected
+            total = metric_over(shuffled[:4])
+            for part in (shuffled[4:5], [], shuffled[5:]):
+                total.merge_state(metric_over(part))
+            assert total.compute() == expected
 
     def test_forward_and_reset(self):
         metric = PanopticQuality(CATEGORIES)
-        one = metric(*self.images[0])
-        assert one == metric_over(self.images[:1]).compute()
+        assert metric(*self.images[0]) == metric_over(self.images[:1]).compute()
         metric(*self.images[1])
         assert metric.compute() == metric_over(self.images[:2]).compute()
         metric.reset()
@@ -179,26 +152,7 @@ class TestMetric:
         result = metric_over(self.images).compute()
         content = result.as_dict()
         assert list(content) == ["All", "Things", "Stuff", "per_class"]
-        assert content["Things"] == {
-            "pq": result.things.pq, "sq": result.things.sq, "rq": result.things.rq, "n": 2
-        }  # fmt: skip
+        assert content["Things"] == dict(zip(("pq", "sq", "rq", "n"), result.things, strict=True))
         assert list(content["per_class"]) == ["10", "20", "30", "40"]
         assert content["per_class"]["30"]["pq"] == result.per_class[2].pq
         assert result.flat()["SQ_st"] == result.stuff.sq
-
-    @pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="needs fork, spawn would import torch again")
-    def test_two_processes_with_uneven_shares(self, tmp_path):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        mp.start_processes(_rank, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
-        expected = tuple(metric_over(self.images).compute())
-        assert [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)] == [expected] * 2
-
-
-def _rank(rank, port, folder):
-    torch.set_num_threads(1)  # a forked child has none of its parent's OpenMP threads
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    metric = metric_over(random_images(31)[rank::2])  # 16 and 15 images
-    torch.save(tuple(metric.compute()), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()

@@ -7,19 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from panoptic_occ.fusion.engine import fuse
+from helpers.small_images import areas, detections, fused, rectangle, strip
+from helpers.toy_orders import COMMON
 from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.base import Context
 from panoptic_occ.occlusion.baselines.area import AreaOrder
 from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
 from panoptic_occ.occlusion.baselines.oracle import with_annotated_order
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
-from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.testing import toy_categories, toy_detections, toy_sample, toy_target
+from panoptic_occ.testing import toy_detections, toy_sample, toy_target
 
-PARTS = {"in_channels": 4, "categories": toy_categories()}
 POLICY = FusionPolicy(conf_thr=0, min_visible=0)
 
 
@@ -28,11 +27,11 @@ def test_score_with_annotated_order_is_the_ground_truth(seed):
     target = toy_sample(6, seed).annotations
     instances = toy_detections(target, seed)
     stats = PairStats.of(instances.masks)
-    plain = ScoreOrder(**PARTS)(instances, stats)
+    plain = ScoreOrder(**COMMON)(instances, stats)
     told = with_annotated_order(plain, instances, stats, target)
-    truth = GroundTruthOrder(**PARTS, sig_ratio=0.0)(instances, stats, Context(target=target))
+    truth = GroundTruthOrder(**COMMON, sig_ratio=0.0)(instances, stats, Context(target=target))
     assert torch.equal(told.valid, truth.valid) and torch.equal(told.margin * told.valid, truth.margin * truth.valid)
-    ids = [fuse(instances, stats, relation, None, POLICY).ids for relation in (plain, told, truth)]
+    ids = [fused(instances, relation, POLICY).ids for relation in (plain, told, truth)]
     assert torch.equal(ids[1], ids[2]) and not torch.equal(ids[0], ids[1])
 
 
@@ -40,12 +39,9 @@ def test_pairs_of_unknown_order_stay_the_methods_own():
     target = toy_sample(5, seed=2).annotations
     instances = toy_detections(target)
     strange = torch.roll(instances.masks.dense()[:2], (2, 9), (1, 2))  # match no annotation by half
-    masks = MaskCrops.from_dense(torch.cat([instances.masks.dense(), strange]))
-    instances = InstanceSet(
-        masks, torch.zeros(7, 4), torch.cat([instances.scores, torch.tensor([0.4, 0.3])]), torch.zeros(7).long()
-    )
-    stats = PairStats.of(masks)
-    own = AreaOrder(**PARTS, sig_ratio=0.0)(instances, stats)
+    instances = detections(torch.cat([instances.masks.dense(), strange]))
+    masks, stats = instances.masks, PairStats.of(instances.masks)
+    own = AreaOrder(**COMMON, sig_ratio=0.0)(instances, stats)
     own = replace(own, score_decides=torch.ones(7, 7, dtype=torch.bool))
     told = with_annotated_order(own, instances, stats, target)
     dense, ids, lead = masks.dense(), target.panoptic.ids, torch.zeros(7, 7)
@@ -63,36 +59,27 @@ def test_pairs_of_unknown_order_stay_the_methods_own():
 
 
 def test_an_order_of_its_own_stays_and_the_annotated_pair_is_put_right():
-    masks = torch.zeros(2, 4, 8, dtype=torch.bool)
-    masks[0, :, :6], masks[1, :, 4:] = True, True
-    target = toy_target(masks, torch.tensor([0, 1]))  # annotation 1 lies in front
-    instances = InstanceSet(target.masks, target.boxes, torch.tensor([0.9, 0.8]), target.labels)
+    masks = torch.stack([rectangle((0, 4), (0, 6), (4, 8)), rectangle((0, 4), (4, 8), (4, 8))])
+    target, instances = toy_target(masks, torch.tensor([0, 1])), detections(masks)  # annotation 1 lies in front
     stats = PairStats.of(instances.masks)
     for order in ([0, 1], [1, 0]):
         nothing = torch.zeros(2, 2)
         own = Relation(nothing, nothing.bool(), torch.tensor(order))
         told = with_annotated_order(own, instances, stats, target)
         assert told.order is own.order
-        assert [record.final for record in fuse(instances, stats, told, None, POLICY).records] == [16, 16]
+        assert areas(fused(instances, told, POLICY)) == [16, 16]
 
 
 def test_claims_give_way_where_the_order_is_known():
-    masks = torch.zeros(3, 1, 12, dtype=torch.bool)
-    masks[0, 0, :6], masks[1, 0, 4:9], masks[2, 0, 7:] = True, True, True
+    masks = strip(12, range(6), range(4, 9), range(7, 12))
     target = toy_target(masks[:2], torch.tensor([0, 1]))  # annotation 1 is in front of 0; nothing is known of the third
-    instances = InstanceSet(
-        MaskCrops.from_dense(masks), torch.zeros(3, 4), torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3).long()
-    )
-    stats = PairStats.of(instances.masks)
-    disjoint = masks.clone()
-    disjoint[1, 0, 4:6] = False  # the method gives 4, 5 to instance 0 and 7, 8 to instance 2
-    disjoint[1, 0, 7:9] = False
+    instances = detections(masks)
+    claims = MaskCrops.from_dense(strip(12, range(6), [6], range(7, 12)))  # 4, 5 go to instance 0 and 7, 8 to 2
     nothing = torch.zeros(3, 3)
-    own = Relation(nothing, nothing.bool(), claims=MaskCrops.from_dense(disjoint))
-    finals = [record.final for record in fuse(instances, stats, own, None, POLICY).records]
-    assert finals == [6, 1, 5]
-    told = with_annotated_order(own, instances, stats, target)
-    assert [record.final for record in fuse(instances, stats, told, None, POLICY).records] == [4, 3, 5]
+    own = Relation(nothing, nothing.bool(), claims=claims)
+    assert areas(fused(instances, own, POLICY)) == [6, 1, 5]
+    told = with_annotated_order(own, instances, PairStats.of(instances.masks), target)
+    assert areas(fused(instances, told, POLICY)) == [4, 3, 5]
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -100,5 +87,5 @@ def test_few_instances(count):
     target = toy_sample(count).annotations
     instances = toy_detections(target)
     stats = PairStats.of(instances.masks)
-    own = replace(ScoreOrder(**PARTS)(instances, stats), claims=instances.masks)
+    own = replace(ScoreOrder(**COMMON)(instances, stats), claims=instances.masks)
     assert not with_annotated_order(own, instances, stats, target).valid.any()

@@ -62,11 +62,7 @@ def test_nearest_boxes_as_in_the_script_of_rap() -> None:
     segments = {10: (0, False), 20: (1, False), 30: (2, False)}
     crops = masks_of(*masks)
     assert match_by_box(crops, panoptic_of(ids, segments)).tolist() == [10, 20, 30]
-    assert match_by_share(crops, torch.tensor([1, 1, 2]), panoptic_of(ids, segments)).tolist() == [
-        0,
-        20,
-        30,
-    ]
+    assert match_by_share(crops, torch.tensor([1, 1, 2]), panoptic_of(ids, segments)).tolist() == [0, 20, 30]
     ids[5, 5:7] = 40  # also nearest to the second one
     assert match_by_box(crops, panoptic_of(ids, segments | {40: (0, False)})).tolist() == [10, 0, 30]
     ids[4, 6:9] = 50
@@ -176,10 +172,7 @@ def test_matching_equals_dense_masks(seed: int) -> None:
 def test_a_tie_goes_to_the_better_iou() -> None:
     """Both masks cover segment 2 wholly; the second is that segment exactly."""
     masks = masks_of([[1] * 8], [[0, 0, 1, 1, 1, 1, 0, 0]])
-    assert match_by_share(masks, torch.tensor([0, 0]), panoptic_of(STRIP, {2: (0, False)})).tolist() == [
-        0,
-        2,
-    ]
+    assert match_by_share(masks, torch.tensor([0, 0]), panoptic_of(STRIP, {2: (0, False)})).tolist() == [0, 2]
 
 
 def test_two_poor_matches_do_not_displace_a_good_one() -> None:
