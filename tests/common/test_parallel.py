@@ -50,8 +50,8 @@ def test_only_a_few_items_are_under_way_whatever_the_total(processes: int, chunk
 
 
 def test_workers_are_others_and_compute_with_one_thread() -> None:
-    found = set(ordered_map(threads, range(8), 8, processes=2, chunk=1))
-    assert os.getpid() not in {pid for pid, _ in found} and {count for _, count in found} == {1}
+    workers = set(ordered_map(threads, range(8), 8, processes=2, chunk=1))
+    assert os.getpid() not in {pid for pid, _ in workers} and {count for _, count in workers} == {1}
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -57,7 +57,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> DataError:
-    """The error for a file that the disk does not take: which, why, how much space there is, and what to do."""
+    """The error for a file that cannot be written: which, why, how much space is free, and what to do."""
     if error.errno not in FULL:
         return DataError(
             f"{path}: cannot write here ({error.strerror}); make the folder writable or choose another one "
@@ -72,9 +72,9 @@ def cannot_write(path: Path, error: OSError) -> DataError:
 
 
 def _disk_fault(temporary: Path, error: Exception) -> OSError | None:
-    """Why the disk did not take the content of a file, if that is what ``error`` is about.
+    """The error of a full disk, if there is one behind ``error``.
 
-    Writers in other languages (torch, safetensors) do not hand over the reason, so that the disk itself is asked.
+    Writers in other languages (torch, safetensors) hide it, so a few more bytes are written to meet it again.
     """
     if isinstance(error, OSError):
         return error if error.errno in FULL else None

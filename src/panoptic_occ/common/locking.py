@@ -66,14 +66,14 @@ def work_lock(
 
 @dataclass
 class _Lock:
-    """The lock of a folder, to be asked for again and again until it is there."""
+    """The lock of a folder, for one attempt after the other."""
 
     folder: Path
     what: str
     busy: Busy
     progress: Callable[[], str]
     stale_after: float
-    first_sign: tuple[int, int] | None = None
+    first_sign: int | None = None
     last_message: float | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class _Lock:
         )
 
     def acquire(self) -> bool:
-        """Whether the lock is ours now; CheckpointError when somebody works there and we shall not wait."""
+        """One attempt: whether this process has the lock; CheckpointError when it shall not wait for a living owner."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.lease.acquire(timeout=0)
@@ -108,7 +108,7 @@ class _Lock:
             self.lease.release()
 
     def _wait(self) -> None:
-        """Says what is waited for; an owner is known to live when it touches its lock before our eyes."""
+        """Says for whom this process waits.  An owner that touches its lock between two attempts is alive."""
         sign = _sign_of_life(self.path)
         alive = None not in (sign, self.first_sign) and sign != self.first_sign
         self.first_sign = self.first_sign or sign
@@ -144,14 +144,13 @@ class _Lock:
         )
 
 
-def _sign_of_life(path: Path) -> tuple[int, int] | None:
-    """What changes whenever the owner of the lock shows that it lives; None when there is no lock."""
+def _sign_of_life(path: Path) -> int | None:
+    """When the owner of the lock has touched it last (ns); None when there is no lock."""
     try:
         with open(path, "rb") as file:  # opened, because some network file systems answer stat from memory
-            status = os.fstat(file.fileno())
+            return os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns
 
 
 def _this_process() -> str:

@@ -68,7 +68,7 @@ class TensorFormat:
                 yield header, file
         except FileNotFoundError:
             raise self.error(f"{path}: the file does not exist; {self.advice}") from None
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
             raise self.error(f"{path}: cannot be read ({error}), it is damaged; {self.advice}") from None
 
 

@@ -84,10 +84,9 @@ class Archive:
         text = self._read(HEADER)
         try:
             self.header: dict[str, Any] = json.loads(text)
-            version = self.header["format"]
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise self._damaged("its header", error) from None
-        if version != FORMAT:
+        if (version := self.header.get("format")) != FORMAT:
             raise CheckpointError(
                 f"{path}: has the format {version}, this version of panoptic_occ reads {FORMAT}; {advice}"
             )

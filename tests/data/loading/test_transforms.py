@@ -106,9 +106,9 @@ def sizes(count: int = 300, **settings: Any) -> list[tuple[int, ...]]:
 
 
 def test_factors_are_spread_evenly_between_the_limits() -> None:
-    found = sizes(**SCALE)
-    assert all(abs(height / 37 - width / 53) <= 0.5 / 37 + 0.5 / 53 for height, width in found)  # one factor for both
-    widths = np.array([width for _, width in found])
+    drawn = sizes(**SCALE)
+    assert all(abs(height / 37 - width / 53) <= 0.5 / 37 + 0.5 / 53 for height, width in drawn)  # one factor for both
+    widths = np.array([width for _, width in drawn])
     assert 26 <= widths.min() < 30 and 102 < widths.max() <= 106
     counts, _ = np.histogram(widths, bins=[26, 46, 66, 86, 107])
     assert counts.min() > 45  # 75 expected, four standard deviations are 30

@@ -35,9 +35,8 @@ class CityscapesSource(Source):
     annotations are converted once, into a folder below ``cache_dir`` that is named after the files they come from; the
     images stay where they are.  The other settings are those of ``Source``.
 
-    Instances are full polygons, and a later polygon hides an earlier one; so the owner of most common pixels of a pair
-    is the later of the two wherever one of them can be seen there.  Where a third object hides all that two have in
-    common, the file has an order too, but no pixel shows it: such a pair has none here, as on COCO.
+    Instances are full polygons, and a later polygon hides an earlier one, so the later of two lies in front wherever
+    one of them shows at a common pixel.  Two whose common pixels are all hidden by a third have no order, as on COCO.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
 """What Pillow raises for a file that is damaged, or no image."""
 _NO_RANGE = ("I", "F")
-"""Modes whose values have no largest one, so that nobody can say what is white."""
+"""Modes without a largest value, so that no value stands for white."""
 
 
 @contextmanager

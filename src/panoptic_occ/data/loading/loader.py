@@ -129,8 +129,9 @@ def _padded(size: int) -> int:
 
 def _places(block: Tensor, sizes: Sequence[int]) -> list[memoryview]:
     """Where in the block every tensor has its bytes."""
+    content = block.numpy().data
     starts = [0, *accumulate(map(_padded, sizes))]
-    return [block.numpy().data[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+    return [content[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
 
 def _collate(results: list[Sample | DataError]) -> list[Sample] | Packed | DataError:

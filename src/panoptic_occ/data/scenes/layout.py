@@ -12,10 +12,9 @@ kind           geometry                                                 what giv
 ``equal``      about the same size, a coin decides                      appearance only
 =============  =======================================================  ==============================
 
-As in real photographs the classes settle a part of the pairs (a tie lies on a person), now with the smaller one in
-front, now with the larger.  The classes of the last three kinds are neither badges nor covers and drawn without regard
-to order (a share of the pairs is same-class), colours and directions too, and the file order is shuffled: size and
-index tell little, the picture tells all.
+As in photographs, the classes settle some of the pairs (a tie lies on a person), with the smaller one in front or the
+larger.  The classes of the last three kinds (of some pairs the same), all colours and directions do not depend on the
+order, and the file order is shuffled: size and index say little about the order, the picture says all.
 """
 
 from __future__ import annotations
@@ -136,9 +135,9 @@ class LayoutBuilder:
         """Places everything."""
         names, weights = self.mix.kinds()
         for _ in range(int(self.rng.integers(2, 4))):
-            drawn = [str(k) for k in self.rng.choice(names, size=int(self.rng.integers(1, 4)), p=weights)]
+            picks = [str(k) for k in self.rng.choice(names, size=int(self.rng.integers(1, 4)), p=weights)]
             # an anchor is a body, a cover or neither, so the kinds that need another class become the first kind
-            kinds = [kind if ANCHORS[kind] == ANCHORS[drawn[0]] else drawn[0] for kind in drawn]
+            kinds = [kind if ANCHORS[kind] == ANCHORS[picks[0]] else picks[0] for kind in picks]
             anchor = self._add_anchor(kinds[0])
             if anchor is not None:
                 for kind in kinds:
