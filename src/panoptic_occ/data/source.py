@@ -74,8 +74,7 @@ class Source(ABC):
         return self.layout("train").fingerprint()
 
     def relations_path(self, data: CocoPanoptic) -> Path:
-        """The relation cache of a split; its name holds the fingerprint, so that two copies of a data set never
-        fight."""
+        """The relation cache of a split, named after the fingerprint: two copies of a data set never fight."""
         rule = "" if data.match == "share" else f"_{data.match}"
         name = f"relations{VERSION}_{data.layout.images.name}_{data.fingerprint[:12]}{rule}.safetensors"
         return self.cache_dir / name

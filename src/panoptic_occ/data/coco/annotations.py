@@ -165,8 +165,7 @@ def read_annotations(layout: Layout) -> SplitRecords:
 def _read_instances(
     file: Path, categories: Categories, image_ids: Collection[int]
 ) -> tuple[dict[int, tuple[int, int]], dict[int, list[Annotation]], Counter[str]]:
-    """By image id the sizes that the instances JSON has, and the non-crowd annotations of ``image_ids``; what is left
-    out."""
+    """Sizes and non-crowd annotations by image id, the latter of ``image_ids`` alone; counts of what is left out."""
     content = _lists(file)
     names = {c.id: c.name for c in categories.items}
     for entry in content["categories"]:

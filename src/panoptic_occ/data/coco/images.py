@@ -28,8 +28,7 @@ _NO_RANGE = ("I", "F")
 
 @contextmanager
 def opened_image(path: Path, what: str, fix: str) -> Iterator[Image.Image]:
-    """An image to be decoded in the block; DataError with ``what`` it is and the ``fix`` when it is missing or
-    damaged."""
+    """An image to be decoded in the block; DataError with ``what`` it is and the ``fix`` if missing or damaged."""
     try:
         with Image.open(path) as image:
             yield image
