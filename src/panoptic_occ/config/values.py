@@ -79,7 +79,8 @@ def words(kind: Any) -> str:
     if origin is Annotated:
         return ", ".join([words(parts[0]), *filter(None, map(_limits, parts[1:]))])
     if origin in (Union, UnionType):
-        return ", or ".join(dict.fromkeys(words(part) for part in parts if part is not Path or str not in parts))
+        texts = (words(part) for part in parts if part is not Path or str not in parts)
+        return ", or ".join(dict.fromkeys(text for several in texts for text in several.split(", or ")))
     if origin is Literal:
         return ", ".join(map(str, parts))
     if origin is tuple and ... not in parts:
