@@ -7,13 +7,15 @@ as they are choices that exist here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import CheckpointError
+from panoptic_occ.common.kinds import Scope
 from panoptic_occ.config.compose import explained, finish
 from panoptic_occ.config.files import group_choices, users_conf
-from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of
+from panoptic_occ.config.schema import GROUPS, INHERITED, MISSING, entries_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,6 +70,7 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
     fresh, choices = explained([*kept, *words], config_dir)
     changed = {*keys, *chosen, *(_differences(explained(kept, config_dir)[0], fresh) if wide else ())}
     values: Any = _plain(fresh)
+    changed |= _followed(fresh, saved)
     for key, entries in entries_of(saved):
         if entries and all(entry.from_run for entry in entries) and not changed & set(_paths_to(key)):
             _put(values, key, _at(_plain(saved), key))
@@ -83,6 +86,26 @@ def _chosen_by(words: Sequence[str], config_dir: Path | None) -> set[str]:
         return set()
     before, after = (explained(some, config_dir)[1] for some in ((), words))
     return {group for group in after if after[group] != before.get(group)} - {*WIDE}
+
+
+def _followed(fresh: DictConfig, saved: DictConfig) -> set[str]:
+    """Leaves of ``fresh`` that refer to others, as ``data.source.root`` to ``data.root``, and whose value in the run is
+    that of the other: they go with it, except for what the weights depend on."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    values, trial, followed = _plain(fresh), saved.copy(), set()
+    for key, entries in entries_of(fresh):
+        reference, value = _at(values, key), OmegaConf.select(saved, key, default=MISSING)
+        of_weights = any(entry.scope in (Scope.BASE, Scope.MODULE) for entry in entries)
+        if "${" not in str(reference) or value is MISSING or of_weights:
+            continue
+        OmegaConf.update(trial, key, reference)
+        with suppress(OmegaConfBaseException):  # a reference to what the run does not have
+            if OmegaConf.select(trial, key) == value:
+                followed.add(key)
+        OmegaConf.update(trial, key, value)
+    return followed
 
 
 def _differences(before: DictConfig, after: DictConfig) -> set[str]:
