@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,40 +9,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_occ.commands import predicting as prediction
+from helpers.tiny_runs import QUIET, read
+from panoptic_occ.commands import predicting
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.config.compose import compose
 from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
-from panoptic_occ.runs.build import plan_of, run_plan
-from panoptic_occ.runs.folders import RunFolder
+from panoptic_occ.evaluation import predictor
+from panoptic_occ.runs.build import plan_of
 from panoptic_occ.testing import toy_categories
 
 Predict = Callable[..., Path]
 
 
-@pytest.mark.parametrize(("occlusion", "fix"), [("class_prior", "occlusion=area"), ("ground_truth", "choose another")])
-def test_orders_that_need_more_than_an_image(occlusion, fix, tmp_path, monkeypatch):
-    (tmp_path / "image.png").touch()
-    words = ["experiment=oracle_base", f"occlusion={occlusion}", f"input={tmp_path}", f"output={tmp_path}/out"]
-    cfg = compose(words)
-    monkeypatch.setattr(prediction, "find_run", lambda cfg, overrides: (cfg, RunFolder(tmp_path)))
-    monkeypatch.setattr(prediction, "run_categories", lambda folder: toy_categories())
-    with pytest.raises(ConfigError, match=f"occlusion={occlusion} .*{fix}"):
-        prediction.predict(run_plan(cfg, words))
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.fixture
 def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Predict:
     """``predict`` from the folder ``in`` to ``out``, with further words, by a network that nobody trained."""
-    monkeypatch.setattr(prediction, "find_run", lambda cfg, overrides: (cfg, RunFolder(tmp_path)))
-    monkeypatch.setattr(prediction, "run_categories", lambda folder: toy_categories())
-    monkeypatch.setattr(prediction, "load_base", lambda model, cfg: None)
+    monkeypatch.setattr(predictor, "run_categories", lambda folder: toy_categories())
+    monkeypatch.setattr(predictor, "load_base", lambda model, base: None)
     (tmp_path / "in").mkdir()
+    words = ["experiment=tiny", *QUIET, "compare=[]", f"runs_dir={tmp_path}/runs"]
 
-    def run(*more: str) -> Path:
-        words = ["experiment=tiny", "trainer=cpu", "occlusion=area", f"input={tmp_path}/in", f"output={tmp_path}/out"]
-        return prediction.predict(plan_of([*words, *more]))
+    def run(*more: str, occlusion: str = "area") -> Path:
+        places = [f"input={tmp_path}/in", f"output={tmp_path}/out"]
+        return predicting.predict(plan_of([*words, f"occlusion={occlusion}", *places, *more]))
 
     return run
 
@@ -53,11 +40,19 @@ def paint(file: Path, value: int = 100) -> None:
 
 
 def listed(out: Path) -> list[tuple[int, str]]:
-    return [(a["image_id"], a["file_name"]) for a in json.loads((out / "panoptic.json").read_text())["annotations"]]
+    return [(a["image_id"], a["file_name"]) for a in read(out / "panoptic.json")["annotations"]]
 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(("occlusion", "fix"), [("class_prior", "occlusion=area"), ("ground_truth", "choose another")])
+def test_orders_that_need_more_than_an_image(predict, tmp_path, occlusion, fix):
+    (tmp_path / "in" / "image.png").touch()
+    with pytest.raises(ConfigError, match=f"occlusion={occlusion} .*{fix}"):
+        predict(occlusion=occlusion)
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_bad_image_does_not_keep_the_others_from_being_written(predict, tmp_path):
@@ -135,14 +130,14 @@ def test_maps_of_an_evaluation_and_own_input_are_not_replaced(predict, tmp_path)
 def test_an_interruption_leaves_a_list_of_what_was_written(predict, tmp_path, monkeypatch):
     for name in ("a.png", "b.png", "c.png"):
         paint(tmp_path / "in" / name)
-    read = prediction.read_rgb
+    pixels_of = predicting.pixels_of
 
-    def interrupted(file, **options):
+    def interrupted(file):
         if file.name == "c.png":
             raise KeyboardInterrupt
-        return read(file, **options)
+        return pixels_of(file)
 
-    monkeypatch.setattr(prediction, "read_rgb", interrupted)
+    monkeypatch.setattr(predicting, "pixels_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict()
     assert listed(tmp_path / "out") == [(1, "a.png"), (2, "b.png")]

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 
 import pytest
 
-from panoptic_occ.commands.evaluating import compared, evaluate
+from helpers.tiny_runs import QUIET, TinyRun, cache, read
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.tables import to_text
 from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation.report import read_rows, summary
 from panoptic_occ.runs.build import plan_of
 
+__all__ = ["cache"]
+
 RELATIONS = ["score", "area", "larger", "class_prior", "random", "banet", "ground_truth"]
 POLICIES = ["plain", "same class", "duplicates", "both"]
-WORDS = [
-    "experiment=cross_oracle",
-    "data=scenes_tiny",
-    "trainer=cpu",
-    "trainer.enable_progress_bar=false",
-    "processes=1",
-]
 
 
 def cells(text: str) -> list[list[str]]:
@@ -32,17 +26,22 @@ def cells(text: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the cross table of annotations as detections."""
-    folder = tmp_path_factory.mktemp("cross")
-    words = [*WORDS, f"runs_dir={folder}", f"data.source.cache_dir={folder / 'cache'}"]
-    evaluate(plan_of(words))
-    (metrics,) = folder.glob("scenes_tiny/*/evaluations/*/metrics.json")
+def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Annotations as detections."""
+    words = ["experiment=cross_oracle", "data=scenes_tiny", *QUIET, f"data.source.cache_dir={cache}"]
+    return TinyRun([*words, f"runs_dir={tmp_path_factory.mktemp('cross')}"])
+
+
+@pytest.fixture(scope="module")
+def finished(run: TinyRun) -> Path:
+    """The folder of the cross table."""
+    run.evaluate()
+    (metrics,) = run.runs.glob("scenes_tiny/*/evaluations/*/metrics.json")
     return metrics.parent
 
 
 def test_every_relation_with_every_policy(finished: Path) -> None:
-    rows = read_rows(json.loads((finished / "metrics.json").read_text()))
+    rows = read_rows(read(finished / "metrics.json"))
     assert list(rows) == [f"{relation} | {policy}" for policy in POLICIES for relation in RELATIONS]
     truth, score = rows["ground_truth | plain"], rows["score | plain"]
     assert truth["PQ"] == truth["relation_accuracy"] == 1.0 and truth["by_score"] == 0.0
@@ -70,7 +69,7 @@ def test_the_table_is_grouped_by_policy(finished: Path) -> None:
 
 
 def test_the_breakdown_is_written(finished: Path) -> None:
-    found = json.loads((finished / "breakdown.json").read_text())
+    found = read(finished / "breakdown.json")
     assert len(found) == len(RELATIONS) * len(POLICIES)
     for row in found.values():
         for group in ("overlap", "size", "neighbours"):
@@ -87,11 +86,11 @@ def test_the_breakdown_is_written(finished: Path) -> None:
 
 
 def test_the_trained_table_composes() -> None:
-    config = compose(["experiment=cross"])
-    assert config.choices.method == "panoptic_fpn" and list(config.policies) == POLICIES
-    learned = {"oanet", "ocfusion", "banet", "rap", "refine"}
-    assert learned < set(compared(config)) and compared(config)[0] == "score"
-    assert {compose(["experiment=cross", f"occlusion={name}"]).fusion.conf_thr for name in compared(config)} == {0.5}
+    plan = plan_of(["experiment=cross"])
+    orders = [order.name for order in plan.orders]
+    assert [policy.title for policy in plan.evaluation.policies] == POLICIES
+    assert {"oanet", "ocfusion", "banet", "rap", "refine"} < set(orders) and orders[0] == "score"
+    assert {compose(["experiment=cross", f"occlusion={name}"]).fusion.conf_thr for name in orders} == {0.5}
 
 
 def test_few_columns_without_policies() -> None:
@@ -114,8 +113,6 @@ def test_few_columns_without_policies() -> None:
         (["data.object_sizes=[96,32]"], "data.object_sizes"),
     ],
 )
-def test_what_cannot_be_is_refused(finished: Path, words: list[str], message: str) -> None:
-    runs = finished.parents[3]
-    words = [*WORDS, f"runs_dir={runs}", f"data.source.cache_dir={runs / 'cache'}", *words]
+def test_what_cannot_be_is_refused(run: TinyRun, words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluate(plan_of(words))
+        run.evaluate(*words)

@@ -26,7 +26,7 @@ def steps(base: int, occlusion: int) -> list[str]:
     return [
         f"schedule.{stage}.{key}"
         for stage, number in (("base", base), ("occlusion", occlusion))
-        for key in (f"steps={number}", "milestones=[]", "warmup_steps=0")
+        for key in (f"steps={number}", "milestones=[]")
     ]
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from wandb.proto import wandb_internal_pb2
 
-from panoptic_occ.config.compose import compose
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import RunPlan
 
 BLOCK = 32768
 FULL, FIRST, LAST = 1, 2, 4  # kinds of fragments; in between, 3
@@ -79,5 +79,5 @@ def values(items: Any) -> dict[str, Any]:
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def configured(folder: Path, *words: str) -> DictConfig:
-    return compose(["logger=wandb", f"runs_dir={folder}", *words])
+def logging_plan(folder: Path, *words: str, logger: str = "wandb") -> RunPlan:
+    return plan_of([f"logger={logger}", "compare=[]", f"runs_dir={folder}", *words])

@@ -13,30 +13,34 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
-from panoptic_occ.training.recipe import build_schedule
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helpers.wandb_files import OfflineRun, configured, offline_runs
+from helpers.tiny_runs import TinyRun, cache, read, steps, tiny_run
+from helpers.wandb_files import OfflineRun, logging_plan, offline_runs
 from panoptic_occ.commands.app import command
-from panoptic_occ.commands.training import train
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.build import run_plan
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.training import tracking
 from panoptic_occ.training.tracking import tracked
 
+__all__ = ["cache"]
+
 WORDS = (
-    "experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", "compare=[score]",
-    "schedule.base.steps=4", "schedule.base.milestones=[2]", "validate={every: 2, images: 2}",
-    "schedule.occlusion.steps=2", "schedule.occlusion.milestones=[]",
-)  # fmt: skip
+    "thing.max_detections=100",
+    "compare=[score]",
+    *steps(4, 2),
+    "schedule.base.milestones=[2]",
+    "validate={every: 2, images: 2}",
+)
+TRACKERS = "[csv,tensorboard,wandb]"
 
 
-def table(run: OfflineRun, name: str) -> list[dict[str, Any]]:
-    (file,) = run.folder.glob(f"media/table/{name}_*.table.json")
+def table(start: OfflineRun, name: str) -> list[dict[str, Any]]:
+    (file,) = start.folder.glob(f"media/table/{name}_*.table.json")
     content = json.loads(file.read_text())
     return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
 
@@ -54,98 +58,76 @@ def offline() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def run(offline: None, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A run with all trackers at once."""
+    run = tiny_run(cache, tmp_path_factory.mktemp("tracked"), *WORDS, f"logger={TRACKERS}")
+    run.train()
+    return run
 
 
-@pytest.fixture(scope="module")
-def runs(offline: None, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all trackers at once; the folder of the data set's runs."""
-    folder = tmp_path_factory.mktemp("tracked")
-    more = ("logger=[csv,tensorboard,wandb]", f"data.source.cache_dir={cache}", f"runs_dir={folder}")
-    train(run_plan(compose([*WORDS, *more])))
-    return folder / "scenes_tiny"
-
-
-def one(folder: Path, pattern: str) -> Path:
-    (found,) = folder.glob(pattern)
-    return found
-
-
-def places(runs: Path) -> dict[str, Path]:
+def places(run: TinyRun) -> dict[str, Path]:
     """The folders of the three pieces of work."""
-    return {
-        "base": one(runs, "base_*"),
-        "occlusion": one(runs, "base_*/ocfusion_*"),
-        "evaluation": runs / "ocfusion_small_s0",
-    }
+    plan = run.plan()
+    return {"base": plan.base.folder.path, "occlusion": plan.order.folder.path, "evaluation": plan.folder.path}
 
 
-def test_every_piece_of_work_is_a_run_of_its_own_that_knows_how_it_was_made(runs: Path) -> None:
-    found = {job: offline_runs(folder) for job, folder in places(runs).items()}
-    assert [len(starts) for starts in found.values()] == [1, 1, 1]
-    assert len({starts[0].run.run_id for starts in found.values()}) == 3
-    for job, (start,) in found.items():
-        folder = places(runs)[job]
+def test_every_piece_of_work_is_a_run_of_its_own_that_knows_how_it_was_made(run: TinyRun) -> None:
+    starts = {job: offline_runs(folder) for job, folder in places(run).items()}
+    assert [len(of_job) for of_job in starts.values()] == [1, 1, 1]
+    assert len({of_job[0].run.run_id for of_job in starts.values()}) == 3
+    for job, (start,) in starts.items():
+        folder = places(run)[job]
         assert start.run.run_id == (folder / "wandb_id").read_text()
         assert (start.run.job_type, start.run.run_group, start.run.project) == (job, "scenes_tiny", "panoptic_occ")
-        assert start.run.display_name == str(folder.relative_to(runs.parent))
+        assert start.run.display_name == str(folder.relative_to(run.runs))
         assert list(start.run.tags) == ["scenes_tiny", "small", "ocfusion"]
         assert start.config["stage"] == job and start.config["folder"] == str(folder)
-        assert start.config["command"][:8] == list(WORDS[:8])
+        assert start.config["command"] == list(run.words)
         assert (start.config["seed"], start.config["method"]) == (0, {"name": "ocfusion"})
         assert start.config["fusion"]["min_visible"] == 0.5 and start.config["schedule"]["base"]["steps"] == 4
         assert start.exit_code == 0
 
 
 @pytest.mark.parametrize("job", ["base", "occlusion"])
-def test_all_trackers_hold_the_same_numbers_of_a_stage(runs: Path, job: str) -> None:
-    folder = places(runs)[job]
+def test_all_trackers_hold_the_same_numbers_of_a_stage(run: TinyRun, job: str) -> None:
+    folder = places(run)[job]
     with open(folder / "logs" / f"{job}_0" / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     in_csv = {(int(row["step"]), name): float(row[name]) for row in rows for name in row if row[name] and "/" in name}
-    (run,) = offline_runs(folder)
-    in_wandb = {
-        (row["trainer/global_step"], name): value
-        for row in run.history
-        for name, value in row.items()
-        if name.startswith(f"{job}/")
-    }
+    history = offline_runs(folder)[0].history
+    in_wandb = {(row["trainer/global_step"], name): row[name] for row in history for name in row if "/" in name}
+    in_wandb = {(step, name): value for (step, name), value in in_wandb.items() if name.startswith(f"{job}/")}
     accumulated = events(folder)
-    in_tensorboard = {
-        (event.step, name): event.value
-        for name in accumulated.Tags()["scalars"]
-        if name.startswith(f"{job}/")
-        for event in accumulated.Scalars(name)
-    }
+    names = [name for name in accumulated.Tags()["scalars"] if name.startswith(f"{job}/")]
+    in_tensorboard = {(event.step, name): event.value for name in names for event in accumulated.Scalars(name)}
     assert in_csv.keys() == in_wandb.keys() == in_tensorboard.keys()
     for key, value in in_csv.items():
         assert in_wandb[key] == pytest.approx(value, rel=1e-6), key
         assert in_tensorboard[key] == pytest.approx(value, rel=1e-6), key
 
-    steps = {"base": 8, "occlusion": 4}[job]  # twice as many for half the reference batch
+    number = {"base": 8, "occlusion": 4}[job]  # twice as many for half the reference batch
     losses = {"base": {"cls", "box", "mask", "rpn_cls", "rpn_box", "stuff"}, "occlusion": {"loss_occlusion"}}[job]
     logged = {name.removeprefix(f"{job}/") for _, name in in_csv if "/val/" not in name}
     assert logged == losses | {"loss", "lr", "images_per_s"}
-    for step in range(steps):
+    for step in range(number):
         total = sum(in_csv[step, f"{job}/{name}"] for name in losses)
         assert in_csv[step, f"{job}/loss"] == pytest.approx(total, rel=1e-5)
-    plan = build_schedule(compose(WORDS)).stage(job, 4)
-    expected = [plan.lr * plan.factor(step) for step in range(steps)]
-    assert [in_csv[step, f"{job}/lr"] for step in range(steps)] == pytest.approx(expected, rel=1e-6)
+    stage = run.plan().order.schedule.build().stage(job, 4)
+    expected = [stage.lr * stage.factor(step) for step in range(number)]
+    assert [in_csv[step, f"{job}/lr"] for step in range(number)] == pytest.approx(expected, rel=1e-6)
 
     orders = {"base": ["score"], "occlusion": ["score", "ocfusion"]}[job]
     groups = [f"{score}{group}" for score in ("PQ", "SQ", "RQ") for group in ("", "_th", "_st")]
     validated = {name for _, name in in_csv if "/val/" in name and not name.endswith("/relation_accuracy")}
     assert validated == {f"{job}/val/{order}/{name}" for order in orders for name in groups}
-    assert sorted(step for step, name in in_csv if name == f"{job}/val/score/PQ") == list(range(3, steps, 4))
+    assert sorted(step for step, name in in_csv if name == f"{job}/val/score/PQ") == list(range(3, number, 4))
 
 
-def test_the_result_is_told_as_numbers_tables_and_pictures(runs: Path) -> None:
-    folder = places(runs)["evaluation"]
-    relations = json.loads((folder / "metrics.json").read_text())["relations"]
-    (run,) = offline_runs(folder)
-    numbers = run.history[0]
+def test_the_result_is_told_as_numbers_tables_and_pictures(run: TinyRun) -> None:
+    folder = places(run)["evaluation"]
+    relations = run.metrics["relations"]
+    (start,) = offline_runs(folder)
+    numbers = start.history[0]
     for name, row in relations.items():
         for key, value in row.items():
             assert numbers.get(f"{name}/{key}") == value
@@ -153,18 +135,18 @@ def test_the_result_is_told_as_numbers_tables_and_pictures(runs: Path) -> None:
     assert {key: numbers.get(key) for key in own} == own
     assert numbers["gain"] == own["PQ"] - score["PQ"] and numbers["gain_th"] == own["PQ_th"] - score["PQ_th"]
 
-    for row in table(run, "orders"):
+    for row in table(start, "orders"):
         assert {key: row[key] for key in own} == relations[row["order"]]
-    classes = json.loads((folder / "pq.json").read_text())
-    for row in table(run, "per_class"):
+    classes = read(folder / "pq.json")
+    for row in table(start, "per_class"):
         scores = {s["name"]: s for s in classes[row["entry"]]["per_class"].values()}[row["name"]]
         assert {key: row[key] for key in ("pq", "sq", "rq", "tp", "fp", "fn")}.items() <= scores.items()
-    assert len(table(run, "per_class")) == 2 * len(classes["score"]["per_class"])
+    assert len(table(start, "per_class")) == 2 * len(classes["score"]["per_class"])
 
-    overlays = next(row for row in run.history if "overlays.captions" in row)
+    overlays = next(row for row in start.history if "overlays.captions" in row)
     assert overlays["overlays.captions"] == ["image 1", "image 2", "image 3", "image 4"]
     for name in overlays["overlays.filenames"]:
-        with Image.open(run.folder / name) as picture:
+        with Image.open(start.folder / name) as picture:
             assert picture.width > 5 * 380  # input, ground truth, score order, method, difference
     accumulated = events(folder)
     assert accumulated.Tags()["images"] == [f"overlays/image {k}" for k in (1, 2, 3, 4)]
@@ -176,32 +158,29 @@ def test_the_result_is_told_as_numbers_tables_and_pictures(runs: Path) -> None:
     assert float(row["PQ"]) == own["PQ"]
 
 
-def test_without_a_tracker_the_same_weights_and_no_files(runs: Path, cache: Path, tmp_path: Path) -> None:
+def test_without_a_tracker_the_same_weights_and_no_files(run: TinyRun, cache: Path, tmp_path: Path) -> None:
     """And without the validation, which therefore leaves the training alone."""
-    train(run_plan(compose([*WORDS, "logger=none", f"data.source.cache_dir={cache}", f"runs_dir={tmp_path}"])))
-    mine = places(tmp_path / "scenes_tiny")
-    assert {file.name for file in mine["base"].iterdir() if file.is_file()} == {
+    silent = tiny_run(cache, tmp_path, *WORDS, "logger=none")
+    assert silent.train() == run.metrics
+    base = silent.plan().base.folder.path
+    assert {file.name for file in base.iterdir() if file.is_file()} == {
         "base.safetensors", "categories.json", "config.yaml", "environment.json"
     }  # fmt: skip
     assert not [path for name in ("logs", "wandb*", "tensorboard") for path in tmp_path.rglob(name)]
-    for job, folder in places(runs).items():
-        if job == "evaluation":
-            ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (mine[job], folder))
-            assert ours == theirs
-        else:
-            ours, theirs = (load_file(f / f"{job}.safetensors") for f in (mine[job], folder))
-            assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    for job in ("base", "occlusion"):
+        ours, theirs = (load_file(places(each)[job] / f"{job}.safetensors") for each in (silent, run))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def test_a_restart_continues_the_run_and_another_folder_never_joins_it(offline: None, tmp_path: Path) -> None:
-    config = configured(tmp_path)
-    with pytest.raises(KeyboardInterrupt), tracked(config, tmp_path / "a", "base", "0") as loggers:
+    plan = logging_plan(tmp_path)
+    with pytest.raises(KeyboardInterrupt), tracked(plan, plan.order, tmp_path / "a", "base", "0") as loggers:
         loggers[0].log_metrics({"base/loss": 3.0}, step=7)
         raise KeyboardInterrupt
     time.sleep(1.1)  # W&B names the folder of a start by the second
-    with tracked(config, tmp_path / "a", "base", "8") as loggers:
+    with tracked(plan, plan.order, tmp_path / "a", "base", "8") as loggers:
         loggers[0].log_metrics({"base/loss": 2.0}, step=8)
-    with tracked(config, tmp_path / "b", "base", "0"):
+    with tracked(plan, plan.order, tmp_path / "b", "base", "0"):
         pass
     first, second = offline_runs(tmp_path / "a")
     (other,) = offline_runs(tmp_path / "b")
@@ -211,11 +190,10 @@ def test_a_restart_continues_the_run_and_another_folder_never_joins_it(offline: 
     assert not other.history
 
 
-def test_a_process_that_does_not_lead_tracks_nothing(
-    offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_main_process_tracks(offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with tracked(configured(tmp_path, "logger=[csv,wandb,tensorboard]"), tmp_path / "a", "base") as loggers:
+    plan = logging_plan(tmp_path, logger=TRACKERS)
+    with tracked(plan, plan.order, tmp_path / "a", "base") as loggers:
         assert loggers == []
     assert not (tmp_path / "a").exists()
 
@@ -224,19 +202,19 @@ def test_runs_of_a_sweep_are_grouped_but_not_merged(
     offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @command("train", "Trains.", {})
-    def main(config: DictConfig) -> float:
-        with tracked(config, tmp_path / str(config.seed), "evaluation") as loggers:
-            loggers[0].log_metrics({"PQ": config.seed / 10})
+    def main(plan: RunPlan) -> float:
+        with tracked(plan, plan.order, tmp_path / str(plan.seed), "evaluation") as loggers:
+            loggers[0].log_metrics({"PQ": plan.seed / 10})
         return 0.5
 
     monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
     words = ["logger=wandb", "seed=1,2", f"hydra.sweep.dir={tmp_path}/thresholds", f"runs_dir={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["train", "-m", *words])
     main()
-    found = [run for seed in (1, 2) for run in offline_runs(tmp_path / str(seed))]
-    assert [run.run.run_group for run in found] == ["thresholds", "thresholds"]
-    assert found[0].run.run_id != found[1].run.run_id
-    assert [run.history[0]["PQ"] for run in found] == [0.1, 0.2]
+    starts = [start for seed in (1, 2) for start in offline_runs(tmp_path / str(seed))]
+    assert [start.run.run_group for start in starts] == ["thresholds", "thresholds"]
+    assert starts[0].run.run_id != starts[1].run.run_id
+    assert [start.history[0]["PQ"] for start in starts] == [0.1, 0.2]
     monkeypatch.setattr(sys, "argv", ["train", "logger=wandb", "logger.wandb.group=mine", "seed=3", words[-1]])
     main()
     assert offline_runs(tmp_path / "3")[0].run.run_group == "mine"
@@ -248,12 +226,8 @@ def test_choices() -> None:
     for words in (["logger=wnadb"], ["logger=[csv,wnadb]"]):
         with pytest.raises(ConfigError, match=r"no choice 'wnadb'; did you mean 'wandb'\? allowed: csv, none, tensor"):
             compose(words)
-    flat = compose(["logger=csv", "+logger.save_dir=here"])
-    with (
-        pytest.raises(ConfigError, match=r"logger\.save_dir=here: every logger has its settings under a key"),
-        tracked(flat, Path("nowhere"), "base"),
-    ):
-        pass
+    with pytest.raises(ConfigError, match=r"logger\.save_dir=here: every logger has its settings under a key"):
+        plan_of(["logger=csv", "+logger.save_dir=here"])
 
 
 def test_what_ended_the_work_is_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,5 +237,6 @@ def test_what_ended_the_work_is_what_is_told(tmp_path: Path, monkeypatch: pytest
         raise ConnectionResetError("Connection lost")
 
     monkeypatch.setattr(tracking, "_close_wandb", broken)
-    with pytest.raises(SystemExit, match="255"), tracked(compose(["logger=none"]), tmp_path, "base"):
+    plan = logging_plan(tmp_path, logger="none")
+    with pytest.raises(SystemExit, match="255"), tracked(plan, plan.order, tmp_path, "base"):
         raise SystemExit(255)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from helpers.wandb_files import configured, offline_runs
+from helpers.wandb_files import logging_plan, offline_runs
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.training.tracking import answers, tracked, usable_mode
 
@@ -39,6 +39,12 @@ def log_in(patch: pytest.MonkeyPatch, url: str | None = None) -> None:
     if url:
         patch.setenv("WANDB_BASE_URL", url)
     wandb.teardown()
+
+
+def track_online(folder: Path) -> None:
+    plan = logging_plan(folder, "logger.wandb.mode=online")
+    with tracked(plan, plan.order, folder / "a", "base"):
+        pass
 
 
 def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -73,8 +79,7 @@ def test_without_a_server_it_is_offline_within_seconds(
     assert time.monotonic() - start < 5
     assert not wandb.setup().settings.silent  # only while it asked
     caplog.clear()
-    with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
-        pass
+    track_online(tmp_path)
     (message,) = ours(caplog)
     assert message.startswith("W&B: http://127.0.0.1:") and "does not answer; going on offline" in message
     assert len(offline_runs(tmp_path / "a")) == 1
@@ -108,8 +113,7 @@ def test_a_server_that_does_not_take_the_run_is_no_reason_to_stop(
         url = f"http://127.0.0.1:{server.server_port}"
         assert answers(url)
         log_in(stranger, url)
-        with tracked(configured(tmp_path, "logger.wandb.mode=online"), tmp_path / "a", "base"):
-            pass
+        track_online(tmp_path)
         server.shutdown()
     (message,) = ours(caplog)
     assert "401" in message and message.endswith("`wandb sync` uploads the run later")
