@@ -13,18 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_occ.config.compose import compose
-from panoptic_occ.data.scenes.source import ScenesSource
+from helpers.tiny_runs import BRIEF, QUIET, cache, tiny_run
+from panoptic_occ.runs.plan import prepared_data
+
+__all__ = ["cache"]
 
 FORKED = Path(__file__).with_name("forked.py")
-PRELOADED = [
-    "panoptic_occ.train",
-    "panoptic_occ.evaluate",
-    "panoptic_occ.commands.evaluating",
-    "panoptic_occ.runs.build",
-    "hydra",
-]
-PRELOADED += ["panoptic_occ.backbone.small", "torch._dynamo", "hydra.core.plugins", "panoptic_occ.commands.sweeps"]
+PRELOADED = ["panoptic_occ.train", "panoptic_occ.evaluate", "panoptic_occ.commands.training", "panoptic_occ.runs.build"]
+PRELOADED += ["panoptic_occ.commands.sweeps", "panoptic_occ.backbone.small", "torch._dynamo", "hydra.core.plugins"]
+EDGES = (("train", "short_edge=[64]"), ("train", "max_edge=64"), ("eval", "short_edge=64"), ("eval", "max_edge=64"))
 PATIENCE = 240  # seconds until a process counts as one that hangs
 
 
@@ -110,31 +107,22 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def scenes_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A handful of scenes, painted once."""
-    folder = tmp_path_factory.mktemp("scenes")
-    config = compose(["experiment=tiny", f"data.source.cache_dir={folder}"])
-    ScenesSource(**{k: v for k, v in config.data.source.items() if k != "_target_"}).prepare()
-    return folder
-
-
-@pytest.fixture(scope="session")
-def commands(scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """Starts commands on the tiny scenes, with a network of seconds."""
+def commands(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Starts commands on the tiny scenes, painted before, with a network of seconds."""
+    prepared_data(tiny_run(cache, cache).plan("compare=[]").data)
+    small = [f"data.{split}_transform.{edge}" for split, edge in EDGES]
+    batches = ["data.batch_size=2", "schedule.reference_batch=2"]
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_"))]:
             patch.delenv(name)
         yield Commands(
-            tmp_path_factory.mktemp("logs"),
-            [
-                "trainer=cpu",
-                "trainer.enable_progress_bar=false",
-                f"data.source.cache_dir={scenes_cache}",
-                "data.train_transform.short_edge=[64]",
-                "data.train_transform.max_edge=64",
-                "data.eval_transform.short_edge=64",
-                "data.eval_transform.max_edge=64",
-                "data.batch_size=2",
-                "schedule.reference_batch=2",
-            ],
+            tmp_path_factory.mktemp("logs"), [*QUIET[:2], f"data.source.cache_dir={cache}", *small, *batches]
         )
+
+
+@pytest.fixture(scope="session")
+def undisturbed(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs_dir of a run of one process that nothing happened to."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    commands.run("train", *BRIEF, f"runs_dir={runs}")
+    return runs

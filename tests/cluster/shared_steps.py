@@ -15,37 +15,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.tiny_runs import steps
 from panoptic_occ.common.distributed import all_gather, is_main_process, join
-from panoptic_occ.config.compose import compose
 from panoptic_occ.occlusion.base import TrainingExample
-from panoptic_occ.runs.build import build_data, build_model
-from panoptic_occ.runs.folders import RunFolder
-from panoptic_occ.training.recipe import build_schedule
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
 from panoptic_occ.training.stage import fit_stage, make_trainer
 
 STAGES = {"ocfusion": "occlusion", "oanet": "occlusion", "rap": "occlusion", "refine": "occlusion"}
+FEW = "thing.max_detections=8"
 STAGES |= {"sognet": "occlusion", "banet": "base", "ibpp": "base"}
-STEPS = 3
 
 
 def main(words: Sequence[str]) -> None:
     """All stages, one after the other."""
     found = {}
     for method, stage in STAGES.items():
-        chosen = "method=panoptic_fpn" if method == "ibpp" else f"method={method}"
-        short = [f"schedule.{part}.{key}" for part in ("base", "occlusion") for key in ("steps=3", "milestones=[]")]
-        exchange = ["exchange=ibpp"] if method == "ibpp" else []
-        found[method] = trained(stage, compose([*words, chosen, *exchange, *short, "trainer.log_every_n_steps=1"]))
+        chosen = ["method=panoptic_fpn", "exchange=ibpp"] if method == "ibpp" else [f"method={method}"]
+        plan = plan_of([*words, *chosen, *steps(3, 3), "trainer.log_every_n_steps=1", "compare=[]", FEW])
+        found[method] = trained(stage, plan)
     if is_main_process():
-        Path(compose([*words]).runs_dir, "found.json").write_text(json.dumps(found))
+        (plan.runs_dir / "found.json").write_text(json.dumps(found))
 
 
-def trained(stage: Any, cfg: Any) -> tuple[list[float], list[float], bool]:
+def trained(stage: Any, plan: RunPlan) -> tuple[list[float], list[float], bool]:
     """The logged losses, the means of what the processes had, and whether they ended with equal weights."""
-    join(make_trainer(cfg, logger=False))
+    join(make_trainer(plan, logger=False))
     torch.manual_seed(0)
-    data = build_data(cfg)
-    model = build_model(cfg, data.categories)
+    data = prepared_data(plan.data)
+    model = build_model(plan, data.categories)
     own: list[float] = []
     honest = getattr(model, f"{stage}_losses")
 
@@ -65,11 +63,11 @@ def trained(stage: Any, cfg: Any) -> tuple[list[float], list[float], bool]:
             return learn(examples, generator)
 
         model.occlusion.loss = blinded  # type: ignore[method-assign]
-    folder = RunFolder(Path(cfg.runs_dir) / str(cfg.choices.method) / str(cfg.choices.exchange))
-    fit_stage(stage, model, data, build_schedule(cfg), folder, cfg)
+    fit_stage(stage, model, data, plan, plan.order)
+    folder = (plan.order if stage == "occlusion" else plan.base).folder.path
     digests = all_gather([float(part.detach().double().abs().sum()) for part in model.parameters()])
     means = [sum(both) / len(both) for both in zip(*all_gather(own), strict=True)]
-    return logged(folder.path, stage) if is_main_process() else [], means, digests[0] == digests[1]
+    return logged(folder, stage) if is_main_process() else [], means, digests[0] == digests[1]
 
 
 def without_instances(example: TrainingExample) -> TrainingExample:
@@ -78,7 +76,7 @@ def without_instances(example: TrainingExample) -> TrainingExample:
 
 
 def logged(folder: Path, stage: str) -> list[float]:
-    (file,) = folder.rglob("metrics.csv")
+    (file,) = folder.glob("logs/*/metrics.csv")
     with open(file, newline="", encoding="utf-8") as lines:
         return [float(row[f"{stage}/loss"]) for row in csv.DictReader(lines) if row[f"{stage}/loss"]]
 

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.tiny_runs import BRIEF, read
 from panoptic_occ.runs.archive import Archive
 
 ORACLE = ["data=scenes_tiny", "experiment=oracle_base", "run_name=run", "compare=[area,random,ground_truth]"]
-RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=2"]
-RUN += [
-    "thing.max_detections=8",
-    "schedule.base.steps=4",
-    "schedule.base.milestones=[]",
-    "schedule.base.warmup_steps=0",
-]
-RUN += ["schedule.occlusion.steps=2", "schedule.occlusion.milestones=[]"]
+ORACLE += ["details=true", "save_maps=true"]
 STEPS = Path(__file__).with_name("shared_steps.py")
 
 
@@ -40,13 +36,24 @@ def evaluated(runs: Path) -> Path:
     return found
 
 
+@pytest.fixture(scope="module")
+def alone(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, bytes]]:
+    """The files of an evaluation of so many images by one process."""
+
+    @cache
+    def evaluation(images: int) -> dict[str, bytes]:
+        runs = tmp_path_factory.mktemp("alone")
+        commands.run("evaluate", *ORACLE, f"data.max_eval_images={images}", f"runs_dir={runs}")
+        return files(evaluated(runs))
+
+    return evaluation
+
+
 @pytest.mark.parametrize("images", [7, 1])
-def test_two_processes_write_the_files_of_one(commands: Any, tmp_path: Path, images: int) -> None:
+def test_two_processes_write_the_files_of_one(commands: Any, alone: Any, tmp_path: Path, images: int) -> None:
     """Annotations as detections: real maps, without a network; 4 and 3 images, then 1 and none."""
-    words = ["evaluate", *ORACLE, "details=true", "save_maps=true", f"data.max_eval_images={images}"]
-    for processes in (1, 2):
-        commands.run(*words, f"runs_dir={tmp_path}/{processes}", processes=processes)
-    one, two = (files(evaluated(tmp_path / str(processes))) for processes in (1, 2))
+    commands.run("evaluate", *ORACLE, f"data.max_eval_images={images}", f"runs_dir={tmp_path}", processes=2)
+    one, two = alone(images), files(evaluated(tmp_path))
     assert {"metrics.json", "breakdown.json", "pq.json", "panoptic.json", "pictures.png"} <= set(one)
     assert len([name for name in one if name.startswith("panoptic/")]) == images
     assert set(one) == set(two)
@@ -54,44 +61,35 @@ def test_two_processes_write_the_files_of_one(commands: Any, tmp_path: Path, ima
     assert json.loads(one["metrics.json"])["relations"]["ground_truth"]["PQ"] > 0.5
 
 
-def test_the_processes_of_the_command_itself(commands: Any, tmp_path: Path) -> None:
+def test_the_processes_of_the_command_itself(commands: Any, alone: Any, tmp_path: Path) -> None:
     """As a user does it: Lightning starts the second process, which repeats the command."""
-    words = [*ORACLE, "details=true", "save_maps=true", "data.max_eval_images=3"]
-    commands.run("evaluate", *words, f"runs_dir={tmp_path}/1")
-    shared = ["trainer.devices=2", "trainer.strategy=ddp", f"runs_dir={tmp_path}/2"]
-    command = [sys.executable, "-m", "panoptic_occ.evaluate", *commands.words, *words, *shared]
+    shared = ["trainer.devices=2", "trainer.strategy=ddp", "data.max_eval_images=7", f"runs_dir={tmp_path}"]
+    command = [sys.executable, "-m", "panoptic_occ.evaluate", *commands.words, *ORACLE, *shared]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("Results, per-class tables and pictures") == 1
-    assert files(evaluated(tmp_path / "1")) == files(evaluated(tmp_path / "2"))
+    assert files(evaluated(tmp_path)) == alone(7)
 
 
-@pytest.fixture(scope="session")
-def trained(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs_dir of a run of one process."""
-    runs = tmp_path_factory.mktemp("trained")
-    commands.run("train", *RUN, f"runs_dir={runs}")
-    return runs
-
-
-def test_an_image_without_detections_in_one_process(commands: Any, trained: Path, tmp_path: Path) -> None:
-    commands.run("evaluate", *RUN, f"runs_dir={trained}", "save_predictions=true")
-    (stored,) = trained.rglob("base.zip")
+def test_an_image_without_detections_in_one_process(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    evaluate = ["evaluate", *BRIEF, "data.max_eval_images=2"]
+    shutil.copytree(undisturbed, tmp_path / "0")
+    commands.run(*evaluate, f"runs_dir={tmp_path}/0", "save_predictions=true")
+    (stored,) = tmp_path.rglob("base.zip")
     archive = Archive(stored, "")
-    highest = sorted(float(archive.read(image_id)["scores"].max()) for image_id in archive.image_ids())
-    words = ["evaluate", *RUN, f"fusion.conf_thr={sum(highest) / 2:.6f}"]
+    highest = [float(archive.read(image_id)["scores"].max()) for image_id in archive.image_ids()]
     for processes in (1, 2):
         runs = tmp_path / str(processes)
-        shutil.copytree(trained, runs, ignore=shutil.ignore_patterns("evaluations"))
-        commands.run(*words, f"runs_dir={runs}", processes=processes)
+        shutil.copytree(undisturbed, runs)
+        commands.run(*evaluate, f"fusion.conf_thr={sum(highest) / 2:.6f}", f"runs_dir={runs}", processes=processes)
     one, two = (files(evaluated(tmp_path / str(processes))) for processes in (1, 2))
     assert {name: one[name] == two[name] for name in one} == dict.fromkeys(one, True)
 
 
 def test_every_method_trains_in_two_processes(commands: Any, tmp_path: Path) -> None:
     """Without ``find_unused_parameters``; also when one process, or both, have no pairs."""
-    commands.run(str(STEPS), "preset=tiny", f"runs_dir={tmp_path}", "thing.max_detections=8", processes=2)
-    found = json.loads((tmp_path / "found.json").read_text())
+    commands.run(str(STEPS), "preset=tiny", f"runs_dir={tmp_path}", processes=2)
+    found = read(tmp_path / "found.json")
     assert set(found) == {"ocfusion", "oanet", "rap", "refine", "sognet", "banet", "ibpp"}
     for method, (logged, means, equal) in found.items():
         assert equal, f"{method}: the processes ended with different weights"
@@ -100,28 +98,28 @@ def test_every_method_trains_in_two_processes(commands: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_goes_on_with_another_number_of_processes(
-    commands: Any, trained: Path, tmp_path: Path, before: int, after: int
+    commands: Any, undisturbed: Path, tmp_path: Path, before: int, after: int
 ) -> None:
-    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
     status = 128 + signal.SIGTERM
     log = commands.fails(*train, fault="base 3 SIGTERM", status=status, processes=before)
     assert "stopped at step 3; the same command continues" in log
     log = commands.run(*train, processes=after)
     said = f"the checkpoint was made by {before} process(es), {after} go on"
     assert log.count(said) == 1 and "the results will differ a little" in log
-    assert json.loads((tmp_path / "scenes_tiny" / "run" / "metrics.json").read_text())["images"] == 2
-    ours, theirs = (load_file(next(runs.rglob("base.safetensors"))) for runs in (tmp_path, trained))
+    assert read(tmp_path / "scenes_tiny" / "run" / "metrics.json")["images"] == 3
+    ours, theirs = (load_file(next(runs.rglob("base.safetensors"))) for runs in (tmp_path, undisturbed))
     assert not all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert all(torch.allclose(ours[name].float(), theirs[name].float(), atol=0.1) for name in theirs)
 
 
 def test_a_bad_loss_of_one_process_stops_both(commands: Any, tmp_path: Path) -> None:
-    log = commands.fails("train", *RUN, f"runs_dir={tmp_path}", fault="base 2 nan", rank=1, processes=2)
+    log = commands.fails("train", *BRIEF, f"runs_dir={tmp_path}", fault="base 2 nan", rank=1, processes=2)
     errors = [line for line in log.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2 and errors[0] == errors[1] and "Traceback" not in log
     assert "not finite at step 1: " in errors[0] and errors[0].count("images") == 1
 
 
 def test_strategies_that_lose_the_metrics_are_refused(commands: Any, tmp_path: Path) -> None:
-    words = [*RUN, f"runs_dir={tmp_path}", "trainer.devices=2", "trainer.strategy=ddp_fork"]
+    words = [*BRIEF, f"runs_dir={tmp_path}", "trainer.devices=2", "trainer.strategy=ddp_fork"]
     assert "use trainer.strategy=ddp" in commands.fails("train", *words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,30 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.tiny_runs import BRIEF, read
 from panoptic_occ.runs.locking import work_lock
 
-RUN = ["preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=3"]
-RUN += [
-    "thing.max_detections=8",
-    "schedule.base.steps=5",
-    "schedule.base.milestones=[]",
-    "schedule.base.warmup_steps=0",
-]
-RUN += ["schedule.occlusion.steps=3", "schedule.occlusion.milestones=[]"]
 KILLED = -signal.SIGKILL
 STORED = ["base.zip", "truth.zip"]
 
 
-@pytest.fixture(scope="session")
-def undisturbed(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs_dir of a run that nothing happened to."""
-    runs = tmp_path_factory.mktemp("undisturbed")
-    commands.run("train", *RUN, f"runs_dir={runs}")
-    return runs
-
-
-def metrics(runs: Path) -> Any:
-    return json.loads((runs / "scenes_tiny" / "run" / "metrics.json").read_text())
+def metrics(runs: Path) -> dict[str, Any]:
+    return read(runs / "scenes_tiny" / "run" / "metrics.json")
 
 
 def checkpoints(runs: Path) -> list[int]:
@@ -71,7 +55,7 @@ def spoil(path: Path) -> None:
 
 
 def test_killed_at_the_worst_moments(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
-    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
     commands.fails(*train, fault="base 4 SIGKILL", status=KILLED)
     assert checkpoints(tmp_path) == [2]
     log = commands.fails(*train, fault="half 1 SIGKILL", status=KILLED)
@@ -92,7 +76,7 @@ def test_killed_at_the_worst_moments(commands: Any, undisturbed: Path, tmp_path:
 
 def test_told_to_stop_in_both_stages(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
     """Unlike after SIGKILL the run goes on with the very next step, also in the middle of an epoch."""
-    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
     for place, name, step in (("base 3", "SIGTERM", 3), ("base 1", "SIGINT", 4), ("occlusion 1", "SIGUSR1", 1)):
         log = commands.fails(*train, fault=f"{place} {name}", status=128 + signal.Signals[name])
         assert f"{name}: stopping after this step" in log and checkpoints(tmp_path)[-1] == step
@@ -102,14 +86,14 @@ def test_told_to_stop_in_both_stages(commands: Any, undisturbed: Path, tmp_path:
 
 def test_a_second_run_for_the_same_folder_is_refused(commands: Any, tmp_path: Path) -> None:
     with work_lock(tmp_path / "scenes_tiny" / "run", "the run", busy="wait"):
-        error = only_error(commands.fails("train", *RUN, f"runs_dir={tmp_path}"))
+        error = only_error(commands.fails("train", *BRIEF, f"runs_dir={tmp_path}"))
     assert "another run is at work here (process " in error
 
 
 def test_a_loss_that_is_not_finite_and_a_data_worker_that_dies(
     commands: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
-    train = ["train", *RUN, f"runs_dir={tmp_path}", "data.num_workers=1"]
+    train = ["train", *BRIEF, f"runs_dir={tmp_path}", "data.num_workers=1"]
     error = only_error(commands.fails(*train, fault="base 4 nan"))
     assert "the loss of stage 'base' is not finite at step 3: " in error and "Lower schedule.base.lr" in error
     assert checkpoints(tmp_path) == [2]
@@ -120,7 +104,7 @@ def test_a_loss_that_is_not_finite_and_a_data_worker_that_dies(
 
 
 def test_damaged_checkpoints(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
-    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
     commands.fails(*train, fault="base 5 SIGKILL", status=KILLED)
     (folder,) = tmp_path.rglob("checkpoints")
     assert checkpoints(tmp_path) == [2, 4]
@@ -139,7 +123,7 @@ def test_damaged_weights_are_named_and_made_again(commands: Any, undisturbed: Pa
     base, occlusion = (next(tmp_path.rglob(f"{stage}.safetensors")) for stage in ("base", "occlusion"))
     spoil(base)
     os.truncate(occlusion, occlusion.stat().st_size // 2)
-    train = ["train", *RUN, f"runs_dir={tmp_path}"]
+    train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
     for file in (base, occlusion):
         error = only_error(commands.fails(*train))
         assert f"{file}: " in error and "remove it and run the command that trained it" in error
@@ -164,7 +148,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(commands: Any, undisturbed: Path, small_disk: Path) -> None:
-    train = ["train", *RUN, f"runs_dir={small_disk}"]
+    train = ["train", *BRIEF, f"runs_dir={small_disk}"]
     for fault in ("base 4", "pictures.png 1", "image 2"):
         error = only_error(commands.fails(*train, fault=f"{fault} fill={small_disk}"))
         assert "No space left on device" in error and "0.0 MiB are free in" in error and "make room there" in error
@@ -175,7 +159,7 @@ def test_a_full_disk(commands: Any, undisturbed: Path, small_disk: Path) -> None
         (small_disk / "filler").unlink()
     commands.run(*train)
     assert_same(small_disk, undisturbed)
-    store = ["evaluate", *RUN, f"runs_dir={small_disk}", "save_predictions=true"]
+    store = ["evaluate", *BRIEF, f"runs_dir={small_disk}", "save_predictions=true"]
     error = only_error(commands.fails(*store, fault=f"archive 5 fill={small_disk}"))
     assert ".zip: cannot write here (No space left on device)" in error
     assert not list(small_disk.rglob("*.zip"))
@@ -190,8 +174,8 @@ def test_a_read_only_folder(commands: Any, undisturbed: Path, tmp_path: Path) ->
     mounted("--bind", undisturbed, folder)
     try:
         mounted("-o", "remount,ro,bind", folder)
-        assert "is finished" in commands.run("train", *RUN, f"runs_dir={folder}")
-        error = only_error(commands.fails("train", *RUN, f"runs_dir={folder}", "run_name=other"))
+        assert "is finished" in commands.run("train", *BRIEF, f"runs_dir={folder}")
+        error = only_error(commands.fails("train", *BRIEF, f"runs_dir={folder}", "run_name=other"))
         assert f"{folder}/scenes_tiny/" in error and "Read-only file system" in error and "another runs_dir" in error
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
@@ -199,7 +183,7 @@ def test_a_read_only_folder(commands: Any, undisturbed: Path, tmp_path: Path) ->
 
 def test_predictions_are_stored_whole_and_by_one_at_a_time(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
-    words = ["evaluate", *RUN, f"runs_dir={tmp_path}"]
+    words = ["evaluate", *BRIEF, f"runs_dir={tmp_path}"]
     commands.fails(*words, "save_predictions=true", fault="archive 5 SIGKILL", status=KILLED)
     assert len(list(tmp_path.rglob("predictions_*/.*.tmp"))) == 3
     assert "base.zip: the file does not exist; to store them, run" in only_error(commands.fails(*words, "saved=true"))
@@ -213,7 +197,7 @@ def test_predictions_are_stored_whole_and_by_one_at_a_time(commands: Any, undist
     assert not list(tmp_path.rglob("*.tmp"))
     log = commands.run(*words, "saved=true")
     folder = Path(log.rpartition("Results, per-class tables and pictures: ")[2].strip())
-    assert json.loads((folder / "metrics.json").read_text()) == metrics(undisturbed)
+    assert read(folder / "metrics.json") == metrics(undisturbed)
 
 
 def stopped(pid: int) -> bool:

@@ -30,6 +30,13 @@ def steps(base: int, occlusion: int) -> list[str]:
     ]
 
 
+BRIEF = (
+    "preset=tiny", "method=rap", "run_name=run", "compare=[score]", "data.max_eval_images=3", *steps(5, 3),
+    "schedule.base.warmup_steps=0", "thing.max_detections=8",
+)  # fmt: skip
+"""A run that tests of processes disturb."""
+
+
 @dataclass(frozen=True)
 class TinyRun:
     """A run by the words of its command, of which the last names the folder of all runs."""

@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import compose
-from panoptic_occ.training.recipe import build_schedule
-from panoptic_occ.training.schedule import StageSchedule
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.training.schedule import Schedule, StageSchedule
+
+
+def schedule(*words: str) -> Schedule:
+    built: Schedule = plan_of(["compare=[]", *words]).order.schedule.build()
+    return built
 
 
 def test_coco_1x_is_detectron2s() -> None:
-    stage = build_schedule(compose(["schedule=coco_1x"])).stage("base", 16)
+    stage = schedule("schedule=coco_1x").stage("base", 16)
     assert (stage.lr, stage.steps, stage.milestones) == (0.02, 90000, (60000, 80000))
     rates = {step: stage.lr * stage.factor(step) for step in (0, 500, 1000, 59999, 60000, 80000, 89999)}
     assert rates[0] == pytest.approx(0.02e-3)
@@ -24,7 +28,7 @@ def test_coco_1x_is_detectron2s() -> None:
 
 
 def test_half_the_batch_is_half_the_rate_and_twice_the_steps() -> None:
-    stage = build_schedule(compose(["schedule=coco_1x"])).stage("base", 8)
+    stage = schedule("schedule=coco_1x").stage("base", 8)
     assert (stage.lr, stage.steps, stage.milestones, stage.warmup_steps) == (0.01, 180000, (120000, 160000), 2000)
 
 
@@ -48,7 +52,7 @@ def test_bad_values_are_named(bad: dict[str, object]) -> None:
 
 def test_a_method_has_a_schedule_of_its_own() -> None:
     """``schedule.methods`` changes the named values of stage 2 for one method only; the command line wins over it."""
-    small, own = compose(["occlusion=ocfusion"]).schedule.occlusion, compose(["occlusion=oanet"]).schedule.occlusion
+    small, oanet = (schedule(f"occlusion={order}").occlusion for order in ("ocfusion", "oanet"))
     assert (small.lr, small.steps) == (0.001, 180)
-    assert (own.lr, own.steps, list(own.milestones), own.warmup_steps) == (0.02, 250, [200], small.warmup_steps)
-    assert compose(["occlusion=oanet", "schedule.occlusion.steps=7"]).schedule.occlusion.steps == 7
+    assert (oanet.lr, oanet.steps, oanet.milestones, oanet.warmup_steps) == (0.02, 250, (200,), small.warmup_steps)
+    assert schedule("occlusion=oanet", "schedule.occlusion.steps=7").occlusion.steps == 7
