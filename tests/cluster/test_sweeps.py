@@ -9,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import hydra
 import pytest
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
-from panoptic_occ.commands.app import command
+from panoptic_occ.commands.app import _check_processes, command
 from panoptic_occ.commands.sweeps import Job, collect, details, note, recorded_job, score_of, to_table
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.config.compose import compose
-from panoptic_occ.runs.folders import overrides_name
+from panoptic_occ.config.files import conf_dir
+from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.plan import RunPlan
 
 Sweep = Callable[..., str | None]
 
@@ -28,12 +30,12 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
 
-    def run(then: Callable[[DictConfig], float | None], *arguments: str) -> str | None:
+    def run(then: Callable[[RunPlan], float | None], *arguments: str) -> str | None:
         @command("train", "Trains.", {})
-        def main(config: DictConfig) -> float | None:
-            return then(config)
+        def main(plan: RunPlan) -> float | None:
+            return then(plan)
 
-        monkeypatch.setattr(sys, "argv", ["train", "-m", f"hydra.sweep.dir={tmp_path}/sweep", *arguments])
+        monkeypatch.setattr(sys, "argv", ["train", "-m", "compare=[]", f"hydra.sweep.dir={tmp_path}/sweep", *arguments])
         try:
             main()
         except SystemExit as stopped:
@@ -48,13 +50,13 @@ def record(number: int) -> dict[str, object]:
     return found
 
 
-def seed_two_fails(config: DictConfig) -> float:
-    if config.seed == 2:
+def seed_two_fails(plan: RunPlan) -> float:
+    if plan.seed == 2:
         raise DataError("a.png: truncated")
-    if config.seed == 3:
+    if plan.seed == 3:
         note(state="skipped")
-    note(run=f"runs/{config.seed}")
-    return config.seed / 10
+    note(run=f"runs/{plan.seed}")
+    return plan.seed / 10
 
 
 def test_a_failed_job_does_not_stop_the_others(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,8 +68,8 @@ def test_a_failed_job_does_not_stop_the_others(sweep: Sweep, capsys: pytest.Capt
     )
     assert [record(k)["state"] for k in range(4)] == ["finished", "failed", "skipped", "finished"]
     assert record(3) | {"minutes": 0} == {
-        "number": 3, "words": ["seed=4", "method=rap"], "state": "finished", "minutes": 0, "run": "runs/4",
-        "score": 0.4, "error": None, "log": None,
+        "number": 3, "words": ["compare=[]", "seed=4", "method=rap"], "state": "finished", "minutes": 0,
+        "run": "runs/4", "score": 0.4, "error": None, "log": None,
     }  # fmt: skip
     out = capsys.readouterr().out
     assert "sweep: 2 finished, 1 skipped, 1 failed" in out
@@ -98,7 +100,7 @@ def test_debugging_shows_the_error_itself(sweep: Sweep) -> None:
 
 
 def test_faults_of_ours_are_named_by_their_kind(sweep: Sweep) -> None:
-    def fault(config: DictConfig) -> float:
+    def fault(plan: RunPlan) -> float:
         return 1 / 0
 
     message = sweep(fault, "seed=1,2")
@@ -106,7 +108,7 @@ def test_faults_of_ours_are_named_by_their_kind(sweep: Sweep) -> None:
 
 
 def test_a_signal_ends_a_sweep_and_leaves_its_mark(sweep: Sweep) -> None:
-    def stop(config: DictConfig) -> float:
+    def stop(plan: RunPlan) -> float:
         raise SystemExit(143)
 
     assert sweep(stop, "seed=1,2") == "143"
@@ -132,7 +134,7 @@ def test_jobs_side_by_side(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> N
 def test_processes_need_a_launcher_that_starts_them(sweep: Sweep, several: str, launcher: str) -> None:
     if launcher == "local" and several != "trainer.devices=2":
         return  # one start of other processes is enough
-    message = sweep(lambda config: 0.0, "seed=0,1", several, f"hydra/launcher={launcher}")
+    message = sweep(lambda plan: 0.0, "seed=0,1", several, f"hydra/launcher={launcher}")
     assert message is not None and "every process would run the whole sweep" in message
     assert "hydra/launcher=slurm_4gpu" in message
 
@@ -140,10 +142,10 @@ def test_processes_need_a_launcher_that_starts_them(sweep: Sweep, several: str, 
 def test_optuna_gets_the_score_and_a_failed_trial_costs_only_itself(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def parabola(config: DictConfig) -> float:
-        if config.fusion.conf_thr < 0.4:
+    def parabola(plan: RunPlan) -> float:
+        if plan.policy.conf_thr < 0.4:
             raise DataError("no detections")
-        return 1 - (config.fusion.conf_thr - 0.6) ** 2
+        return 1 - (plan.policy.conf_thr - 0.6) ** 2
 
     message = sweep(parabola, "sweep=thresholds_optuna", "hydra.sweeper.n_trials=14")
     jobs = [record(k) for k in range(14)]
@@ -159,7 +161,7 @@ def test_optuna_gets_the_score_and_a_failed_trial_costs_only_itself(
 
 
 def test_a_search_in_which_every_trial_fails(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(config: DictConfig) -> float:
+    def fail(plan: RunPlan) -> float:
         raise DataError("no predictions are stored")
 
     message = sweep(fail, "sweep=thresholds_optuna", "hydra.sweeper.n_trials=2")
@@ -170,20 +172,15 @@ def test_a_search_in_which_every_trial_fails(sweep: Sweep, capsys: pytest.Captur
 
 @pytest.mark.parametrize("name", ["tau_rho", "sigma", "tau_rho_sigma", "methods", "thresholds_optuna"])
 def test_a_sweep_is_no_part_of_a_runs_name(name: str) -> None:
-    config = compose([f"sweep={name}", "fusion.min_visible=0.4"])
-    assert config.choices.sweep == name
-    assert overrides_name(config.command) == "fusion.min-visible-0.4"
+    plan = plan_of([f"sweep={name}", "fusion.min_visible=0.4", "compare=[]"])
+    assert plan.order.hyperparameters["choices"]["sweep"] == name
+    assert plan.folder.path.name == f"{plan.method}_small_s0_fusion.min-visible-0.4"
 
 
 @pytest.mark.parametrize("launcher", ["slurm_cpu", "slurm_1gpu", "slurm_4gpu", "local"])
 def test_launchers_compose_and_are_documented(launcher: str) -> None:
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    from panoptic_occ.config.compose import conf_dir
-
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra_compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)
     node = config.hydra.launcher
     if launcher == "local":
         assert node.n_jobs == 2
@@ -220,11 +217,7 @@ def test_the_score_is_the_methods_own() -> None:
 
 
 def test_slurm_must_start_what_lightning_expects() -> None:
-    from omegaconf import OmegaConf
-
-    from panoptic_occ.commands.app import _check_processes
-
     launcher = OmegaConf.create({"_target_": "a.SlurmLauncher", "tasks_per_node": 4})
     with pytest.raises(ConfigError, match=r"tasks_per_node=4 with trainer\.devices=1: SLURM must start one process"):
-        _check_processes(compose(["trainer.devices=1"]), launcher)
-    _check_processes(compose(["trainer.devices=4", "trainer.strategy=ddp"]), launcher)
+        _check_processes({"devices": 1}, launcher)
+    _check_processes({"devices": 4, "strategy": "ddp"}, launcher)

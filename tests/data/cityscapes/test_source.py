@@ -12,12 +12,11 @@ from rich.console import Console
 
 from helpers.tiny_cityscapes import STREET, TinyCityscapes
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import compose
-from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.data.cityscapes import source as module
 from panoptic_occ.data.cityscapes.source import CityscapesSource
 from panoptic_occ.data.coco.writer import Part
 from panoptic_occ.data.relations.preparation import prepare
+from panoptic_occ.runs.build import plan_of
 
 
 @pytest.fixture
@@ -115,8 +114,8 @@ def test_the_environment_names_the_folder_and_prepare_caches_relations(
     tiny: TinyCityscapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PANOPTIC_OCC_CITYSCAPES", str(tiny.root))
-    words = ["data=cityscapes", f"data.source.cache_dir={tmp_path}/cache", "processes=1"]
-    source = safe_instantiate(compose(words).data.source)
+    words = ["data=cityscapes", f"data.source.cache_dir={tmp_path}/cache", "processes=1", "compare=[]"]
+    source = plan_of(words).data.build().source
     with open(tmp_path / "log", "w") as log:
         found = prepare(source, processes=1, check_files=True, console=Console(file=log, width=200))
     assert found["train"][0].pairs == 4  # three of the first image, one of the second
