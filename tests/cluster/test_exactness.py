@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.tiny_runs import BRIEF, read
+from helpers.tiny_runs import BRIEF, read, steps
 from panoptic_occ.runs.archive import Archive
 
 ORACLE = ["data=scenes_tiny", "experiment=oracle_base", "run_name=run", "compare=[area,random,ground_truth]"]
@@ -84,6 +85,22 @@ def test_an_image_without_detections_in_one_process(commands: Any, undisturbed: 
         commands.run(*evaluate, f"fusion.conf_thr={sum(highest) / 2:.6f}", f"runs_dir={runs}", processes=processes)
     one, two = (files(evaluated(tmp_path / str(processes))) for processes in (1, 2))
     assert {name: one[name] == two[name] for name in one} == dict.fromkeys(one, True)
+
+
+def test_the_last_look_while_training_sees_what_the_evaluation_sees(commands: Any, tmp_path: Path) -> None:
+    """Both of the same images, in two processes."""
+    words = ["data=scenes_tiny", "schedule=scenes_tiny", "experiment=oracle_base", "occlusion=oanet", "run_name=run"]
+    words += ["compare=[score]", *steps(8, 8), "validate={every: 2, images: 5}", "data.max_eval_images=5"]
+    log = commands.run("train", *words, f"runs_dir={tmp_path}", processes=2)
+    assert "sync_dist" not in log
+    (file,) = tmp_path.rglob("logs/occlusion_0/metrics.csv")
+    looks = [row for row in csv.DictReader(file.read_text().splitlines()) if row["occlusion/val/score/PQ"]]
+    assert [row["step"] for row in looks] == ["3", "7"]
+    rows = read(tmp_path / "scenes_tiny" / "run" / "metrics.json")["relations"]
+    assert list(rows) == ["score", "oanet"]
+    for order, row in rows.items():
+        for name in ("PQ", "RQ_th", "SQ_st", "relation_accuracy"):
+            assert float(looks[-1][f"occlusion/val/{order}/{name}"]) == pytest.approx(row[name], rel=1e-6)
 
 
 def test_every_method_trains_in_two_processes(commands: Any, tmp_path: Path) -> None:

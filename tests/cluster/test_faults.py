@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from helpers.tiny_runs import BRIEF, read
+from helpers.tiny_runs import BRIEF, equal_weights, read
 from panoptic_occ.runs.locking import work_lock
 
 KILLED = -signal.SIGKILL
@@ -35,8 +33,7 @@ def assert_same(runs: Path, undisturbed: Path) -> None:
     """The results and all weights of two runs are equal, and nothing is left of checkpoints and broken files."""
     assert metrics(runs) == metrics(undisturbed)
     for name in ("base.safetensors", "occlusion.safetensors"):
-        ours, theirs = (load_file(next(folder.rglob(name))) for folder in (runs, undisturbed))
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        assert equal_weights(*(next(folder.rglob(name)) for folder in (runs, undisturbed)))
     assert not [path for path in runs.rglob("*") if path.suffix in (".tmp", ".ckpt", ".lock")]
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,32 @@ from panoptic_occ.training.callbacks.preemption import Preemption
 __all__ = ["clean"]  # a fixture that every test here has
 
 
-@pytest.fixture
-def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
-    """Plays a SLURM job; returns the calls of scontrol."""
-    calls = tmp_path / "calls"
+class Slurm:
+    """Plays a SLURM job by a scontrol that says what ``plays`` was told."""
 
-    def play(state: str = "RUNNING", preempted: str = "None", requeue_fails: bool = False) -> list[str]:
-        program = tmp_path / "bin" / "scontrol"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(
-            f'#!/bin/sh\necho "$@" >> {calls}\n'
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.log, self.program = folder / "calls", folder / "bin" / "scontrol"
+        self.program.parent.mkdir()
+        patch.setenv("PATH", f"{self.program.parent}:{os.environ['PATH']}")
+        patch.setenv("SLURM_JOB_ID", "7")
+        self.plays()
+
+    def plays(self, state: str = "RUNNING", preempted: str = "None", requeue_fails: bool = False) -> None:
+        self.program.write_text(
+            f'#!/bin/sh\necho "$@" >> {self.log}\n'
             f'if [ "$1" = requeue ]; then echo "Job is pending execution" >&2; exit {int(requeue_fails)}; fi\n'
             f'echo "JobId=7 JobName=a\n   JobState={state} Reason=None\n   PreemptTime={preempted} SuspendTime=None"'
         )
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-        monkeypatch.setenv("SLURM_JOB_ID", "7")
-        return calls.read_text().splitlines() if calls.exists() else []
+        self.program.chmod(0o755)
 
-    return play
+    @property
+    def calls(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
 
 
-def calls_of(slurm: Callable[..., list[str]]) -> list[str]:
-    return slurm()
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Slurm:
+    return Slurm(tmp_path, monkeypatch)
 
 
 def fit(folder: Path, at: Callable[[str], None], **settings: Any) -> tuple[int, Line]:
@@ -57,30 +60,20 @@ def fit(folder: Path, at: Callable[[str], None], **settings: Any) -> tuple[int, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_training_stops_after_the_step_and_saves_it(tmp_path: Path, number: int) -> None:
+def test_training_stops_after_the_step_and_the_next_start_does_the_next(tmp_path: Path, number: int) -> None:
+    for step in (0, 1, 2):  # of which one is kept beside the new one
+        (tmp_path / f"{step:08d}.ckpt").touch()
     status, module = fit(tmp_path, send(number, "train 2"))
     assert status == 128 + number
     assert module.seen == ["train 0", "train 1", "train 2"]
-    (saved,) = tmp_path.glob("*.ckpt")
-    assert saved.name == "00000003.ckpt"
-    state = torch.load(saved, weights_only=True)
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["00000002.ckpt", "00000003.ckpt"]
+    state = torch.load(tmp_path / "00000003.ckpt", weights_only=True)
     assert state["global_step"] == 3
     assert torch.equal(state["state_dict"]["line.weight"], module.line.weight)
-
-
-def test_the_next_start_does_the_next_step(tmp_path: Path) -> None:
-    fit(tmp_path, send(signal.SIGTERM, "train 2"))
     Preemption.asked.clear()
     module = Line(lambda name: None)
     make_trainer(tmp_path).fit(module, loader(), ckpt_path=tmp_path / "00000003.ckpt", weights_only=True)
     assert module.seen == ["train 3", "train 4", "train 5"]
-
-
-def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
-    for step in (0, 1, 2):
-        (tmp_path / f"{step:08d}.ckpt").touch()
-    fit(tmp_path, send(signal.SIGTERM, "train 2"))
-    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["00000002.ckpt", "00000003.ckpt"]
 
 
 def test_a_validation_stops_between_batches_and_saves_nothing(tmp_path: Path) -> None:
@@ -111,12 +104,11 @@ def test_a_signal_at_the_end_of_a_stage_is_heeded_by_the_next(tmp_path: Path) ->
     assert module.seen == ["test 0"]
 
 
-def test_a_plain_job_is_queued_again(tmp_path: Path, slurm: Callable[..., list[str]]) -> None:
-    slurm()
+def test_a_plain_job_is_queued_again(tmp_path: Path, slurm: Slurm) -> None:
     plugin = SLURMEnvironment(auto_requeue=False)
     status, _ = fit(tmp_path, send(signal.SIGUSR1, "train 2"), plugins=[plugin])
     assert status == 255  # not 0: SLURM would take the job for finished
-    assert calls_of(slurm) == ["requeue 7"]
+    assert slurm.calls == ["requeue 7"]
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["00000003.ckpt"]  # and no hpc_ckpt of Lightning
 
 
@@ -129,68 +121,44 @@ def test_a_plain_job_is_queued_again(tmp_path: Path, slurm: Callable[..., list[s
     ],
 )
 def test_sigterm_queues_only_a_preempted_job(
-    tmp_path: Path, slurm: Callable[..., list[str]], state: str, preempted: str, expected: list[str]
+    tmp_path: Path, slurm: Slurm, state: str, preempted: str, expected: list[str]
 ) -> None:
-    slurm(state, preempted)
+    slurm.plays(state, preempted)
     status, _ = fit(tmp_path, send(signal.SIGTERM, "train 2"))
-    assert calls_of(slurm) == expected
+    assert slurm.calls == expected
     assert status == (255 if len(expected) == 2 else 128 + signal.SIGTERM)
 
 
-def test_a_refused_requeue_is_no_error(
-    tmp_path: Path, slurm: Callable[..., list[str]], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refused_requeue_is_no_error(tmp_path: Path, slurm: Slurm, caplog: pytest.LogCaptureFixture) -> None:
     """Without grace time SLURM is queueing the job again by itself and refuses to do it twice."""
-    slurm(requeue_fails=True)
+    slurm.plays(requeue_fails=True)
     status, _ = fit(tmp_path, send(signal.SIGUSR2, "train 2"))
     assert status == 255
     assert "Job is pending execution" in caplog.text
 
 
-@pytest.fixture
-def submitit(
-    monkeypatch: pytest.MonkeyPatch, slurm: Callable[..., list[str]]
-) -> Iterator[Callable[[Callable[[int, Any], None]], None]]:
-    """Puts a handler where submitit has its own."""
-    before = signal.getsignal(signal.SIGUSR2)
-
-    def put(handler: Callable[[int, Any], None]) -> None:
-        slurm()
-        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-        signal.signal(signal.SIGUSR2, handler)
-
-    yield put
-    signal.signal(signal.SIGUSR2, before)
-
-
+@pytest.mark.parametrize("restarts_left", [True, False])
 def test_submitit_queues_its_own_jobs(
-    tmp_path: Path, slurm: Callable[..., list[str]], submitit: Callable[[Callable[[int, Any], None]], None]
+    tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, restarts_left: bool
 ) -> None:
+    """Its own handler is called, once, and after the checkpoint was there; what that raises, the launcher must hear."""
     heard: list[tuple[int, list[str]]] = []
 
     def handler(number: int, frame: Any) -> None:
         heard.append((number, sorted(path.name for path in tmp_path.glob("*.ckpt"))))
+        if not restarts_left:
+            raise RuntimeError("timed-out too many times")
         sys.exit(-1)
 
-    submitit(handler)
-    status, module = fit(tmp_path, send(signal.SIGUSR2, "train 2"))
-    assert heard == [(signal.SIGUSR2, ["00000003.ckpt"])]  # once, and after the checkpoint was there
-    assert status == 255 and len(module.seen) == 3
-    assert calls_of(slurm) == []
-
-
-def test_a_job_without_restarts_left_is_an_error(
-    tmp_path: Path, submitit: Callable[[Callable[[int, Any], None]], None]
-) -> None:
-    """submitit raises then, and the launcher must hear of it."""
-
-    def handler(number: int, frame: Any) -> None:
-        raise RuntimeError("timed-out too many times")
-
-    submitit(handler)
-    with pytest.raises(RuntimeError, match="too many times"):
-        make_trainer(tmp_path).fit(Line(send(signal.SIGUSR2, "train 2")), loader())
-    assert len(list(tmp_path.glob("*.ckpt"))) == 1
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    before = signal.signal(signal.SIGUSR2, handler)
+    module = Line(send(signal.SIGUSR2, "train 2"))
+    with pytest.raises((SystemExit, RuntimeError)) as stopped:
+        make_trainer(tmp_path).fit(module, loader())
+    signal.signal(signal.SIGUSR2, before)
+    assert str(stopped.value) == ("255" if restarts_left else "timed-out too many times")
+    assert heard == [(signal.SIGUSR2, ["00000003.ckpt"])]
+    assert len(module.seen) == 3 and slurm.calls == []
 
 
 def broken(error: Exception, number: int | None) -> Callable[[str], None]:

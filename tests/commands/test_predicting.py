@@ -55,6 +55,19 @@ def test_orders_that_need_more_than_an_image(predict, tmp_path, occlusion, fix):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["input=nowhere"], DataError, "does not exist"),
+        ([], DataError, "no image"),
+        (["input=null"], ConfigError, "'input' needs a value"),
+    ],
+)
+def test_an_input_without_images(predict, words, error, message):
+    with pytest.raises(error, match=message):
+        predict(*words)
+
+
 def test_one_bad_image_does_not_keep_the_others_from_being_written(predict, tmp_path):
     for name in ("a.png", "c.png"):
         paint(tmp_path / "in" / name)

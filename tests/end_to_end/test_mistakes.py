@@ -53,16 +53,6 @@ def test_doing_a_run_again_leaves_its_other_evaluations(trained: TinyRun, tmp_pa
     assert not list(run.folder.glob(".*"))
 
 
-def test_a_failing_evaluation_keeps_the_earlier_one(trained: TinyRun, tmp_path: Path) -> None:
-    run = trained.copied(tmp_path)
-    run.evaluate_folder("compare=[]")
-    target = run.folder / "evaluations" / "default"
-    before = snapshot(target)
-    with pytest.raises(CheckpointError, match="save_predictions=true"):
-        run.evaluate_folder("compare=[]", "saved=true")
-    assert snapshot(target) == before
-
-
 def test_a_run_is_found_from_anywhere_and_after_a_move(
     trained: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

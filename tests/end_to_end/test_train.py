@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.tiny_runs import QUIET, TinyRun, read, steps, tiny_run
+from helpers.tiny_runs import QUIET, TinyRun, equal_weights, read, steps, tiny_run
 from panoptic_occ.common.errors import CheckpointError, ConfigError
 from panoptic_occ.runs.plan import build_model, prepared_data
 from panoptic_occ.runs.weights import load_weights
@@ -98,9 +98,7 @@ def test_joint_training_gives_the_same_base_and_its_occlusion_module(trained: Ti
     for joint in ("joint=false", "joint=true"):
         run.train(*words, joint)
     apart, together = run.plan(*words), run.plan(*words, "joint=true")
-    bases = [load_file(plan.base.folder.weights("base")) for plan in (apart, together)]
-    assert bases[0].keys() == bases[1].keys()
-    assert all(torch.equal(bases[0][name], bases[1][name]) for name in bases[0])
+    assert equal_weights(apart.base.folder.weights("base"), together.base.folder.weights("base"))
     assert together.order.folder == together.base.folder != apart.base.folder
     modules = [load_file(plan.order.folder.weights("occlusion")) for plan in (apart, together)]
     assert modules[0].keys() == modules[1].keys()

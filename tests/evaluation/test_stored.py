@@ -243,8 +243,13 @@ def test_an_evaluation_that_fails_leaves_the_earlier_results(
 
     run, few = stored.copied(tmp_path), ("saved=true", "compare=[]", "fusion.min_visible=0.2")
     metrics = run.evaluate(*few)
+    (target,) = (run.folder / "evaluations").glob("*min-visible-0.2*")
+    before = {path: path.read_bytes() for path in target.iterdir() if path.is_file()}
     with monkeypatch.context() as patch, pytest.raises(DataError):
         patch.setattr(evaluating, "write_results", fail)
         run.evaluate(*few, "force=true")
+    with pytest.raises(CheckpointError, match="to store them"):
+        run.evaluate(*few, "thing.nms_thr=0.7")
+    assert {path: path.read_bytes() for path in target.iterdir() if path.is_file()} == before
     passes.clear()
     assert run.evaluate(*few) == metrics and passes == []

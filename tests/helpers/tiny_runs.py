@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from panoptic_occ.commands.evaluating import evaluate
 from panoptic_occ.commands.training import train
@@ -82,6 +84,12 @@ def as_written(metrics: dict[str, object]) -> dict[str, Any]:
 def read(file: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(file.read_text())
     return content
+
+
+def equal_weights(one: Path, other: Path) -> bool:
+    """Whether two files hold the same tensors, to the last bit."""
+    ours, theirs = load_file(one), load_file(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from helpers.tiny_runs import QUIET, TinyRun, cache
+from helpers.tiny_runs import QUIET, TinyRun, cache, equal_weights
 from panoptic_occ.commands.training import train_order
 from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
 from panoptic_occ.training.callbacks.preemption import Preemption
@@ -27,16 +22,6 @@ WORDS = (
     *QUIET, "trainer.log_every_n_steps=1", "validate={every: 2, images: 5}",
 )  # fmt: skip
 STEPS = 12  # of scenes_tiny, for half its reference batch; an epoch is two of them
-
-TWO_PROCESSES = """
-import sys
-from panoptic_occ.commands.training import train_order
-from panoptic_occ.runs.build import plan_of
-from panoptic_occ.runs.plan import build_model, prepared_data
-plan = plan_of(sys.argv[1:])
-data = prepared_data(plan.data)
-train_order(plan, plan.order, build_model(plan, data.categories), data)
-"""
 
 
 def oanet(cache: Path, runs: Path, *more: str) -> TinyRun:
@@ -62,35 +47,25 @@ def validated(plan: RunPlan) -> dict[int, dict[str, float]]:
     }
 
 
-def assert_last_look(plan: RunPlan, run: TinyRun, names: list[str]) -> Any:
-    """The last look saw what an evaluation of these images sees; that evaluation's rows."""
-    looks = validated(plan)
-    assert list(looks) == [3, 7, 11]
-    rows = run.evaluate("data.max_eval_images=5")["relations"]
-    assert list(rows) == ["score", "oanet"]
-    for order, row in rows.items():
-        for name in names:
-            assert looks[STEPS - 1][f"{order}/{name}"] == pytest.approx(row[name], rel=1e-6), (order, name)
-    return rows
-
-
 @pytest.fixture(scope="module")
 def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
     return fit(oanet(cache, tmp_path_factory.mktemp("runs")))
 
 
 def test_the_last_look_sees_what_an_evaluation_of_these_images_sees(undisturbed: RunPlan, cache: Path) -> None:
-    names = ["PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st", "relation_accuracy"]
-    rows = assert_last_look(undisturbed, oanet(cache, undisturbed.runs_dir), names)
-    assert rows["oanet"]["PQ"] != rows["score"]["PQ"]  # else the test could not tell them apart
     looks = validated(undisturbed)
+    assert list(looks) == [3, 7, 11]
+    rows = oanet(cache, undisturbed.runs_dir).evaluate("data.max_eval_images=5")["relations"]
+    for order, row in rows.items():
+        for name in ("PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st", "relation_accuracy"):
+            assert looks[STEPS - 1][f"{order}/{name}"] == pytest.approx(row[name], rel=1e-6), (order, name)
+    assert rows["oanet"]["PQ"] != rows["score"]["PQ"]  # else the test could not tell them apart
     assert len({look["oanet/PQ"] for look in looks.values()}) > 1  # it looks at the network as it is
     assert len({look["score/PQ"] for look in looks.values()}) == 1
 
 
 def equal(a: RunPlan, b: RunPlan) -> bool:
-    ours, theirs = (load_file(plan.order.folder.weights("occlusion")) for plan in (a, b))
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    return equal_weights(*(plan.order.folder.weights("occlusion") for plan in (a, b)))
 
 
 def test_looking_changes_nothing(undisturbed: RunPlan, cache: Path, tmp_path: Path) -> None:
@@ -125,13 +100,3 @@ def test_a_signal_during_a_look(
     looks = validated(resumed)
     assert looks[3] == validated(undisturbed)[3]
     assert max(looks) > 6  # where the checkpoint was; Lightning's epochs may begin a step later after it
-
-
-def test_two_processes_look_at_the_same_images(cache: Path, tmp_path: Path) -> None:
-    run = oanet(cache, tmp_path, "trainer.devices=2", "trainer.strategy=ddp")
-    program = tmp_path / "program.py"
-    program.write_text(TWO_PROCESSES)
-    done = subprocess.run([sys.executable, program, *run.words], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "sync_dist" not in done.stderr
-    assert_last_look(run.plan(), oanet(cache, tmp_path), ["PQ", "RQ_th", "SQ_st", "relation_accuracy"])
