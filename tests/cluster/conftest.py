@@ -5,13 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
 from helpers.tiny_runs import BRIEF, QUIET, cache, tiny_run
 from panoptic_occ.runs.plan import prepared_data
@@ -21,7 +21,9 @@ __all__ = ["cache"]
 FORKED = Path(__file__).with_name("forked.py")
 PRELOADED = ["panoptic_occ.train", "panoptic_occ.evaluate", "panoptic_occ.commands.training", "panoptic_occ.runs.build"]
 PRELOADED += ["panoptic_occ.commands.sweeps", "panoptic_occ.backbone.small", "torch._dynamo", "hydra.core.plugins"]
-EDGES = (("train", "short_edge=[64]"), ("train", "max_edge=64"), ("eval", "short_edge=64"), ("eval", "max_edge=64"))
+SMALL = ["data.batch_size=2", "schedule.reference_batch=2"]
+SMALL += ["data.train_transform.short_edge=[64]", "data.train_transform.max_edge=64"]
+SMALL += ["data.eval_transform.short_edge=64", "data.eval_transform.max_edge=64"]
 PATIENCE = 240  # seconds until a process counts as one that hangs
 
 
@@ -70,7 +72,7 @@ class Commands:
         if processes > 1:
             words = (*words, f"trainer.devices={processes}", "trainer.strategy=ddp")
             shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
-            shared |= {"MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
+            shared |= {"MASTER_PORT": find_free_network_port(), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
             places = [environment | _texts(shared | {"RANK": r, "LOCAL_RANK": r}) for r in range(processes)]
         started = []
         for place, own in enumerate(places):
@@ -98,26 +100,14 @@ def _texts(values: dict[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def commands(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     """Starts commands on the tiny scenes, painted before, with a network of seconds."""
     prepared_data(tiny_run(cache, cache).plan("compare=[]").data)
-    small = [f"data.{split}_transform.{edge}" for split, edge in EDGES]
-    batches = ["data.batch_size=2", "schedule.reference_batch=2"]
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_"))]:
             patch.delenv(name)
-        yield Commands(
-            tmp_path_factory.mktemp("logs"), [*QUIET[:2], f"data.source.cache_dir={cache}", *small, *batches]
-        )
+        yield Commands(tmp_path_factory.mktemp("logs"), [*QUIET[:2], f"data.source.cache_dir={cache}", *SMALL])
 
 
 @pytest.fixture(scope="session")

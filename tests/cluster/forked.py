@@ -7,6 +7,7 @@ for all output.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import runpy
@@ -33,12 +34,10 @@ def arm(fault: str) -> None:
     ``nan``.
     """
     place, count, what = fault.split()
-    visits = 0
+    visits = itertools.count(1)
 
     def strike() -> bool:
-        nonlocal visits
-        visits += 1
-        if visits != int(count):
+        if next(visits) != int(count):
             return False
         if what.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[what])

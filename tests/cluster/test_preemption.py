@@ -1,25 +1,87 @@
-"""Real signals in the middle of a fit, a validation and a test; SLURM's commands are played by scripts."""
+"""Real signals in the middle of a fit, a validation and a test, to one of several processes, to other threads, and to
+workers that load data; SLURM's commands are played by scripts."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from helpers.interrupted_fit import Line, clean, loader, make_trainer, send
 from panoptic_occ.common.errors import NonFiniteLossError
+from panoptic_occ.data.loading.loader import _outlive_signals, sample_loader
 from panoptic_occ.training.callbacks.preemption import Preemption
 
-__all__ = ["clean"]  # a fixture that every test here has
+STEPS = 6
+
+
+class Line(pl.LightningModule):
+    """Fits a line; ``at(place)`` is called before every batch with its name, as in "train 3"."""
+
+    def __init__(self, at: Callable[[str], None]) -> None:
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+        self.at = at
+        self.seen: list[str] = []
+
+    def _batch(self, name: str) -> None:
+        self.seen.append(name)
+        self.at(name)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self._batch(f"train {self.global_step}")
+        return self.line(batch).square().mean()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self._batch(f"val {batch_idx}")
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self._batch(f"test {batch_idx}")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def send(number: int, place: str) -> Callable[[str], None]:
+    """Sends this process a signal at a batch."""
+    return lambda name: os.kill(os.getpid(), number) if name == place else None
+
+
+def make_trainer(folder: Path, **settings: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    chosen = {"accelerator": "cpu", "devices": 1, "max_steps": STEPS, "max_epochs": -1, "callbacks": Preemption(folder)}
+    return pl.Trainer(enable_checkpointing=False, default_root_dir=folder, **{**quiet, **chosen, **settings})
+
+
+def loader(n: int = STEPS) -> DataLoader[Tensor]:
+    return DataLoader(torch.ones(n, 1))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No cluster, no signal from before, and afterwards the handlers of before."""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_"))]:
+        monkeypatch.delenv(name)
+    Preemption.asked.clear()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    yield
+    Preemption.asked.clear()
+    for number, handler in before.items():
+        assert signal.getsignal(number) == handler  # a later signal must not be noted by nobody
+        signal.signal(number, handler)
 
 
 class Slurm:
@@ -186,3 +248,87 @@ def test_what_the_signal_broke_is_no_result(tmp_path: Path, caplog: pytest.LogCa
 def test_real_errors_stay_errors(tmp_path: Path, error: Exception, number: int | None) -> None:
     with pytest.raises(type(error)):
         make_trainer(tmp_path).fit(Line(broken(error, number)), loader())
+
+
+class SignalOneRank(pl.Callback):
+    """Signals one process of two, which then must stop together."""
+
+    def __init__(self, rank: int, folder: Path) -> None:
+        self.rank, self.folder = rank, folder
+
+    def _at(self, trainer: pl.Trainer, where: str) -> None:
+        if trainer.global_rank == self.rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        (self.folder / f"rank {trainer.global_rank} {where}").touch()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 2:
+            self._at(trainer, f"train {trainer.global_step}")
+        assert batch_idx <= 2
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 1:
+            self._at(trainer, f"test {batch_idx}")
+        assert batch_idx <= 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_stop_at_the_same_step(tmp_path: Path, rank: int) -> None:
+    one = SignalOneRank(rank, tmp_path)
+    trainer = make_trainer(tmp_path, devices=2, strategy="ddp_fork", callbacks=[one, Preemption(tmp_path)])
+    with pytest.raises(Exception, match="exit code 143"):
+        trainer.fit(Line(lambda name: None), loader(2 * STEPS))
+    assert sorted(path.name for path in tmp_path.glob("rank*")) == ["rank 0 train 2", "rank 1 train 2"]
+    assert torch.load(tmp_path / "00000003.ckpt", weights_only=True)["global_step"] == 3
+
+
+class Share(torch.utils.data.Sampler[int]):
+    """Images 0, 2, 4, ... for the first process, 1, 3, ... for the second: shares that differ by one."""
+
+    def __iter__(self) -> Iterator[int]:
+        rank = torch.distributed.get_rank()
+        return iter(range(rank, 5, 2))
+
+    def __len__(self) -> int:
+        return len(range(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0, 5, 2))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_uneven_shares_of_a_test_do_not_hang(tmp_path: Path, asked: bool) -> None:
+    callbacks = [SignalOneRank(1, tmp_path), Preemption()] if asked else [Preemption()]
+    trainer = make_trainer(tmp_path, devices=2, strategy="ddp_fork", callbacks=callbacks, use_distributed_sampler=False)
+    data = DataLoader(torch.ones(5, 1), sampler=Share())  # type: ignore[arg-type]
+    if asked:
+        with pytest.raises(Exception, match="exit code 143"):
+            trainer.test(Line(lambda name: None), data, verbose=False)
+    else:
+        trainer.test(Line(lambda name: None), data, verbose=False)
+
+
+def test_other_threads_cannot_take_signals(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGUSR2)
+    nothing: Any = SimpleNamespace()
+    thread = Thread(target=lambda: Preemption().on_train_start(nothing, nothing))
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_workers_outlive_the_signal_that_all_processes_get(tmp_path: Path, number: int) -> None:
+    def at(name: str) -> None:
+        if name == "train 2":
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            for pid in [*(worker.pid for worker in workers), os.getpid()]:
+                os.kill(cast(int, pid), number)
+
+    data: Any = torch.ones(8 * STEPS, 1)
+    loaded = DataLoader(data, num_workers=2, worker_init_fn=_outlive_signals, persistent_workers=True)
+    with pytest.raises(SystemExit):
+        make_trainer(tmp_path).fit(Line(at), loaded)
+    assert (tmp_path / "00000003.ckpt").exists()
+    assert sample_loader(data, 2).worker_init_fn is _outlive_signals
+    assert not multiprocessing.active_children()

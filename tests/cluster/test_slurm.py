@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -16,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from helpers.tiny_runs import TINY, read
+
 pytestmark = pytest.mark.slurm
 
 LAUNCHER = ("hydra/launcher=slurm_cpu", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
-TINY = (
-    "experiment=tiny", "trainer=cpu", "trainer.enable_progress_bar=false", "compare=[score]", "data.num_workers=1",
-    "schedule.base.steps=24", "schedule.base.milestones=[20]", "schedule.base.checkpoint_every=4",
+LONGER = (
+    *TINY, "compare=[score]", "data.num_workers=1", "schedule.base.steps=24",
+    "schedule.base.milestones=[20]", "schedule.base.checkpoint_every=4",
     "validate.every=null",  # a signal that comes in a validation saves no step
 )  # fmt: skip
 TRACKED = "logger=[csv,wandb]"  # W&B's own process gets the signals too
@@ -81,15 +82,14 @@ def configure(slurm: Path, grace: int, user_signal: bool) -> None:
     until("the settings", lambda: f"GraceTime={grace}" in call("scontrol", "show", "partition", "main"))
 
 
-def start(folder: Path, program: tuple[str, ...], *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     """A sweep in ``folder``."""
-    command = [sys.executable, *program, *words, f"runs_dir={folder}/runs", f"hydra.sweep.dir={folder}/sweep"]
+    command = [sys.executable, *words, *LAUNCHER, f"runs_dir={folder}/runs", f"hydra.sweep.dir={folder}/sweep"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder)
 
 
 def train(folder: Path, cache: Path, *words: str) -> subprocess.Popen[str]:
-    own = (*TINY, f"data.source.cache_dir={cache}")
-    return start(folder, ("-m", "panoptic_occ.train", "-m"), *own, *LAUNCHER, *words)
+    return start(folder, "-m", "panoptic_occ.train", "-m", *LONGER, f"data.source.cache_dir={cache}", *words)
 
 
 def end(sweep: subprocess.Popen[str]) -> tuple[int, str]:
@@ -102,14 +102,7 @@ def job_logs(folder: Path) -> str:
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    (file,) = folder.glob("runs/scenes_tiny/ocfusion*/metrics.json")
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    return read(next(folder.glob("runs/scenes_tiny/ocfusion*/metrics.json")))
 
 
 @pytest.fixture(scope="session")
@@ -196,11 +189,10 @@ def test_two_processes_stop_and_go_on_together(slurm: Path, tmp_path: Path, cach
 
 def test_twenty_jobs_with_random_kills(slurm: Path, tmp_path: Path) -> None:
     """Some jobs are killed outright, some are told to stop; one fails by itself; the same command completes them."""
-    program = (str(Path(__file__).with_name("tiny_app.py")), "-m")
-    words = ("seed=range(20)", *LAUNCHER)
+    words = (str(Path(__file__).with_name("tiny_app.py")), "-m", "seed=range(20)", "compare=[]")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "broken").touch()
-    sweep = start(tmp_path, program, *words)
+    sweep = start(tmp_path, *words)
     dice, killed = random.Random(0), set()
     while sweep.poll() is None and len(killed) < 5:
         running = call("squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i").split()
@@ -216,7 +208,7 @@ def test_twenty_jobs_with_random_kills(slurm: Path, tmp_path: Path) -> None:
     assert "job 13 failed: image 13: truncated" in out
     assert f"{20 - len(results)} of 20 jobs have no result" in out
     (tmp_path / "runs" / "broken").unlink()
-    status, out = end(start(tmp_path, program, *words))
+    status, out = end(start(tmp_path, *words))
     assert status == 0, out
     assert f"sweep: {20 - len(results)} finished, {len(results)} skipped, 0 failed" in out
     for seed in range(20):

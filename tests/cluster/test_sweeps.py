@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import hydra
 import pytest
 from omegaconf import OmegaConf
 
+from helpers.tiny_runs import read
 from panoptic_occ.commands.app import _check_processes, command
 from panoptic_occ.commands.sweeps import Job, collect, details, note, recorded_job, score_of, to_table
 from panoptic_occ.common.errors import ConfigError, DataError
@@ -45,9 +45,8 @@ def sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sweep:
     return run
 
 
-def record(number: int) -> dict[str, object]:
-    found: dict[str, object] = json.loads(Path(f"sweep/{number}/job.json").read_text())
-    return found
+def record(number: int) -> dict[str, Any]:
+    return read(Path(f"sweep/{number}/job.json"))
 
 
 def seed_two_fails(plan: RunPlan) -> float:
@@ -94,10 +93,7 @@ def test_debugging_shows_the_error_itself(sweep: Sweep) -> None:
 
 
 def test_faults_of_ours_are_named_by_their_kind(sweep: Sweep) -> None:
-    def fault(plan: RunPlan) -> float:
-        return 1 / 0
-
-    message = sweep(fault, "seed=1,2")
+    message = sweep(lambda plan: 1 / 0, "seed=1,2")
     assert message is not None and "the first: ZeroDivisionError: division by zero" in message
 
 
@@ -145,12 +141,12 @@ def test_optuna_gets_the_score_and_a_failed_trial_costs_only_itself(
     jobs = [record(k) for k in range(14)]
     failed = [job for job in jobs if job["state"] == "failed"]
     assert message is not None and f"error: {len(failed)} of 14 jobs have no result" in message and failed
-    best = max((job for job in jobs if job not in failed), key=lambda job: cast("float", job["score"]))
+    best = max((job for job in jobs if job not in failed), key=lambda job: job["score"])
     found = Path("sweep/optimization_results.yaml").read_text()
     value = float(found.split("fusion.conf_thr:")[1].split()[0])
-    assert abs(value - 0.6) < 0.1 and f"fusion.conf_thr={value}" in cast("list[str]", best["words"])
+    assert abs(value - 0.6) < 0.1 and f"fusion.conf_thr={value}" in best["words"]
     said = capsys.readouterr().out
-    assert f"best of 14 trials: job {best['number']} with PQ {100 * cast('float', best['score']):.2f}: " in said
+    assert f"best of 14 trials: job {best['number']} with PQ {100 * best['score']:.2f}: " in said
     assert f": fusion.conf_thr={value} fusion.min_visible=" in said and "This PQ is optimistic" in said
 
 
@@ -171,18 +167,16 @@ def test_a_sweep_is_no_part_of_a_runs_name(name: str) -> None:
     assert plan.folder.path.name == f"{plan.method}_small_s0_fusion.min-visible-0.4"
 
 
-@pytest.mark.parametrize("launcher", ["slurm_cpu", "slurm_1gpu", "slurm_4gpu", "local"])
-def test_launchers_compose_and_are_documented(launcher: str) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "tasks", "gpus"), [("slurm_cpu", 1, None), ("slurm_1gpu", 1, 1), ("slurm_4gpu", 4, 4)]
+)
+def test_jobs_of_launchers_know_when_their_time_is_up(launcher: str, tasks: int, gpus: int | None) -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra.compose("config", [f"hydra/launcher={launcher}"], return_hydra_config=True)
     node = config.hydra.launcher
-    if launcher == "local":
-        assert node.n_jobs == 2
-        return
     # a job of at most ten minutes would take every signal for its time limit
     assert node.timeout_min > 10 and node.max_num_timeout > 0 and node.signal_delay_s >= 60
-    assert node.tasks_per_node == (4 if launcher == "slurm_4gpu" else 1)
-    assert node.gpus_per_node == {"slurm_cpu": None, "slurm_1gpu": 1, "slurm_4gpu": 4}[launcher]
+    assert (node.tasks_per_node, node.gpus_per_node) == (tasks, gpus)
 
 
 def test_the_table_has_a_column_for_what_differs() -> None:

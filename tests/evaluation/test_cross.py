@@ -109,7 +109,6 @@ def test_few_columns_without_policies() -> None:
     [
         (["save_predictions=true", "oracle=[stuff]"], r"save_predictions=true stores .*oracle=\['stuff'\] replaces"),
         (["saved=true", "oracle=[box]"], r"oracle=\['box'\]: masks in other boxes.*set saved=false"),
-        (["oracle=[clas]"], r"oracle=\[clas\] is unknown; did you mean 'class'"),
         (["data.object_sizes=[96,32]"], "data.object_sizes"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,51 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.stored_runs import all_maps, untrained_run
-from helpers.tiny_runs import TinyRun, cache
+from helpers.tiny_runs import TinyRun, cache, tiny_run
 from panoptic_occ.commands import evaluating
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.data.coco.dataset import CocoPanoptic
+from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.runs.archive import Archive, ArchiveWriter
+from panoptic_occ.runs.plan import build_model, prepared_data
 from panoptic_occ.runs.predictions import PredictionWriter
+from panoptic_occ.runs.weights import save_weights
+from panoptic_occ.structures.instances import PanopticMap
+from panoptic_occ.structures.outputs import BaseOutput
 from panoptic_occ.structures.sample import Sample
 
 __all__ = ["cache"]
 
 NETWORK, STORED = "evaluate_network", "evaluate_predictions"
 TO_STORE = r"to store them, run: python -m panoptic_occ\.evaluate experiment=tiny .* save_predictions=true"
+
+
+@contextmanager
+def all_maps() -> Iterator[dict[tuple[int, str], PanopticMap]]:
+    """Every map that is made meanwhile, by image and entry."""
+    seen: dict[tuple[int, str], PanopticMap] = {}
+    update = Evaluation.update
+
+    def watched(self: Evaluation, sample: Sample, output: BaseOutput) -> dict[str, PanopticMap]:
+        maps = update(self, sample, output)
+        seen.update({(sample.image_id, name): panoptic for name, panoptic in maps.items()})
+        return maps
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluation, "update", watched)
+        yield seen
+
+
+def untrained_run(scenes: Path, runs: Path) -> TinyRun:
+    """A tiny run with the weights it was born with (nobody asks here whether they are good)."""
+    run = tiny_run(scenes, runs)
+    plan = run.plan()
+    model = build_model(plan, prepared_data(plan.data).categories)
+    with torch.no_grad():  # answers of both signs, which weights this small would not give
+        model.occlusion.head.project.weight.mul_(100)  # type: ignore[union-attr,operator]
+    save_weights(plan.base.folder.weights("base"), model.base_modules(), {"stage": "base"})
+    save_weights(plan.order.folder.weights("occlusion"), {"occlusion": model.occlusion}, {"stage": "occlusion"})
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -190,37 +223,29 @@ def test_an_interrupted_evaluation_leaves_the_store_as_it_was(
     assert {path.name: path.read_bytes() for path in archives(run).iterdir()} == before
 
 
-def test_an_evaluation_is_made_once(stored: TinyRun, passes: list[str]) -> None:
-    few = ("compare=[score]", "fusion.min_visible=0.2")
-    metrics = stored.evaluate(*few)
-    assert stored.evaluate(*few, "processes=2") == metrics and passes == [NETWORK]
-    stored.evaluate(*few, "force=true")
-    assert passes == [NETWORK] * 2
-    passes.clear()
-    for words in ([], ["compare=[area]"], ["compare=[area]", "save_maps=true"]):  # all of them into one folder
-        metrics = stored.evaluate(*few, "saved=true", *words)
-        assert stored.evaluate(*few, "saved=true", *words) == metrics
-    assert passes == [STORED] * 3
-
-
-def test_an_evaluation_is_made_again_from_other_files(stored: TinyRun, passes: list[str], tmp_path: Path) -> None:
+def test_an_evaluation_is_made_once_until_files_change(stored: TinyRun, passes: list[str], tmp_path: Path) -> None:
     run, few = stored.copied(tmp_path), ("compare=[]", "fusion.min_visible=0.2")
     plan = run.plan()
     base, weights = plan.base.folder.weights("base"), plan.order.folder.weights("occlusion")
 
     def again(*words: str) -> list[str]:
         passes.clear()
-        run.evaluate(*few, *words)
+        metrics = run.evaluate(*few, *words)
         made = [*passes]
-        run.evaluate(*few, *words)
-        assert passes == made  # the second time there is nothing to do
+        assert run.evaluate(*few, *words) == metrics and passes == made  # the second time there is nothing to do
         return made
 
     assert again() == [NETWORK]
+    assert again("processes=2") == []
+    assert again("compare=[score]", "save_maps=true") == [NETWORK]  # all of them into one folder
+    assert again() == [NETWORK]
+    run.evaluate(*few, "force=true")
+    assert passes == [NETWORK] * 2
     whole = base.read_bytes()
     trained_again(base)
     assert again() == [NETWORK]
-    assert again("saved=true") == [STORED]
+    for words in ([], ["compare=[area]"], ["compare=[area]", "save_maps=true"], []):
+        assert again("saved=true", *words) == [STORED]
     base.write_bytes(whole)
     assert again("saved=true") == []  # which reads no weights of the base
     assert again("save_predictions=true") == [NETWORK]

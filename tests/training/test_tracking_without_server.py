@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
 from helpers.wandb_files import logging_plan, offline_runs
 from panoptic_occ.common.errors import ConfigError
@@ -20,24 +21,19 @@ from panoptic_occ.training.tracking import answers, tracked, usable_mode
 @pytest.fixture
 def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """A user of W&B without a key, whom no server answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{find_free_network_port()}")
     wandb.teardown()  # it has read the environment once
     yield monkeypatch
     monkeypatch.undo()
     wandb.teardown()
 
 
-def log_in(patch: pytest.MonkeyPatch, url: str | None = None) -> None:
-    patch.setenv("WANDB_API_KEY", 40 * "0")
-    if url:
-        patch.setenv("WANDB_BASE_URL", url)
+def log_in(patch: pytest.MonkeyPatch, key: str = 40 * "0") -> None:
+    patch.setenv("WANDB_API_KEY", key)
     wandb.teardown()
 
 
@@ -62,8 +58,7 @@ def test_without_a_key_it_is_offline_and_only_a_wish_for_more_is_answered(
     ]
     with pytest.raises(ConfigError, match=r"mode=on .*is unknown; .*allowed: disabled, offline, online"):
         usable_mode("on")
-    stranger.setenv("WANDB_API_KEY", "short")
-    wandb.teardown()
+    log_in(stranger, "short")
     caplog.clear()
     assert usable_mode(None) == "offline"
     (message,) = ours(caplog)
@@ -112,7 +107,8 @@ def test_a_server_that_does_not_take_the_run_is_no_reason_to_stop(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         assert answers(url)
-        log_in(stranger, url)
+        stranger.setenv("WANDB_BASE_URL", url)
+        log_in(stranger)
         track_online(tmp_path)
         server.shutdown()
     (message,) = ours(caplog)

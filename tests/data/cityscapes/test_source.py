@@ -11,7 +11,6 @@ from PIL import Image
 from rich.console import Console
 
 from helpers.tiny_cityscapes import STREET, TinyCityscapes
-from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.cityscapes import source as module
 from panoptic_occ.data.cityscapes.source import CityscapesSource
 from panoptic_occ.data.coco.writer import Part
@@ -123,10 +122,3 @@ def test_the_environment_names_the_folder_and_prepare_caches_relations(
     assert relation.matrix(0.0).tolist() == [[-1, 0, 0], [1, -1, 0], [1, 1, -1]]
     cut = CityscapesSource(cache_dir=tmp_path / "cache", processes=1, inst_gt="panoptic").split("train").target(0)
     assert cut.relation.inter.triu(1).sum() == 0 and len(cut.labels) == 3
-
-
-def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match=r"inst_gt='cocoo'.*did you mean 'coco'"):
-        CityscapesSource(inst_gt="cocoo")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"match='shore'.*allowed: box, share"):
-        CityscapesSource(match="shore")  # type: ignore[arg-type]
