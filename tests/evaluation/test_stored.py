@@ -213,7 +213,7 @@ def test_an_interrupted_evaluation_leaves_the_store_as_it_was(
 
     def interrupted(self: PredictionWriter, sample: Any, output: Any, maps: Any) -> None:
         seen.append(sample.image_id)
-        if len(seen) == 4:
+        if len(seen) == 3:
             raise DataError("the disk is gone")
         store(self, sample, output, maps)
 
@@ -237,14 +237,12 @@ def test_an_evaluation_is_made_once_until_files_change(stored: TinyRun, passes: 
 
     assert again() == [NETWORK]
     assert again("processes=2") == []
-    assert again("compare=[score]", "save_maps=true") == [NETWORK]  # all of them into one folder
-    assert again() == [NETWORK]
     run.evaluate(*few, "force=true")
-    assert passes == [NETWORK] * 2
+    assert passes == [NETWORK]
     whole = base.read_bytes()
     trained_again(base)
     assert again() == [NETWORK]
-    for words in ([], ["compare=[area]"], ["compare=[area]", "save_maps=true"], []):
+    for words in ([], ["compare=[area]"], ["compare=[area]", "save_maps=true"], []):  # all of them into one folder
         assert again("saved=true", *words) == [STORED]
     base.write_bytes(whole)
     assert again("saved=true") == []  # which reads no weights of the base
@@ -268,7 +266,7 @@ def test_an_evaluation_that_fails_leaves_the_earlier_results(
 
     run, few = stored.copied(tmp_path), ("saved=true", "compare=[]", "fusion.min_visible=0.2")
     metrics = run.evaluate(*few)
-    (target,) = (run.folder / "evaluations").glob("*min-visible-0.2*")
+    (target,) = run.runs.rglob("evaluations/*min-visible-0.2*")
     before = {path: path.read_bytes() for path in target.iterdir() if path.is_file()}
     with monkeypatch.context() as patch, pytest.raises(DataError):
         patch.setattr(evaluating, "write_results", fail)
