@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from helpers.tiny_runs import QUIET, TinyRun, equal_weights, read, steps, tiny_run
 from panoptic_occ.common.errors import CheckpointError, ConfigError
-from panoptic_occ.runs.plan import build_model, prepared_data
 from panoptic_occ.runs.weights import load_weights
 
 
@@ -27,8 +26,7 @@ def test_run_leaves_everything_behind(trained: TinyRun) -> None:
 
 
 def test_stage_two_trains_the_head_and_leaves_the_base(trained: TinyRun) -> None:
-    plan = trained.plan()
-    model = build_model(plan, prepared_data(plan.data).categories)
+    plan, _, model = trained.built()
     load_weights(plan.base.folder.weights("base"), model.base_modules())
     fresh, head = model.occlusion.state_dict(), load_file(plan.order.folder.weights("occlusion"))
     assert {f"occlusion.{name}" for name in fresh} == set(head)
@@ -62,8 +60,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained: TinyRun) -> None
 
 
 def test_weights_of_another_architecture_are_refused(trained: TinyRun) -> None:
-    plan = trained.plan("backbone.out_channels=64")
-    model = build_model(plan, prepared_data(plan.data).categories)
+    _, _, model = trained.built("backbone.out_channels=64")
     with pytest.raises(CheckpointError, match=r"another network or data set.*of another shape"):
         load_weights(trained.plan().base.folder.weights("base"), model.base_modules())
 

@@ -17,7 +17,6 @@ from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.runs.archive import Archive, ArchiveWriter
-from panoptic_occ.runs.plan import build_model, prepared_data
 from panoptic_occ.runs.predictions import PredictionWriter
 from panoptic_occ.runs.weights import save_weights
 from panoptic_occ.structures.base_output import BaseOutput
@@ -49,8 +48,7 @@ def all_maps() -> Iterator[dict[tuple[int, str], PanopticMap]]:
 def untrained_run(scenes: Path, runs: Path) -> TinyRun:
     """A tiny run with the weights it was born with (nobody asks here whether they are good)."""
     run = tiny_run(scenes, runs)
-    plan = run.plan()
-    model = build_model(plan, prepared_data(plan.data).categories)
+    plan, _, model = run.built()
     with torch.no_grad():  # answers of both signs, which weights this small would not give
         model.occlusion.head.project.weight.mul_(100)  # type: ignore[union-attr,operator]
     save_weights(plan.base.folder.weights("base"), model.base_modules(), {"stage": "base"})

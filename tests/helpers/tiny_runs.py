@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 
 from panoptic_occ.commands.evaluating import evaluate
 from panoptic_occ.commands.training import train
+from panoptic_occ.data.loading.datamodule import PanopticDataModule
+from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.build import plan_of
-from panoptic_occ.runs.plan import RunPlan
+from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
 
 QUIET = ("trainer=cpu", "trainer.enable_progress_bar=false", "processes=1")
 TINY = ("experiment=tiny", "thing.max_detections=10", *QUIET)
@@ -47,6 +49,12 @@ class TinyRun:
 
     def plan(self, *more: str) -> RunPlan:
         return plan_of([*self.words, *more])
+
+    def built(self, *more: str) -> tuple[RunPlan, PanopticDataModule, PanopticFPN]:
+        """Plan, data and a fresh network."""
+        plan = self.plan(*more)
+        data = prepared_data(plan.data)
+        return plan, data, build_model(plan, data.categories)
 
     def train(self, *more: str) -> dict[str, Any]:
         """The metrics, as their file has them."""

@@ -14,7 +14,6 @@ from helpers.tiny_runs import TinyRun, cache, tiny_run
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.runs.build import plan_of
-from panoptic_occ.runs.plan import build_model, prepared_data
 from panoptic_occ.training.module import PanopticModule
 from panoptic_occ.training.stage import fit_stage, make_trainer
 
@@ -43,17 +42,15 @@ def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fitted(run: TinyRun, *words: str) -> dict[str, torch.Tensor]:
     """The base after its stage, from the newest checkpoint if there is one."""
-    plan = run.plan(*words)
-    data = prepared_data(plan.data)
-    fit_stage("base", build_model(plan, data.categories), data, plan, plan.order)
+    plan, data, model = run.built(*words)
+    fit_stage("base", model, data, plan, plan.order)
     return load_file(plan.base.folder.weights("base"))
 
 
 def first_losses(run: TinyRun, *words: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Losses of the first batch, and the gradient of the pyramid's last layer."""
-    plan = run.plan(*words)
-    data = prepared_data(plan.data)
-    model = build_model(plan, data.categories).train()
+    plan, data, model = run.built(*words)
+    model.train()
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bf16" in plan.trainer.settings["precision"]):
         losses = model.base_losses(next(iter(data.train_dataloader())))
@@ -131,9 +128,8 @@ def test_what_learns_from_annotations_meets_them_as_large_as_predicted_masks(
 ) -> None:
     """Predicted masks are in the frame of the original image, here of 96 px; the base trains on 64 px."""
     smaller = ["data.train_transform.short_edge=[64]", "data.train_transform.max_edge=64"]
-    plan = run.plan(*smaller, f"method={method}", "schedule.occlusion.steps=1", "schedule.occlusion.milestones=[]")
-    data = prepared_data(plan.data)
-    model = build_model(plan, data.categories)
+    brief = ("schedule.occlusion.steps=1", "schedule.occlusion.milestones=[]")
+    plan, data, model = run.built(*smaller, f"method={method}", *brief)
     seen: set[int] = set()
 
     def loss(examples: list[TrainingExample], generator: torch.Generator) -> dict[str, torch.Tensor]:

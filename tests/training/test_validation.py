@@ -11,7 +11,7 @@ import pytest
 
 from helpers.tiny_runs import QUIET, TinyRun, cache, equal_weights
 from panoptic_occ.commands.training import train_order
-from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
+from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.training.callbacks.preemption import Preemption
 from panoptic_occ.training.module import PanopticModule
 
@@ -29,9 +29,8 @@ def oanet(cache: Path, runs: Path, *more: str) -> TinyRun:
 
 
 def fit(run: TinyRun) -> RunPlan:
-    plan = run.plan()
-    data = prepared_data(plan.data)
-    train_order(plan, plan.order, build_model(plan, data.categories), data)
+    plan, data, model = run.built()
+    train_order(plan, plan.order, model, data)
     return plan
 
 
