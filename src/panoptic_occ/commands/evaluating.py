@@ -83,8 +83,8 @@ def of_trained_run(plan: RunPlan) -> RunPlan:
 
 
 def check_categories(plan: RunPlan, data: PanopticDataModule) -> None:
-    """ConfigError when other data than the run's own has other categories, by id or by name."""
-    if plan.evaluation.own_data:
+    """ConfigError when the data have other categories than those that the run was trained with, by id or by name."""
+    if not plan.folder.categories.exists():  # a base of annotations, which knows those of any data
         return
     parts = run_categories(plan.folder), data.categories
     trained, evaluated = ({category.id: category.name for category in part.items} for part in parts)

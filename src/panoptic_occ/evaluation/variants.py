@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from panoptic_occ.common.errors import DataError
 from panoptic_occ.config.grid import Values
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.data.relations.order_baselines import class_table
@@ -18,6 +20,7 @@ from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
 from panoptic_occ.runs.loading import load_order
 from panoptic_occ.runs.plan import OrderPlan, RunPlan, prepared_data
+from panoptic_occ.runs.weights import WEIGHTS
 from panoptic_occ.structures.categories import Categories
 
 
@@ -53,11 +56,20 @@ def load_variants(plan: RunPlan, in_channels: int, data: PanopticDataModule) -> 
     variants = variants_of(plan.orders, trained, data.categories)
     counting = [variant.model for variant in variants if "class_table" in variant.model.requires]
     if counting:
-        training = data if plan.evaluation.own_data else prepared_data(plan.training_data)
-        table = class_table(training.train_data)
+        table = class_table(_training_data(plan, data).train_data)
         for model in counting:
             model.use_class_table(table)
     return variants
+
+
+def _training_data(plan: RunPlan, data: PanopticDataModule) -> PanopticDataModule:
+    """The data that the base learned from: those of the evaluation, also from another place, or else the run's."""
+    weights = plan.base.folder.weights("base")
+    if not plan.evaluation.own_data and weights.exists():
+        with suppress(DataError):  # data to evaluate on need have no training split
+            if WEIGHTS.read_header(weights).get("annotations") == data.source.fingerprint():
+                return data
+    return data if plan.evaluation.own_data else prepared_data(plan.training_data)
 
 
 def build_evaluation(

@@ -229,7 +229,7 @@ def _evaluation(config: DictConfig, words: Sequence[str], base: BasePlan, traine
     detections = {**values_of(config, {Scope.DETECTIONS}), **_source(config)}
     detections["data.max_eval_images"] = config.data.get("max_eval_images")
     settings = {"base": base.key, **{key: value for key, value in detections.items() if "root" not in key}}
-    told = [word for word in words if in_names(config, word) and not word.lstrip("+").startswith("data.source.")]
+    told = [word for word in words if _is_told(config, word, of_run=trained is not None)]
     stores = [word for word in words if word.startswith("run=") or _is_of_result(setting_of_word(config, word))]
     return EvaluationPlan(
         settings=comparable(config),
@@ -252,6 +252,14 @@ def _evaluation(config: DictConfig, words: Sequence[str], base: BasePlan, traine
         erase_radius=int(config.fusion.get("erase_radius", config.data.erase_radius)),
         own_data=own_data,
     )
+
+
+def _is_told(config: DictConfig, word: str, *, of_run: bool) -> bool:
+    """Whether the name of an evaluation tells a word.  With ``run=``, a digest stands for words of data, and a method
+    is another one than the run's, which its folder does not tell."""
+    if of_run and word.startswith("method="):
+        return True
+    return in_names(config, word) and not (of_run and word.lstrip("+").startswith("data.source."))
 
 
 def _is_of_result(entry: Setting | None) -> bool:

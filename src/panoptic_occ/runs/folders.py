@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def categories(self) -> Path:
+        """The categories that it was trained with."""
+        return self.path / "categories.json"
+
+    @property
     def metrics(self) -> Path:
         """The results; the file that makes a run finished."""
         return self.path / "metrics.json"
@@ -71,7 +76,7 @@ class RunFolder:
         """Writes the configuration (YAML) and the environment that made the run, and the categories it knows."""
         write_text(self.config, config)
         write_json(self.path / "environment.json", environment(), indent=2)
-        write_json(self.path / "categories.json", categories.to_json(), indent=2)
+        write_json(self.categories, categories.to_json(), indent=2)
 
     @contextmanager
     def redone(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ def load_order(order: OrderPlan, in_channels: int, categories: Categories) -> Oc
 
 def run_categories(folder: RunFolder) -> Categories:
     """The categories that a run was trained with; CheckpointError when the folder does not say."""
-    file = folder.path / "categories.json"
+    file = folder.categories
     if not file.exists():
         raise CheckpointError(
             f"{file}: the file does not exist; point run= to the folder that train printed at its end"
