@@ -98,6 +98,7 @@ def test_pair_statistics_are_those_of_the_dense_masks(masks: MaskCrops) -> None:
     flat = dense(masks).reshape(len(masks), SIZE[0] * SIZE[1]).astype(int)
     stats = PairStats.of(masks)
     assert np.array_equal(stats.inter.numpy(), flat @ flat.T) and stats.area.tolist() == flat.sum(axis=1).tolist()
+    assert torch.equal(stats.significant(0), (stats.inter > 0).fill_diagonal_(False)), "disjoint masks never are"
 
 
 @quick
