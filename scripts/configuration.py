@@ -54,7 +54,9 @@ def _table(settings: dict[str, Setting], comments: dict[str, tuple[str, str]]) -
     rows = []
     for key, setting in settings.items():
         value, meaning = comments.get(key, ("", ""))
-        allowed = "" if "typing" in (kind := words(setting.kind)) or "collections" in kind or "<" in kind else kind
+        # unions of numbers have no order of their own
+        kind = ", or ".join(sorted(words(setting.kind).split(", or "), key=lambda text: (text == "null", text)))
+        allowed = "" if "typing" in kind or "collections" in kind or "<" in kind else kind
         rows.append([f"`{key}`", f"`{value}`" if value else "", allowed, setting.scope.value, meaning])
     return tabulate([[_cell(part) for part in row] for row in rows], HEADS, tablefmt="github")
 

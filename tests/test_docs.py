@@ -77,7 +77,7 @@ def command_lines() -> Iterator[tuple[str, str]]:
         lines = [line for _, code in blocks(page, "") for line in code.replace("\\\n", " ").splitlines()]
         for line in dict.fromkeys([*lines, *sorted(spans(page))]):
             if (call := CALL.search(line)) and not line.startswith("eval "):
-                yield call[1], " ".join(call[2].split())
+                yield call[1], " ".join(call[2].replace("METHOD", "ocfusion").split())
 
 
 LINES = list(dict.fromkeys(command_lines()))
@@ -282,5 +282,5 @@ def test_data_of_ones_own(
         run(command, *words)
     shown = capsys.readouterr().out
     assert "mine train: overlapping pairs of 3 images" in shown and shown.count("mine: 3 held-out images") == 3
-    assert len(list((tmp_path / "cache").glob("relations_*.safetensors"))) == 2
+    assert len(list((tmp_path / "cache").glob("relations*.safetensors"))) == 2
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]

@@ -19,9 +19,8 @@ METHOD = '''
 """The instance whose box ends lower in the image lies in front, by a learned amount."""
 import torch
 import torch.nn.functional as F
-from panoptic_occ.occlusion.base import OcclusionModel
+from panoptic_occ.occlusion.base import NO_CONTEXT, OcclusionModel
 from panoptic_occ.structures.relation import Relation
-from panoptic_occ.occlusion.base import NO_CONTEXT
 
 
 class LowerIsFront(OcclusionModel):

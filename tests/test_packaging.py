@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 import panoptic_occ
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config import compose as config_module
+from panoptic_occ.config import files as config_module
 from panoptic_occ.config.files import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def test_the_configuration_of_a_checkout_is_found() -> None:
 def test_the_configuration_of_an_installation_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "lib" / "panoptic_occ"
     package.mkdir(parents=True)
-    monkeypatch.setattr(config_module, "__file__", str(package / "config.py"))
+    monkeypatch.setattr(config_module, "__file__", str(package / "config" / "files.py"))
     with pytest.raises(ConfigError, match=r"no config.yaml in .*panoptic_occ/conf and .*; install the package again"):
         conf_dir()
     for folder in (tmp_path / "conf", package / "conf"):  # a checkout's, then the package's own
@@ -85,7 +85,7 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[st
 
 def test_make_help_lists_every_target() -> None:
     listed = {line.split()[1] for line in make("help").stdout.splitlines()}
-    assert listed == {"help", "train", "test", "test-slurm", "bench", "lint", "venv", "clean"}
+    assert listed == {"help", "train", "test", "test-slurm", "bench", "docs", "lint", "venv", "clean"}
 
 
 def test_make_names_the_python_that_is_too_old(tmp_path: Path) -> None:

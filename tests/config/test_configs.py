@@ -73,6 +73,8 @@ def test_every_choice_composes_has_its_settings_in_the_table_and_may_stand_in_a_
         rounds.append({group: choice for group, choice in zip(groups, row, strict=True) if choice is not None})
     for chosen in rounds:
         words = [f"{group}={choice}" for group, choice in chosen.items()]
+        if words[0].startswith("preset=papers/"):  # which change what the preset of COCO has
+            chosen, words = {"data": "coco"}, [words[0].replace("=", "=[coco,") + "]"]
         config = compose(words)
         assert chosen.items() <= dict(config.choices).items()
         check_targets(config, " ".join(words))  # else a run that trained could not be evaluated

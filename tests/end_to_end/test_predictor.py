@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import panoptic_occ
+from helpers.tiny_runs import TinyRun
 from panoptic_occ import pq
 from panoptic_occ.commands.predicting import predict
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
@@ -34,10 +35,9 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def tiny(trained: tuple[Path, object], cache: Path) -> Trained:
-    (run,) = (trained[0] / "scenes_tiny").glob("ocfusion_*")
+def tiny(trained: TinyRun, cache: Path) -> Trained:
     (listing,) = cache.rglob("annotations/panoptic_val.json")
-    return Trained(run, listing.parents[1])
+    return Trained(trained.folder, listing.parents[1])
 
 
 def predicted(tiny: Trained, output: Path, *words: str) -> dict[str, object]:

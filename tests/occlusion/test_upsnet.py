@@ -13,9 +13,8 @@ from helpers.appearance import owners
 from helpers.small_images import ask, detections, fused, strip
 from helpers.toy_orders import COMMON
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.data.cityscapes.labels import VOID
 from panoptic_occ.fusion.policy import FusionPolicy
-from panoptic_occ.occlusion.upsnet import STUFF, PixelArgmax
+from panoptic_occ.occlusion.upsnet import STUFF, VOID, PixelArgmax
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation

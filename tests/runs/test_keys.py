@@ -22,6 +22,7 @@ def names(*words: str) -> tuple[str, str, str]:
     [
         ("data.seed=1", ()),
         ("seed=1", ()),
+        ("share=backbone", ()),
         ("schedule.base.lr=0.5", ()),
         ("trainer.precision=bf16-mixed", ()),
         ("+trainer.gradient_clip_algorithm=value", ()),

@@ -13,8 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.config.compose import compose
-from scripts.suite import Run, last_error, result_words
+from scripts.suite import Run, last_error, plan_of, result_words
 from scripts.tables import command as command_module
 from scripts.tables import running
 from scripts.tables.command import main
@@ -113,8 +112,9 @@ def test_a_run_of_other_settings_is_not_taken_for_done(tmp_path: Path) -> None:
     pretend(planned)
     (run,) = planned.runs
     assert run.results is not None
-    same, other = compose([*planned.words, "processes=1"]), compose([*planned.words, "fusion.stuff_area=1"])
-    assert replace(run, config=same).results is not None and replace(run, config=other).results is None
+    same, other = (plan_of([*planned.words, word]).evaluation for word in ("seed=0", "fusion.stuff_area=1"))
+    assert replace(run, plan=replace(run.plan, evaluation=same)).results is not None
+    assert replace(run, plan=replace(run.plan, evaluation=other)).results is None
     run.metrics.unlink()
     assert run.results is None
 

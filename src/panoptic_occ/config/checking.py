@@ -41,7 +41,8 @@ def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[
         if meant is not value:
             OmegaConf.update(config, key, meant)
     grid_lists(config)
-    _check_words("compare", config.compare, orders)
+    own = "; --config-dir names the folder of orders of your own"
+    _check_words("compare", config.compare, orders, own)
     _check_words("oracle", config.oracle, ORACLES)
     for title, changes in config.policies.items():
         if not OmegaConf.is_dict(changes):
@@ -62,7 +63,7 @@ def _meant(value: Any, kind: Any, text: str) -> Any:
     return value
 
 
-def _check_words(key: str, words: Collection[Any], allowed: Collection[Any]) -> None:
+def _check_words(key: str, words: Collection[Any], allowed: Collection[Any], hint: str = "") -> None:
     for word in words:
         if word not in allowed:
-            raise ConfigError(f"{key}=[{word}] is unknown; {did_you_mean(word, allowed)}")
+            raise ConfigError(f"{key}=[{word}] is unknown; {did_you_mean(word, allowed)}{hint}")

@@ -1,8 +1,4 @@
-"""Objects from configuration: ``_target_`` and its parameters, with errors that say what would have been right.
-
-A configuration that comes with a run folder may have been written by anybody, and ``_target_`` can name any callable.
-``check_targets`` therefore lets such a configuration build only what a model, its data and its training consist of.
-"""
+"""Objects from configuration: ``_target_`` and its parameters, with errors that say what would have been right."""
 
 from __future__ import annotations
 

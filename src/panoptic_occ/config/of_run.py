@@ -43,10 +43,16 @@ def read_config(file: Path) -> DictConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = str(error).splitlines()[0]
     else:
-        if isinstance(config, DictConfig) and {"choices", "command", "runs_dir"} <= config.keys():
+        if isinstance(config, DictConfig) and _is_of_train(OmegaConf.to_container(config)):
             return config
         problem = "it lacks what train writes"
     raise CheckpointError(f"{file}: damaged ({problem}); the command that made the run writes it again with force=true")
+
+
+def _is_of_train(content: Any) -> bool:
+    groups = dict.fromkeys((key for key in GROUPS.keys() - {*WIDE, "logger"} if "." not in key), dict)
+    parts = {"choices": dict, "command": list, "runs_dir": str, **groups}
+    return all(isinstance(content.get(key), kind) for key, kind in parts.items())
 
 
 def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | None = None) -> DictConfig:

@@ -284,4 +284,5 @@ def setting_of_word(config: DictConfig, word: str) -> Setting | None:
 def in_names(config: DictConfig, word: str) -> bool:
     """Whether the names of folders tell a word of the command line."""
     entry = setting_of_word(config, word)
-    return "=" in word and not word.startswith("hydra") and (entry is None or entry.in_names)
+    tells = "=" in word or word.startswith("~")
+    return tells and not word.startswith("hydra") and (entry is None or entry.in_names)

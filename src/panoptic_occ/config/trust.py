@@ -1,4 +1,4 @@
-"""Objects from configuration: ``_target_`` and its parameters, with errors that say what would have been right.
+"""What the configuration of a run folder may build.
 
 A configuration that comes with a run folder may have been written by anybody, and ``_target_`` can name any callable.
 ``check_targets`` therefore lets such a configuration build only what a model, its data and its training consist of.

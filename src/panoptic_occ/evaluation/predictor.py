@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,8 +134,12 @@ def pixels_of(image: Picture) -> UInt8[Tensor, "3 h w"]:
         image = read_rgb(Path(image), upright=True)
     elif isinstance(image, Image.Image):
         image = np.array(image.convert("RGB"))
-    pixels = torch.from_numpy(image).permute(2, 0, 1) if isinstance(image, np.ndarray) and image.ndim == 3 else image
-    if not isinstance(pixels, Tensor) or pixels.ndim != 3 or len(pixels) != 3 or pixels.dtype != torch.uint8:
+    pixels: Any = image
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    is_rgb = isinstance(pixels, Tensor) and pixels.ndim == 3 and len(pixels) == 3 and pixels.dtype == torch.uint8
+    if not is_rgb or not pixels.numel():
         shape, kind = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
         raise ValueError(f"an image of {kind} {shape}: give uint8 RGB as an array (H,W,3), a tensor (3,H,W) or a file")
-    return pixels.contiguous()
+    tensor: Tensor = pixels.contiguous()
+    return tensor

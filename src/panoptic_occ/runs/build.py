@@ -105,7 +105,8 @@ def plan_of_run(
     config.run, config.runs_dir = str(folder), saved.runs_dir
     trained = saved.copy()
     before, after = _base(trained).settings, _base(config).settings
-    free = "data." if any(word.lstrip("+").startswith("data=") for word in words) else "data.source."
+    # of what trained the base, an evaluation may have its own data, and its own device with that one's precision
+    free = ("trainer.", "data." if any(word.lstrip("+").startswith("data=") for word in words) else "data.source.")
     kept = {key: after.get(key) if not key.startswith(free) else value for key, value in before.items()}
     kept |= {key: value for key, value in after.items() if key not in before and not key.startswith(free)}
     if changed := differences(before, kept):
@@ -228,7 +229,9 @@ def _evaluation(config: DictConfig, words: Sequence[str], base: BasePlan, traine
     own_data = trained is None or _source(config) == _source(trained)
     detections = {**values_of(config, {Scope.DETECTIONS}), **_source(config)}
     detections["data.max_eval_images"] = config.data.get("max_eval_images")
-    settings = {"base": base.key, **{key: value for key, value in detections.items() if "root" not in key}}
+    # the place of the run's own data may change, and other data may have the same names
+    placed = {key: value for key, value in detections.items() if not (own_data and key.endswith(".root"))}
+    settings = {"base": base.key, **placed}
     told = [word for word in words if _is_told(config, word, of_run=trained is not None)]
     stores = [word for word in words if word.startswith("run=") or _is_of_result(setting_of_word(config, word))]
     return EvaluationPlan(

@@ -32,8 +32,16 @@ def predictions_key(settings: Values) -> str:
 
 
 def digest(value: object) -> str:
-    """Ten hex digits over plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    """Ten hex digits over plain values; 1 and 1.0 are one number."""
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def differences(before: Values, after: Values) -> str:
@@ -44,7 +52,7 @@ def differences(before: Values, after: Values) -> str:
 
 def name_of_words(words: Iterable[str]) -> str:
     """Words of a command line as part of a file name; empty without any."""
-    pairs = (word.lstrip("+~").split("=", 1) for word in words)
+    pairs = (word.replace("~", "no-").lstrip("+").partition("=")[::2] for word in words)
     parts = sorted(value if key == "experiment" else f"{key}-{value}" for key, value in pairs)
     text = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", item).strip("-") for item in parts)
     return text if len(text) <= 100 else hashlib.sha256(text.encode()).hexdigest()[:12]

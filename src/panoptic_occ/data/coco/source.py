@@ -38,10 +38,16 @@ class CocoSource(Source):
         self.folders: dict[Split, str] = {"train": train_split, "val": val_split}
 
     def prepare(self) -> None:
-        """Checks that the folders exist; DataError names the first that does not."""
+        """Checks that the folders exist; DataError names the first that does not.
+
+        Data without any file of the training split are data to evaluate on.
+        """
         root = find_root(self.root, "COCO", ROOT_VARIABLE)
-        for split in self.folders.values():
-            for folder in (root / "annotations", root / "annotations" / f"panoptic_{split}", root / split):
+        for name, split in self.folders.items():
+            folders = (root / "annotations" / f"panoptic_{split}", root / split)
+            if name == "train" and not any(folder.exists() for folder in folders):
+                continue
+            for folder in (root / "annotations", *folders):
                 if not folder.is_dir():
                     raise DataError(
                         f"{folder}: the folder does not exist; {root} must hold annotations/ (with "
