@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from helpers.tiny_runs import TinyRun, cache, tiny_run
 from panoptic_occ.commands import evaluating
@@ -18,7 +18,7 @@ from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.runs.archive import Archive, ArchiveWriter
 from panoptic_occ.runs.predictions import PredictionWriter
-from panoptic_occ.runs.weights import save_weights
+from panoptic_occ.runs.weights import WEIGHTS, save_weights
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.sample import Sample
@@ -86,7 +86,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def trained_again(weights: Path) -> None:
     """Writes other weights into a file."""
     tensors = {name: part + 1 if part.is_floating_point() else part for name, part in load_file(weights).items()}
-    save_file(tensors, weights, metadata={"format": "1"})
+    WEIGHTS.write(weights, tensors, {})
 
 
 def archives(run: TinyRun) -> Path:
@@ -197,10 +197,10 @@ def test_stores_that_do_not_fit_are_refused(stored: TinyRun, tmp_path: Path) -> 
     refused(DataError, r"base\.zip: .* cannot be read .*the file is damaged: to store them, run")
     base.write_bytes(whole)
     change_header(answers, lambda header: header.update(detections="others"))
-    refused(CheckpointError, r"ocfusion_\w+\.zip: holds answers about other detections")
+    refused(CheckpointError, r"ocfusion_\w+\.zip: holds head outputs for other detections")
     change_header(answers, lambda header: header.update(detections=Archive(base, "").header["digest"]))
     trained_again(run.plan().order.folder.weights("occlusion"))
-    refused(CheckpointError, r"holds answers of occlusion=ocfusion before it was trained again; to store")
+    refused(CheckpointError, r"holds head outputs of occlusion=ocfusion from before it was trained again; to store")
 
 
 def test_an_interrupted_evaluation_leaves_the_store_as_it_was(

@@ -96,7 +96,7 @@ def open_predictions(plan: RunPlan, evaluation: Evaluation, data: PanopticDataMo
     for name, archive in stored.head_outputs.items():
         if archive.header["weights"] != digest(orders[name].weights("occlusion")):
             raise CheckpointError(
-                f"{archive.path}: holds answers of occlusion={name} before it was trained again; {advice}"
+                f"{archive.path}: holds head outputs of occlusion={name} from before it was trained again; {advice}"
             )
     if evaluation.conf_thr < stored.base.header["conf_thr"]:
         asked, instead = f"fusion.conf_thr={evaluation.conf_thr:g}", "raise the threshold"

@@ -250,7 +250,10 @@ def test_missing_folders(tiny_coco: Any, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PANOPTIC_OCC_COCO", str(tmp_path / "gone"))
     with pytest.raises(DataError, match=f"gone.*from PANOPTIC_OCC_COCO.*{ways}"):
         CocoSource().prepare()
-    monkeypatch.setenv("PANOPTIC_OCC_COCO", str(tiny_coco.write()))
+    root = tiny_coco.write()
+    monkeypatch.setenv("PANOPTIC_OCC_COCO", str(root))
+    CocoSource().prepare()  # data to evaluate on have no training split
+    (root / "train2017").mkdir()
     with pytest.raises(DataError, match=r"panoptic_train2017: the folder does not exist; .* must hold annotations/"):
         CocoSource().prepare()
 
