@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
-from scipy import ndimage
 
 Shape = Literal["square", "disk"]
 Stride = Literal[1, 4]
@@ -35,6 +34,8 @@ class Dilation(NamedTuple):
 
     def grown(self, cells: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
         """``cells`` and those around them, cut at the edge."""
+        from scipy import ndimage  # here: few fusions need it
+
         if self.shape == "disk":
             near: Bool[np.ndarray, "h w"] = ndimage.distance_transform_edt(~cells) * self.stride <= self.radius
             return near

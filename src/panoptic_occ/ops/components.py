@@ -8,8 +8,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Int, Int64, Shaped
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from panoptic_occ.structures.masks import Window
@@ -100,5 +98,9 @@ def _connected_runs(starts: Numbers, stops: Numbers, label: Int[np.ndarray, " s"
     below = np.repeat(np.arange(len(starts)), touching)
     above = np.arange(len(below)) + np.repeat(first - np.cumsum(touching) + touching, touching)
     same = label[below] == label[above]
+    # here: they take as long to load as all of the fusion, and few fusions need them
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     edges = coo_array((np.ones(np.count_nonzero(same), dtype=bool), (below[same], above[same])), (len(starts),) * 2)
     return connected_components(edges, directed=False)[1]
