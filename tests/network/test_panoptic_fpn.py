@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers.samples import assert_same
 from panoptic_occ.backbone.resnet import resnet_fpn
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.build import plan_of
@@ -97,3 +98,20 @@ def test_half_precision_on_a_cpu() -> None:
     for output in found:
         assert output.instances.boxes.dtype == output.semantic.logits.dtype == torch.float32  # type: ignore[union-attr]
         assert torch.isfinite(output.instances.soft).all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", [(), ("exchange=banet",), ("exchange=ibpp",), ("tta=flip_multiscale",)], ids=str)
+def test_an_image_has_the_same_outputs_in_every_batch(words: tuple[str, ...]) -> None:
+    """Padding to the largest image would reach GroupNorm; also images of one size are rounded otherwise together."""
+    model = network(*words)
+    samples = [
+        toy_sample(3, k, size=size) for k, size in enumerate([(64, 96), (96, 64), (64, 96), (70, 90), (128, 64)])
+    ]
+    alone = [model.base_outputs([sample], 0.05, REQUIRES)[0] for sample in samples]
+    assert sum(len(output.instances) for output in alone) > 10, "this random network finds too little to compare"
+    for size in (2, len(samples)):
+        batches = [samples[k : k + size] for k in range(0, len(samples), size)]
+        together = [output for batch in batches for output in model.base_outputs(batch, 0.05, REQUIRES)]
+        for first, second in zip(alone, together, strict=True):
+            assert_same(first.instances, second.instances)
+            assert_same(first.semantic, second.semantic)

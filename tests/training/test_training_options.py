@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.tiny_runs import TinyRun, cache, tiny_run
-from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.training.module import PanopticModule
-from panoptic_occ.training.stage import fit_stage, make_trainer
+from panoptic_occ.training.stage import fit_stage
 
 __all__ = ["cache"]
 
@@ -114,12 +113,6 @@ def test_options_that_change_numbers_are_part_of_the_name_of_a_base(run: TinyRun
     keys = {name: run.plan(*words).base.key for name, words in OPTIONS.items()}
     assert len({*keys.values(), run.plan().base.key}) == len(keys) + 1
     assert plan_of([*OPTIONS["compile"], "compare=[]"]).folder.path.name.endswith("compile-true")
-
-
-def test_accumulated_batches_are_refused() -> None:
-    plan = plan_of(["trainer=cpu", "+trainer.accumulate_grad_batches=2", "compare=[]"])
-    with pytest.raises(ConfigError, match=r"accumulate_grad_batches=2: .* choose a smaller data\.batch_size"):
-        make_trainer(plan)
 
 
 @pytest.mark.parametrize(("method", "edge"), [("oanet", 96), ("rap", 64)])

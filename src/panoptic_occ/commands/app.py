@@ -93,9 +93,11 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _run_hydra(name: str, run: Run) -> None:
     """Composes the configuration and runs the job, or every job of a sweep; errors come out as exceptions."""
     import hydra
+    from omegaconf import OmegaConf
 
-    from panoptic_occ.commands.sweeps import sweep_table
+    from panoptic_occ.commands.sweeps import new_id, sweep_table
 
+    OmegaConf.register_new_resolver("sweep_id", new_id, use_cache=True, replace=True)
     failures: list[Exception] = []
     users_choice = os.environ.get(FULL_ERROR)
 

@@ -49,6 +49,8 @@ def evaluate(plan: RunPlan) -> dict[str, object]:
     stored predictions are shown again.  With ``saved=true`` nothing of the base is built or loaded: its stored
     predictions are fused again.
     """
+    if plan.debugging:
+        raise ConfigError("trainer.fast_dev_run: only train tries itself; data.max_eval_images=N evaluates N images")
     plan = of_trained_run(plan)
     join_processes(plan)
     data = prepared_data(plan.data)

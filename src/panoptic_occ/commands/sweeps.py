@@ -2,10 +2,10 @@
 
 Every job keeps a record in its folder of the sweep, so that the table does not depend on the launcher:
 
-    runs/sweeps/<time>/<number>/job.json     the words of the job, its state, the run, PQ, and the error if any
-    runs/sweeps/<time>/<number>/error.txt    the traceback of a job that failed
-    runs/sweeps/<time>/sweep.png             PQ against the settings of the jobs, where these are one or two
-    runs/sweeps/<time>/.submitit/            logs of SLURM jobs
+    runs/sweeps/<time>_<id>/<number>/job.json    the words of the job, its state, the run, PQ, and the error if any
+    runs/sweeps/<time>_<id>/<number>/error.txt   the traceback of a job that failed
+    runs/sweeps/<time>_<id>/sweep.png            PQ against the settings of the jobs, where these are one or two
+    runs/sweeps/<time>_<id>/.submitit/           logs of SLURM jobs
 
 A job that fails does not stop the others, and the same command runs only what is missing, because finished runs are
 skipped.  A job that was killed cannot say so; its state is SLURM's.
@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import re
+import secrets
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -79,6 +80,11 @@ class RememberSweep(Callback):
 
 _sweep: ContextVar[tuple[Path, frozenset[Path]] | None] = ContextVar("sweep", default=None)
 _notes: ContextVar[dict[str, Any] | None] = ContextVar("notes", default=None)
+
+
+def new_id() -> str:
+    """Four hex digits that tell two sweeps of the same second apart (``sweep_id`` in conf/config.yaml)."""
+    return secrets.token_hex(2)
 
 
 def note(**values: Any) -> None:

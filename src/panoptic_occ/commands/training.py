@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from contextlib import nullcontext
 
 import pytorch_lightning as pl
@@ -21,32 +23,46 @@ from panoptic_occ.runs.reuse import check_same_run, results_match
 from panoptic_occ.runs.weights import check_annotations
 from panoptic_occ.training.stage import fit_stage
 
+log = logging.getLogger(__name__)
+
 
 def train(plan: RunPlan) -> dict[str, object]:
     """Trains what is missing of the run of ``plan``, evaluates it, and returns its metrics.
 
-    Results that are there already are shown again.  ConfigError when the folder holds another run, or when another
-    process works on it.
+    Results that are there already are shown again.  With ``trainer.fast_dev_run`` nothing is kept.  ConfigError when
+    the folder holds another run, or when another process works on it.
     """
     join_processes(plan)
+    if plan.debugging:
+        try:
+            metrics = _trained_and_evaluated(plan)
+        finally:
+            if is_main_process():
+                shutil.rmtree(plan.runs_dir, ignore_errors=True)
+        log.info("trainer.fast_dev_run: every part has worked; nothing is kept")
+        return metrics
     note(run=str(plan.folder.path))
     if (done := _results(plan)) is not None:
         return show_again(plan, plan.folder.path, done)
     with work_lock(plan.folder.path, "the run", busy="refuse"):
         if (done := _results(plan)) is not None:  # another process has just made them
             return show_again(plan, plan.folder.path, done)
-        pl.seed_everything(plan.seed, workers=True, verbose=False)
-        data = prepared_data(plan.data)
-        model = build_model(plan, data.categories)
-        check_evaluation(plan, model, data)
-        train_base(plan, model, data)
-        for order in plan.orders:
-            train_order(plan, order, model, data)
-        with plan.folder.redone() if is_main_process() else nullcontext():
-            plan.folder.describe(plan.order.config, data.categories)
-            metrics = evaluate_network(plan, model, data, plan.folder.path)
+        metrics = _trained_and_evaluated(plan)
     show(plan, plan.folder.path, metrics)
     return metrics
+
+
+def _trained_and_evaluated(plan: RunPlan) -> dict[str, object]:
+    pl.seed_everything(plan.seed, workers=True, verbose=False)
+    data = prepared_data(plan.data)
+    model = build_model(plan, data.categories)
+    check_evaluation(plan, model, data)
+    train_base(plan, model, data)
+    for order in plan.orders:
+        train_order(plan, order, model, data)
+    with plan.folder.redone() if is_main_process() else nullcontext():
+        plan.folder.describe(plan.order.config, data.categories)
+        return evaluate_network(plan, model, data, plan.folder.path)
 
 
 def train_base(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.config.grid import grid_lists
-from panoptic_occ.config.schema import ORACLES, SETTINGS, entries_of
+from panoptic_occ.config.schema import DECIDED, ORACLES, SETTINGS, entries_of
 from panoptic_occ.config.values import fits, is_text, problem
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[
             raise ConfigError(wrong)
         if meant is not value:
             OmegaConf.update(config, key, meant)
+        for part, why in DECIDED.items():
+            if value is not None and f"{key}.".startswith(f"{part}."):
+                raise ConfigError(f"{part}={value}: {why}")
     grid_lists(config)
     own = "; --config-dir names the folder of orders of your own"
     _check_words("compare", config.compare, orders, own)

@@ -140,13 +140,31 @@ SCOPES_OF_OTHERS: Mapping[str, Mapping[str, Scope]] = {
         "precision": Scope.BASE,
         "gradient_clip_val": Scope.BASE,
         "gradient_clip_algorithm": Scope.BASE,
-        "limit_train_batches": Scope.BASE,
         "sync_batchnorm": Scope.BASE,
-        "limit_test_batches": Scope.RESULT,
-        "fast_dev_run": Scope.RESULT,
+        "fast_dev_run": Scope.COMMAND,
     }
 }
 """Parameters of classes that we cannot annotate, where they are not of their group's scope."""
+
+_STEPS = "schedule.base.steps and schedule.occlusion.steps say how long a stage trains"
+_COUNTED = "it would leave results of fewer images, or weights of fewer steps, than they say"
+DECIDED: Mapping[str, str] = {
+    **dict.fromkeys((f"trainer.{end}" for end in ("max_steps", "min_steps", "max_epochs", "min_epochs")), _STEPS),
+    "trainer.limit_train_batches": f"{_COUNTED}; data.max_train_images and schedule.base.steps are counted",
+    "trainer.limit_test_batches": f"{_COUNTED}; data.max_eval_images is counted",
+    "trainer.limit_val_batches": "validate.images says how many images a look at the network takes",
+    "trainer.overfit_batches": f"{_COUNTED}; data.max_train_images is counted",
+    "trainer.val_check_interval": "validate.every says how often the network is looked at",
+    "trainer.check_val_every_n_epoch": "validate.every says how often the network is looked at",
+    "trainer.accumulate_grad_batches": "steps count as batches here, and images would be repeated; choose a smaller "
+    "data.batch_size, which lowers the rate and adds steps, or more processes",
+    "trainer.use_distributed_sampler": "the data module shares the images among the processes itself",
+    "trainer.logger": "the group logger says what is logged",
+    "trainer.callbacks": "every stage has its own callbacks",
+    "trainer.plugins": "every stage has its own plugins",
+    "trainer.enable_checkpointing": "every stage saves checkpoints",
+}
+"""Parameters of classes of others that the suite decides itself: why, and what to set instead."""
 
 
 def table_of(config: DictConfig) -> dict[str, Setting]:

@@ -70,8 +70,8 @@ class Pictures:
 
     def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
         """Looks at one image."""
-        if sample.target is None or self.baseline not in maps:
-            return
+        if sample.target is None or not {self.baseline, self.method} <= maps.keys():
+            return  # a grid has several maps of a method
         image, target = sample.original_image.cpu(), _on_cpu(sample.target.panoptic)
         panels = {name: _on_cpu(maps[name]) for name in (self.baseline, self.method)}
         notes = {"ground truth": f"{len(sample.target.labels)} things"}

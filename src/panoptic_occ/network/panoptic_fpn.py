@@ -120,15 +120,19 @@ class PanopticFPN(nn.Module):
     def base_outputs(
         self, samples: Sequence[Sample], conf_thr: float, requires: Requires = frozenset()
     ) -> list[BaseOutput]:
-        """Detections with ``score >= conf_thr`` and the stuff of every image, in its original frame."""
+        """Detections with ``score >= conf_thr`` and the stuff of every image, in its original frame.
+
+        They are a function of the image alone: it is never padded to the size of another one, which would reach
+        GroupNorm and its borders, and never computed together with others, which rounds differently.
+        """
+        return [self._base_output(sample, conf_thr, requires) for sample in samples]
+
+    def _base_output(self, sample: Sample, conf_thr: float, requires: Requires) -> BaseOutput:
         if self.tta.views:
-            detections, maps = self._augmented(samples, conf_thr, requires | REQUIRES)
+            (instances,), (semantic,) = self._augmented([sample], conf_thr, requires | REQUIRES)
         else:
-            detections, maps = self._outputs(samples, conf_thr, requires)
-        return [
-            BaseOutput(instances, PairStats.of(instances.masks), semantic)
-            for instances, semantic in zip(detections, maps, strict=True)
-        ]
+            (instances,), (semantic,) = self._outputs([sample], conf_thr, requires)
+        return BaseOutput(instances, PairStats.of(instances.masks), semantic)
 
     def _outputs(self, samples: Sequence[Sample], conf_thr: float, requires: Requires) -> Outputs:
         return self.exchange.outputs(self._inputs(self.batch(samples, training=False)), conf_thr, requires)

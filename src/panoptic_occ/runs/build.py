@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Sequence
@@ -39,6 +40,10 @@ def run_plan(
     folders are those, whatever data ``config`` names.  ``config_dir``: of the user's own configuration files, if no
     command line says it.  ConfigError for what cannot be right.
     """
+    if config.trainer.get("fast_dev_run"):  # a place of its own, and nothing that trackers would keep
+        config = config.copy()
+        config.logger, config.validate.every = None, 1  # Lightning has a debugging run validate in any case
+        config.runs_dir = str(Path(config.runs_dir) / f".fast_dev_run_{_command_id()}")
     run = trained or config
     base = _base(run)
     names = compared(config)
@@ -77,6 +82,12 @@ def run_plan(
         training=values_of(run, {Scope.BASE, Scope.MODULE}),
         words=words,
     )
+
+
+def _command_id() -> str:
+    """The same in all processes of a command, however they were started."""
+    given = (os.environ.get(name) for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"))
+    return next(filter(None, given), None) or os.environ.setdefault("PANOPTIC_OCC_COMMAND", str(os.getpid()))
 
 
 def plan_of(words: Sequence[str], config_dir: Path | None = None) -> RunPlan:

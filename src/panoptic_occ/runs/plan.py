@@ -156,6 +156,11 @@ class RunPlan:
         return bool(self.options["force"])
 
     @property
+    def debugging(self) -> bool:
+        """Whether ``train`` only tries everything (``trainer.fast_dev_run``), in a folder that it removes."""
+        return bool(self.trainer.settings.get("fast_dev_run"))
+
+    @property
     def order(self) -> OrderPlan:
         """The order that the run is about."""
         return next(order for order in self.orders if order.name == self.method)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -17,13 +17,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from panoptic_occ.common.distributed import broadcast_from_main
-from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.common.files import FULL, cannot_write
 from panoptic_occ.config.instantiate import refusal
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.variants import build_validation
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.runs.folders import latest_checkpoint
+from panoptic_occ.runs.folders import RunFolder, latest_checkpoint
 from panoptic_occ.runs.plan import OrderPlan, RunPlan
 from panoptic_occ.runs.weights import save_weights
 from panoptic_occ.training.callbacks.checkpoint_io import AtomicCheckpointIO
@@ -54,12 +54,6 @@ NOISE = (
 def make_trainer(plan: RunPlan, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
     """A Lightning trainer as ``plan`` has it; ``settings`` are what a stage or the evaluation fixes itself."""
     plain = plan.trainer.settings
-    if plain.get("accumulate_grad_batches", 1) != 1:
-        raise ConfigError(
-            f"trainer.accumulate_grad_batches={plain['accumulate_grad_batches']}: steps count as batches here, "
-            "and images would be repeated; choose a smaller data.batch_size, which lowers the rate and adds steps, or "
-            "more processes"
-        )
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
@@ -101,7 +95,8 @@ def fit_stage(
     steps = schedule.stage("occlusion" if stage == "occlusion" else "base", data.batch_size)
     data.steps_per_epoch = min(steps.checkpoint_every, steps.steps)
     # without a logger nobody sees it
-    validation = build_validation(plan, order, stage, model, data.categories) if plan.loggers else None
+    watched = plan.loggers or plan.debugging
+    validation = build_validation(plan, order, stage, model, data.categories) if watched else None
     data.max_validation_images = plan.validate_images
     data.resizes = not (stage == "occlusion" and model.occlusion.learns_from == "annotations")
     module = PanopticModule(model, stage, plan.seed, steps, validation)
@@ -132,6 +127,8 @@ def fit_stage(
             logger=loggers,
         )
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        if trainer.global_step < steps.steps and not plan.debugging:
+            _stopped_early(trainer, stage, steps.steps, folder)
     trainer.strategy.barrier()
     if trainer.is_global_zero:
         note = {"stage": stage, "steps": str(trainer.global_step), "annotations": data.source.fingerprint() or ""}
@@ -141,6 +138,16 @@ def fit_stage(
             save_weights(folder.weights("base"), model.base_modules(), note)
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
     trainer.strategy.barrier()
+
+
+def _stopped_early(trainer: pl.Trainer, stage: Stage, steps: int, folder: RunFolder) -> NoReturn:
+    """A stage has final weights only when all its steps are done: keeps a checkpoint to go on from, and says so."""
+    trainer.save_checkpoint(folder.checkpoints / f"{trainer.global_step:08d}.ckpt", weights_only=False)
+    raise CheckpointError(
+        f"{folder.path}: stage '{stage}' stopped after {trainer.global_step} of {steps} steps, which Lightning was "
+        "told to do (trainer.max_time?); its checkpoint is kept, and the same command goes on once the limit is raised "
+        "or left out"
+    )
 
 
 @contextmanager

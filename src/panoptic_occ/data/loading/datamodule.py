@@ -24,9 +24,10 @@ from panoptic_occ.structures.sample import Sample
 class PanopticDataModule(LightningDataModule):
     """Training batches as a function of ``seed`` and step, and every validation image exactly once.
 
-    ``batch_size``: images per step over all processes; ``eval_batch_size``: per process.  ``steps_per_epoch``: None for
-    about one pass over the training images.  ``max_train_images``, ``max_eval_images``: only the first so many images
-    of the split, in the order of its annotation file.  A batch is a list of Samples.
+    ``batch_size``: images per step over all processes; ``eval_batch_size``: images loaded at a time per process, no
+    result depends on it.  ``steps_per_epoch``: None for about one pass over the training images.  ``max_train_images``,
+    ``max_eval_images``: only the first so many images of the split, in the order of its annotation file.  A batch is a
+    list of Samples.
 
     The Trainer needs ``use_distributed_sampler=False``: the samplers share the images among the processes themselves.
     """
