@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
@@ -15,7 +16,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
+from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.config.values import checked
 
 
 class FrozenNorm(FrozenBatchNorm2d):
@@ -41,14 +43,15 @@ OURS: dict[str, Callable[[Callable[..., nn.Module]], ResNet]] = {
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
+@checked("backbone")
 def resnet_fpn(
     name: str = "resnet50",
     weights: str | None = None,
     out_channels: int = 256,
     norm: Norm = "frozen",
-    frozen_stages: int = 0,
+    frozen_stages: Annotated[int, Interval(ge=0, le=5)] = 0,
     fpn_norm: Literal["group"] | None = None,
-    deformable_stages: int = 0,
+    deformable_stages: Annotated[int, Interval(ge=0, le=4)] = 0,
 ) -> BackboneWithFPN:
     """``name`` of torchvision (resnet18 .. resnext101_32x8d), or resnext152_32x8d, with an FPN of ``out_channels``.
 
@@ -60,11 +63,6 @@ def resnet_fpn(
     bottleneck is deformable (version 1), and begins as what the weights make of it.
     Returns a module: image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool.
     """
-    check_choice("backbone.norm", norm, Norm)
-    last = len(STAGES)
-    for key, stages, most in (("frozen", frozen_stages, last), ("deformable", deformable_stages, last - 1)):
-        if not 0 <= stages <= most:
-            raise ConfigError(f"backbone.{key}_stages={stages} must lie in 0..{most}")
     if weights is not None:
         allowed = [] if name in OURS else [w.name for w in get_model_weights(name)]
         if weights not in allowed:

@@ -20,8 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import Scope
+from panoptic_occ.config.values import checked
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, needed
 from panoptic_occ.exchange.roi_inlay import roi_inlay
 from panoptic_occ.exchange.sampling import annotated_rois, checked_range
@@ -51,6 +52,7 @@ class FeatureAggregation(Exchange):
     Raises ConfigError for switches that exclude each other and branches without features to exchange.
     """
 
+    @checked("exchange")
     def __init__(
         self,
         *,
@@ -71,7 +73,6 @@ class FeatureAggregation(Exchange):
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
         if ocm and not sim:
             raise ConfigError("exchange.ocm=true adds to what SIM gives; set exchange.sim=true, or exchange.ocm=false")
-        check_choice("exchange.inlay", inlay, Inlay)
         self.keep = checked_range(keep)
         self.inlay_thr = inlay_thr
         self.inlay = inlay

@@ -27,7 +27,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
-from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Size
+from panoptic_occ.config.values import checked
 from panoptic_occ.exchange.banet import projection
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, needed
 from panoptic_occ.exchange.box_cascade import BoxCascade
@@ -77,13 +79,14 @@ class IterativeProjection(Exchange):
     Raises ConfigError for unknown values and for a stuff branch without every thing class.
     """
 
+    @checked("exchange")
     def __init__(
         self,
         *,
         in_channels: int,
         categories: Categories,
         stuff: StuffBranch,
-        iterations: int = 3,
+        iterations: Size = 3,
         weights: Weights = "separate",
         projected: Projected = "probs",
         detach: bool = False,
@@ -96,12 +99,6 @@ class IterativeProjection(Exchange):
         hidden: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
-        check_choice("exchange.weights", weights, Weights)
-        check_choice("exchange.projected", projected, Projected)
-        check_choice("exchange.train_boxes", train_boxes, TrainBoxes)
-        check_choice("exchange.boxes", boxes, Boxes)
-        if iterations < 0:
-            raise ConfigError(f"exchange.iterations={iterations}: must be 0 (no exchange) or more")
         self.iterations = iterations
         self.projected = projected
         self.detach = detach

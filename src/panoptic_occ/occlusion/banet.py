@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope, Share
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.claims import atoms, give_away, owned_parts
 from panoptic_occ.ops.order import Pair, acyclic, ranked_pairs, topological_order
-from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
+from panoptic_occ.ops.suppression import Suppression, duplicates
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, Meetings, PairStats, intersections, meetings
 from panoptic_occ.structures.relation import Relation
@@ -62,12 +63,13 @@ class AppearanceOrder(OcclusionModel):
     ``colors``: ``raw`` (RGB from 0 to 255), or ``normalized`` by ImageNet's mean and standard deviation.
     ``nms``, ``nms_thr``: of two instances of any class whose ``box`` or ``mask`` IoU is larger, the better scored takes
     part.
-    Raises ConfigError for choices that do not exist or do not go together.
+    Raises ConfigError for choices that do not go together.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"image"})
     scope: ClassVar[Scope] = Scope.RESULT
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
@@ -77,21 +79,16 @@ class AppearanceOrder(OcclusionModel):
         mean: Mean = "mask",
         colors: Colors = "raw",
         nms: Suppression = "box",
-        nms_thr: float = 0.5,
+        nms_thr: Share = 0.5,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        check_choice("occlusion.resolve", resolve, Resolve)
-        check_choice("occlusion.tie_break", tie_break, TieBreak)
-        check_choice("occlusion.mean", mean, Mean)
-        check_choice("occlusion.colors", colors, Colors)
         allowed = SETASIDE[resolve]
         if setaside is not None and setaside not in allowed:
             raise ConfigError(
                 f"occlusion.setaside={setaside!r} does not go with resolve={resolve}; "
                 f"{did_you_mean(setaside, ('null', *allowed))}"
             )
-        check_suppression(nms, nms_thr)
         self.resolve = resolve
         self.setaside: str = setaside or allowed[0]
         self.tie_break: TieBreak = tie_break

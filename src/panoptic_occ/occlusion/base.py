@@ -12,10 +12,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.kinds import IN_GRID, Scope, Share
+from panoptic_occ.config.values import checked
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats, Significance
-from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.relation import GroundTruthRule, Relation
 from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.structures.target import Target
 
@@ -51,6 +52,11 @@ class TrainingExample:
     def stats(self) -> PairStats:
         """Pixel counts of the instances, made when a method first asks for them."""
         return PairStats.of(self.instances.masks)
+
+    def annotated_order(self, sig_ratio: float, rule: GroundTruthRule) -> Int[Tensor, "n n"]:
+        """1 where the annotation of the row lies above that of the column, 0 below, -1 for the same one or no order."""
+        order = self.target.relation.matrix(sig_ratio, rule).to(self.matches.device)
+        return order[self.matches[:, None], self.matches[None, :]]
 
     @staticmethod
     def of_annotations(target: Target) -> TrainingExample:
@@ -99,6 +105,7 @@ class OcclusionModel(nn.Module):
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "proposals"
     scope: ClassVar[Scope] = Scope.MODULE
 
+    @checked("occlusion")
     def __init__(
         self,
         *,

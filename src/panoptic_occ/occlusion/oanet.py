@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.errors import check_choice
 from panoptic_occ.common.kinds import Scope
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel, TrainingExample
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet, by_score
@@ -69,6 +69,7 @@ class SpatialRanking(OcclusionModel):
 
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "annotations"
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
@@ -83,13 +84,6 @@ class SpatialRanking(OcclusionModel):
         init: Init = "kaiming",
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)
-        check_choice("occlusion.conv", conv, Conv)
-        check_choice("occlusion.conflict", conflict, Conflict)
-        check_choice("occlusion.stride", stride, Stride)
-        check_choice("occlusion.pool", pool, Pool)
-        check_choice("occlusion.ranking", ranking, Ranking)
-        check_choice("occlusion.probability", probability, Probability)
-        check_choice("occlusion.init", init, Init)
         self.conflict: Conflict = conflict
         self.stride: Stride = stride
         self.pool: Pool = pool

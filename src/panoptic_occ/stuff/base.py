@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import check_choice
+from panoptic_occ.config.values import checked
 from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
@@ -41,6 +41,7 @@ class StuffHead(StuffBranch):
     ``align_corners``: of the step from stride 4 to pixels.  ``width``: channels of what ``trunk`` gives.
     """
 
+    @checked("stuff")
     def __init__(
         self,
         categories: Categories,
@@ -50,8 +51,6 @@ class StuffHead(StuffBranch):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("stuff.things", things, Things)
-        check_choice("stuff.loss_norm", loss_norm, LossNorm)
         self.loss_norm = loss_norm
         self.align_corners = align_corners
         self.width = width

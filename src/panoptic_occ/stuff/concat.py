@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Count
+from panoptic_occ.config.values import checked
 from panoptic_occ.ops.initialise import zero_biases
 from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
@@ -38,23 +40,30 @@ class ConcatHead(StuffHead):
     ``things``, ``loss_norm``: see StuffHead.  Raises ConfigError for values that are not allowed.
     """
 
+    @checked("stuff")
     def __init__(
         self,
         *,
         in_channels: int,
         categories: Categories,
         things: Things = "dense",
-        hidden: int | None = None,
-        widths: Sequence[int] = (2, 1, 1),
+        hidden: Count | None = None,
+        widths: Sequence[Count] = (2, 1, 1),
         shared: bool = True,
         norm: Norm = "none",
         deform: Deform = "none",
         fuse_kernel: Literal[1, 3] | None = None,
-        fuse_width: int = 1,
+        fuse_width: Count = 1,
         loss_norm: LossNorm = "valid",
     ) -> None:
         hidden = max(in_channels // 2, GROUPS) if hidden is None else hidden
-        _check(hidden, widths, norm, deform, fuse_kernel, fuse_width)
+        if not widths:
+            raise ConfigError("stuff.widths=[]: a head needs at least one convolution, as in widths=[2, 1, 1]")
+        if norm == "group" and hidden % GROUPS:
+            raise ConfigError(
+                f"stuff.hidden={hidden}: norm=group splits the channels into {GROUPS} groups; give a multiple of "
+                f"{GROUPS}, or norm=none"
+            )
         stacked = len(LEVELS) * widths[-1] * hidden
         width = stacked if fuse_kernel is None else fuse_width * hidden
         super().__init__(categories, width, things, loss_norm)
@@ -98,21 +107,3 @@ def _conv(before: int, after: int, kernel: int, norm: Norm) -> nn.Conv2d:
 
 def _normed(width: int, norm: Norm) -> list[nn.Module]:
     return [nn.GroupNorm(GROUPS, width), nn.ReLU()] if norm == "group" else [nn.ReLU()]
-
-
-def _check(
-    hidden: int, widths: Sequence[int], norm: Norm, deform: Deform, fuse_kernel: int | None, fuse_width: int
-) -> None:
-    check_choice("stuff.norm", norm, Norm)
-    check_choice("stuff.deform", deform, Deform)
-    check_choice("stuff.fuse_kernel", "null" if fuse_kernel is None else fuse_kernel, Literal[1, 3, "null"])
-    if not widths or min(*widths, fuse_width, hidden) < 1:
-        raise ConfigError(
-            f"stuff.widths={list(widths)}, stuff.fuse_width={fuse_width}, stuff.hidden={hidden}: a head needs at least "
-            "one convolution and positive widths, as in widths=[2, 1, 1]"
-        )
-    if norm == "group" and hidden % GROUPS:
-        raise ConfigError(
-            f"stuff.hidden={hidden}: norm=group splits the channels into {GROUPS} groups; give a multiple of {GROUPS}, "
-            "or norm=none"
-        )

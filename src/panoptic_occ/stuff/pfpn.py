@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Size
+from panoptic_occ.config.values import checked
 from panoptic_occ.ops.initialise import relu_convolutions
 from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
@@ -26,6 +29,7 @@ class PanopticFPNHead(StuffHead):
     ``things``, ``loss_norm``: see StuffHead.
     """
 
+    @checked("stuff")
     def __init__(
         self,
         *,
@@ -35,15 +39,11 @@ class PanopticFPNHead(StuffHead):
         hidden: int | None = None,
         loss_norm: LossNorm = "valid",
         fuse: bool = False,
-        levels: int = 4,
+        levels: Literal[4, 5] = 4,
         bias: bool = False,
         align_corners: bool = False,
-        predictor_convs: int = 0,
+        predictor_convs: Size = 0,
     ) -> None:
-        if predictor_convs < 0:
-            raise ConfigError(f"stuff.predictor_convs={predictor_convs}: must be 0 (the 1x1 convolution alone) or more")
-        if levels not in (4, 5):
-            raise ConfigError(f"stuff.levels={levels}: allowed: 4 (P2 to P5), 5 (P6 too)")
         usual = max(in_channels // 2, 32)
         hidden = usual if hidden is None else hidden
         super().__init__(categories, hidden, things, loss_norm, align_corners)

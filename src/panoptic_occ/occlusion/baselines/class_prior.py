@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.kinds import NotNegative, Scope
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
@@ -26,10 +27,9 @@ class ClassPrior(OcclusionModel):
     scope: ClassVar[Scope] = Scope.RESULT
     table: Int[Tensor, "t t"] | None
 
-    def __init__(self, *, prior_count: float = 1.0, **common: Any) -> None:
+    @checked("occlusion")
+    def __init__(self, *, prior_count: NotNegative = 1.0, **common: Any) -> None:
         super().__init__(**common)
-        if prior_count < 0:
-            raise ConfigError(f"occlusion.prior_count={prior_count}: must be 0 (the plain shares) or more")
         self.prior_count = prior_count
         self.register_buffer("table", None)
 

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, check_choice
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Scope, Share
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.matching import UNMATCHED, Match, matches_of
 from panoptic_occ.structures.instances import InstanceSet
@@ -29,22 +30,20 @@ class GroundTruthOrder(OcclusionModel):
     requires: ClassVar[frozenset[str]] = frozenset({"target"})
     scope: ClassVar[Scope] = Scope.RESULT
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
         rule: GroundTruthRule = "majority",
-        gt_sig_ratio: float = 0.0,
-        iou_thr: float = 0.5,
+        gt_sig_ratio: Share = 0.0,
+        iou_thr: Share = 0.5,
         match: Match = "mask",
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        check_choice("occlusion.rule", rule, GroundTruthRule)
-        check_choice("occlusion.match", match, Match)
         self.rule: GroundTruthRule = rule
-        self.gt_sig_ratio = gt_sig_ratio
-        self.iou_thr = iou_thr
         self.match: Match = match
+        self.gt_sig_ratio, self.iou_thr = gt_sig_ratio, iou_thr
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin 1 or -1 where both detections match annotations that have an order, else 0 and not valid."""
