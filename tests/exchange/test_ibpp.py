@@ -12,9 +12,9 @@ from torchvision.ops import roi_align
 
 from helpers.projection import CATEGORIES, CHANNELS, SIZE, Base
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.exchange.base import annotated_rois
 from panoptic_occ.exchange.ibpp import IterativeProjection
 from panoptic_occ.exchange.roi_flatten import roi_flatten
-from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.stuff.base import semantic_target
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
 from panoptic_occ.stuff.pfpn import PanopticFPNHead

@@ -29,8 +29,7 @@ class FrozenNorm(FrozenBatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """``(x - mean) / sqrt(var + eps) * weight + bias``, channel by channel."""
         if torch.is_grad_enabled() and x.dtype == self.weight.dtype:
-            normed: Tensor = super().forward(x)
-            return normed
+            return super().forward(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 

@@ -40,5 +40,4 @@ class SmallFPN(nn.Module):
         for level, stage in enumerate(self.stages):
             x = stage(x)
             stages[str(level)] = x
-        features: Features = self.fpn(stages)
-        return features
+        return self.fpn(stages)

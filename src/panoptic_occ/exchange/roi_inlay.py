@@ -27,7 +27,7 @@ def roi_inlay(
     centres in [x0, x1); otherwise at k, in [x0, x1], and a box is at least one pixel wide.
     ``weights``: of every bin, in [0, 1], interpolated like the values; where boxes overlap the mean is the weighted
     one, and a pixel of total weight below 1 gets the weighted sum, as one of a single box does.  None: all are 1.
-    Differentiable (once) in ``crops`` and ``weights``; the work is that of the boxes' windows, never n maps.
+    Differentiable (once) in ``crops`` and ``weights``.
     """
     images, height, width = size
     dtype = torch.promote_types(crops.dtype, torch.float32)

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.dilation import Dilation
-from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.fusion.policy import Dilation, FusionPolicy
 from panoptic_occ.fusion.stuff import StuffSource
 from panoptic_occ.ops.components import Components, components
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap

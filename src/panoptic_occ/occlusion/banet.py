@@ -89,13 +89,10 @@ class AppearanceOrder(OcclusionModel):
                 f"occlusion.setaside={setaside!r} does not go with resolve={resolve}; "
                 f"{did_you_mean(setaside, ('null', *allowed))}"
             )
-        self.resolve = resolve
-        self.setaside: str = setaside or allowed[0]
+        self.resolve, self.setaside = resolve, setaside or allowed[0]
         self.tie_break: TieBreak = tie_break
-        self.uncontested = mean == "uncontested"
-        self.normalized = colors == "normalized"
-        self.nms = nms
-        self.nms_thr = nms_thr
+        self.uncontested, self.normalized = mean == "uncontested", colors == "normalized"
+        self.nms, self.nms_thr = nms, nms_thr
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin: difference of the two similarities, with ``atoms`` the share of the common pixels by which the row is
@@ -118,10 +115,8 @@ class AppearanceOrder(OcclusionModel):
         return replace(relation, order=torch.cat([order, by_rank[suppressed]]), duplicate_of=duplicate_of)
 
     def selected_pairs(self, instances: InstanceSet, stats: PairStats, ranking: Ranking) -> Pairs:
-        """Pairs among ``ranking`` (best score first) that appearance decides, in both directions.
-
-        Section 4.3 asks for *more* than the share ``sig_ratio``; a directional share is that of the lower score.
-        """
+        """Pairs among ``ranking`` that appearance decides, in both directions: those with *more* than the share
+        ``sig_ratio`` (section 4.3); a directional share is that of the lower score."""
         rank = torch.full((len(instances),), -1, device=stats.inter.device)
         rank[ranking] = torch.arange(len(ranking), device=rank.device)
         later = (rank[:, None] > rank[None, :]) & (rank[None, :] >= 0)
@@ -152,10 +147,8 @@ class AppearanceOrder(OcclusionModel):
 
 
 def normalized(image: Image) -> Float[Tensor, "3 h w"]:
-    """The image (RGB from 0 to 255) as networks pretrained on ImageNet read it, times 255 (float64).
-
-    Its black is a mean grey, so that dark and bright colours have opposite directions; the factor changes none.
-    """
+    """The image (RGB from 0 to 255) as networks pretrained on ImageNet read it, times 255 (float64): dark and bright
+    colours get opposite directions, which the factor does not change."""
     mean, std = (image.new_tensor(values, dtype=torch.float64)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return (image - mean) / std
 
@@ -195,8 +188,8 @@ def margins(image: Image, masks: MaskCrops, selected: Pairs, colors: Float[Tenso
 def common_colors(image: Image, masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
     """Mean unit colour of the pixels that both masks of a pair cover, at least one; on the CPU.
 
-    A row of common pixels is a few runs, and the sum over a run is a difference of two sums from the start of the row:
-    a pixel's colour is read once for all pairs, and a pair reads the ends of its runs.
+    The sum over a run of pixels is a difference of two sums from the start of the row, so that a pixel's colour is read
+    once for all pairs.
     """
     if not len(pairs.first):
         return torch.zeros((0, 3), dtype=torch.float64)
@@ -255,8 +248,7 @@ def _by_atoms(
     image: Image, masks: MaskCrops, stats: PairStats, ranking: Ranking, selected: Pairs, colors: Float[Tensor, "n 3"]
 ) -> Relation:
     """Weak overlaps by score, then every atom of what is left by appearance."""
-    weak = ranked_pairs((stats.inter > 0) & ~selected, ranking)
-    claims = give_away(masks, weak, ranking)
+    claims = give_away(masks, ranked_pairs((stats.inter > 0) & ~selected, ranking), ranking)
     if selected.any():
         claims = assign_atoms(image, claims, colors, ranking)
     won = intersections(claims, masks, selected.cpu())
@@ -274,8 +266,8 @@ def _matrix(pairs: Iterable[Pair], like: Pairs) -> Pairs:
 
 def _image(instances: InstanceSet, context: Context) -> Image:
     """The image in the frame of the masks; ValueError when it is missing or of another size."""
-    image, size = context.image, instances.masks.size
-    if image is None or tuple(image.shape) != (3, *size):
-        shape = None if image is None else tuple(image.shape)
-        raise ValueError(f"the appearance order needs context.image of shape (3, {size[0]}, {size[1]}), got {shape}")
+    image, shape = context.image, (3, *instances.masks.size)
+    if image is None or tuple(image.shape) != shape:
+        given = None if image is None else tuple(image.shape)
+        raise ValueError(f"the appearance order needs context.image of shape {shape}, got {given}")
     return image

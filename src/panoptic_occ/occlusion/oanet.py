@@ -13,7 +13,8 @@ shows where masks conflict, so annotations are all that it needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -56,12 +57,10 @@ class SpatialRanking(OcclusionModel):
     ``conv``: ``gcn7`` (1x7 then 7x1 plus 7x1 then 1x7), ``seq7`` (the first of these alone), ``3x3`` or ``1x1`` (a
     table of which class beats which).
     ``conflict``: pixels that train are covered by two ``instance`` masks, or by masks of two ``class``es.
-    ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels; S is then upsampled, so that Equations 2
-    and 3 always see whole masks and labels.
-    ``pool``: T holds the covered share of a cell (``average``), or 1 wherever a mask has ``any`` pixel of it, without
-    which thin things are hardly seen.
+    ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels, and then upsamples S.
+    ``pool``: T holds the covered share of a cell (``average``), or 1 where a mask has ``any`` pixel of it.
     ``ranking``: instances are pasted by falling P alone (``replace``, as Figure 7 suggests), or by P times their score
-    (``multiply``), which keeps detections that the detector doubts from going first.
+    (``multiply``).
     ``probability``: what P averages, the ``softmax`` over the classes, as Equation 2 trains it, or the ``sigmoid`` of
     the instance's class.
     All pairs take part, so there are no ``sig_ratio``, ``intra`` and ``inter`` to choose.
@@ -86,23 +85,17 @@ class SpatialRanking(OcclusionModel):
         super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)
         self.conflict: Conflict = conflict
         self.stride: Stride = stride
-        self.pool: Pool = pool
-        self.ranking = ranking
-        self.probability: Probability = probability
+        self.pool, self.ranking, self.probability = pool, ranking, probability
         self.conv = RankingConv(conv, categories.num_things, init)
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
-        """Order by falling P, ties by score; margin P_i - P_j, valid for every overlapping pair of different P.
-
-        P depends on which instances take part, so it is computed from those given, after any threshold on scores.
-        """
+        """Order by falling P, ties by score; margin P_i - P_j, valid for every overlapping pair of different P."""
         value = self.ranking_scores(instances.masks, instances.labels)
         if self.ranking == "multiply":
             value = value * instances.scores
         ranking = by_score(instances.scores)
         order = ranking[by_score(value[ranking])]
         margin = value[:, None] - value[None, :]
-        # In this order the later one of a pair is never above, so the fusion is the plain heuristic.
         return Relation(margin, (stats.inter > 0) & (margin != 0), order, value, transitive=True)
 
     def ranking_scores(self, masks: MaskCrops, labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -149,21 +142,18 @@ class SpatialRanking(OcclusionModel):
             truth = ranking_target(target, self.conflict, self.categories.num_things)
             if (truth == VOID_LABEL).all():
                 continue
-            top, left, bottom, right = box = extent(truth != VOID_LABEL)
-            truth = truth[top:bottom, left:right]
+            top, left, height, width = MaskCrops.from_dense((truth != VOID_LABEL)[None]).windows[0].tolist()
+            truth = truth[top : top + height, left : left + width]
             conflicting = truth != VOID_LABEL
-            scores = self.ranking_map(target.masks, target.labels, box, kernel)
+            scores = self.ranking_map(target.masks, target.labels, (top, left, top + height, left + width), kernel)
             total = total + F.cross_entropy(scores[:, conflicting].T, truth[conflicting], reduction="sum")
             count += int(conflicting.sum())
         return {"loss_occlusion": total / max(count, 1)}
 
 
 class RankingConv(nn.Module):
-    """The layers between T and S, C to C channels each.
-
-    They are linear, and the only bias comes at the end, so that zero padding composes exactly and every choice of
-    layers is one convolution.
-    """
+    """The layers between T and S, C to C channels each: linear, with one bias at the end, so that zero padding composes
+    exactly and every choice of layers is one convolution."""
 
     def __init__(self, conv: Conv, classes: int, init: Init = "kaiming") -> None:
         super().__init__()
@@ -183,20 +173,15 @@ class RankingConv(nn.Module):
                     last.div_(len(self.branches))  # which are added: S = T, whatever the layers
 
     def folded(self) -> Float[Tensor, "c c k k"]:
-        """Kernel of the one convolution that equals all layers.
+        """Kernel of the one convolution that equals all layers; the channels of classes that an image lacks need not be
+        computed."""
+        layers: list[Iterator[Tensor]] = [branch.parameters() for branch in self.branches]
+        return torch.stack([reduce(composed, kernels) for kernels in layers]).sum(dim=0)
 
-        Its input channels of classes that an image lacks need not be computed: with 5 of 80 classes that leaves a ninth
-        of the multiplications of the two branches of ``gcn7``.
-        """
-        kernels = []
-        for branch in self.branches:
-            first, *others = branch.parameters()
-            composed: Tensor = first
-            for kernel in others:
-                # of two layers in a row one is a single row and the other a single column: an outer product
-                composed = torch.einsum("omyx,mivw->oiyvxw", kernel, composed).flatten(4, 5).flatten(2, 3)
-            kernels.append(composed)
-        return torch.stack(kernels).sum(dim=0)
+
+def composed(first: Float[Tensor, "c c h w"], second: Float[Tensor, "c c y x"]) -> Float[Tensor, "c c k k"]:
+    """Kernel of two layers one after the other, of which one is a single row and the other a single column."""
+    return torch.einsum("omyx,mivw->oiyvxw", second, first).flatten(4, 5).flatten(2, 3)
 
 
 def instance_tensor(masks: MaskCrops, channels: Int[Tensor, " n"], count: int, box: Box) -> Bool[Tensor, "{count} h w"]:
@@ -236,9 +221,3 @@ def ranking_target(target: Target, conflict: Conflict, num_things: int) -> Int[T
     crowds = torch.tensor([s.id for s in target.panoptic.segments if s.iscrowd], dtype=ids.dtype, device=ids.device)
     ignored = (covering < 2) | (labels >= num_things) | torch.isin(ids, crowds)
     return labels.masked_fill(ignored, VOID_LABEL)
-
-
-def extent(pixels: Bool[Tensor, "h w"]) -> Box:
-    """The smallest box around the true pixels, of which there is at least one."""
-    ys, xs = pixels.any(dim=1).nonzero(), pixels.any(dim=0).nonzero()
-    return int(ys[0]), int(xs[0]), int(ys[-1]) + 1, int(xs[-1]) + 1

@@ -68,5 +68,4 @@ class OCFusion(PairOrder):
 
     def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
         """o of every pair."""
-        logits: Tensor = self.head(torch.cat([roi_inputs(instances) for instances in images]), pairs)
-        return logits
+        return self.head(torch.cat([roi_inputs(instances) for instances in images]), pairs)

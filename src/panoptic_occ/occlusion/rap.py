@@ -63,10 +63,8 @@ class RAP(OcclusionModel):
     ) -> None:
         super().__init__(in_channels=in_channels, sig_ratio=sig_ratio, **common)
         self.gt_rule: GroundTruthRule = gt_rule
-        self.gt_sig_ratio = gt_sig_ratio
-        self.overlap_filter = overlap_filter
-        self.pairs_per_image = pairs_per_image
-        self.pair_mean = pair_mean
+        self.gt_sig_ratio, self.overlap_filter = gt_sig_ratio, overlap_filter
+        self.pairs_per_image, self.pair_mean = pairs_per_image, pair_mean
         self.head = ValueHead(in_channels + 1, channels or in_channels, hidden or 4 * in_channels, fcs)
 
     def head_outputs(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
@@ -133,5 +131,5 @@ class ValueHead(nn.Module):
 
 
 def ranking_losses(front: Float[Tensor, " p"], back: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-    """log(1 + exp(v_front - v_back)) of every pair, finite for any difference (equation 1)."""
+    """log(1 + exp(v_front - v_back)) of every pair (equation 1)."""
     return F.softplus(front - back)

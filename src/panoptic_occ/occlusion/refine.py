@@ -112,8 +112,7 @@ class ClassEmbedding(nn.Module):
 
     def __init__(self, things: int, channels: int, hidden: int) -> None:
         super().__init__()
-        self.above = nn.Embedding(things, channels)  # U
-        self.below = nn.Embedding(things, channels)  # V
+        self.above, self.below = nn.Embedding(things, channels), nn.Embedding(things, channels)  # U, V
         self.fc2 = nn.Linear(hidden + channels, hidden)
         nn.init.kaiming_uniform_(self.fc2.weight, a=1)
         nn.init.zeros_(self.fc2.bias)
@@ -144,8 +143,7 @@ def soft_margin(occlusion: Float[Tensor, "n n"], scores: Float[Tensor, " n"], si
     The logarithm of Ot(i, j) / Ot(j, i), times sigma / 2: with p = O(i, j) and q = O(j, i) that is
     ((q - 1)^2 - (p - 1)^2) / 2 + sigma / 2 ln(s_i / s_j), and p - 1/2 + sigma / 2 ln(s_i / s_j) when p + q = 1.
     """
-    reverse = occlusion.T
-    return (occlusion - reverse) * (2 - (occlusion + reverse)) / 2 + score_margin(scores, sigma)
+    return (occlusion - occlusion.T) * (2 - (occlusion + occlusion.T)) / 2 + score_margin(scores, sigma)
 
 
 def score_margin(scores: Float[Tensor, " n"], sigma: float) -> Float[Tensor, "n n"]:

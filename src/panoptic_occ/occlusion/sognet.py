@@ -51,8 +51,7 @@ class RelationalEmbedding(OcclusionModel):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.overlap_thr = overlap_thr
-        self.overlap_weight = overlap_weight
+        self.overlap_thr, self.overlap_weight = overlap_thr, overlap_weight
         things = self.categories.num_things
         self.first_class = nn.Linear(things, class_channels, bias=False)
         self.second_class = nn.Linear(things, class_channels, bias=False)

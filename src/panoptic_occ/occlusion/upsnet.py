@@ -151,12 +151,12 @@ class PixelArgmax(OcclusionModel):
 
     def _logits(self, context: Context) -> Float[Tensor, "c h w"]:
         semantic = context.semantic
-        if semantic is None or semantic.logits is None or semantic.first_label != 0:
-            raise ConfigError(
-                "occlusion=upsnet reads semantic logits of every thing class, and this stuff branch has none; choose "
-                "one with things=dense, for example stuff=pfpn_dense or stuff=ups"
-            )
-        return semantic.logits
+        if semantic is not None and semantic.logits is not None and semantic.first_label == 0:
+            return semantic.logits
+        raise ConfigError(
+            "occlusion=upsnet reads semantic logits of every thing class, and this stuff branch has none; choose one "
+            "with things=dense, for example stuff=pfpn_dense or stuff=ups"
+        )
 
 
 def owned_pixels(owner: Int[Tensor, "h w"], masks: MaskCrops) -> MaskCrops:

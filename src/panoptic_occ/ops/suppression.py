@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from panoptic_occ.ops.boxes import box_iou
+from panoptic_occ.ops.matching import box_iou
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import PairStats
 

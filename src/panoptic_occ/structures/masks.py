@@ -141,8 +141,7 @@ class MaskCrops:
 
     def _lengths(self) -> list[int]:
         """Pixels of every crop."""
-        lengths: list[int] = (self.windows[:, 2] * self.windows[:, 3]).tolist()
-        return lengths
+        return (self.windows[:, 2] * self.windows[:, 3]).tolist()
 
 
 def _span(line: Bool[Tensor, " k"]) -> slice:
@@ -167,12 +166,17 @@ class Meetings(NamedTuple):
     rectangles: Int[np.ndarray, "p 4"]
 
 
+def common_rectangles(first: MaskCrops, second: MaskCrops) -> tuple[Int[np.ndarray, "n k 2"], Int[np.ndarray, "n k 2"]]:
+    """(top, left) and (bottom, right) of what the windows of every two crops share; nothing unless they rise."""
+    near, far = first.windows.numpy()[:, None], second.windows.numpy()[None]
+    low = np.maximum(near[..., :2], far[..., :2])
+    return low, np.minimum(near[..., :2] + near[..., 2:], far[..., :2] + far[..., 2:])
+
+
 def meetings(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | None = None) -> Meetings:
     """Pairs of a crop of ``first`` and one of ``second`` (masks of one image) whose windows overlap, by rising index;
     ``where`` (on the CPU): only these pairs."""
-    near, far = first.windows.numpy()[:, None], second.windows.numpy()[None]
-    low = np.maximum(near[..., :2], far[..., :2])
-    high = np.minimum(near[..., :2] + near[..., 2:], far[..., :2] + far[..., 2:])
+    low, high = common_rectangles(first, second)
     meet = (high > low).all(axis=2)
     if where is not None:
         meet &= where.numpy()

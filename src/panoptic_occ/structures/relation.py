@@ -60,13 +60,13 @@ class GroundTruthRelation:
     them is one pass over the data.
 
     ``area[i] = |M_i|``.  ``pan_area[i]``: pixels of its panoptic segment, 0 without one.
-    ``inter[i, j] = |M_i & M_j|``.  ``own[i, j]``: pixels of ``M_i & M_j`` that the panoptic map gives to i (OCFusion
+    ``inter[i, j] = |M_i & M_j|``.  ``visible[i, j]``: pixels of ``M_i & M_j`` that show i in the panoptic map (OCFusion
     3.2).
 
     >>> import torch
     >>> from panoptic_occ import GroundTruthRelation
     >>> area, inter = torch.tensor([8, 4]), torch.tensor([[8, 2], [2, 4]])
-    >>> counts = GroundTruthRelation(area, torch.tensor([4, 2]), inter, own=torch.tensor([[4, 2], [0, 2]]))
+    >>> counts = GroundTruthRelation(area, torch.tensor([4, 2]), inter, visible=torch.tensor([[4, 2], [0, 2]]))
     >>> counts.matrix(sig_ratio=0.2).tolist()
     [[-1, 1], [0, -1]]
     >>> counts.matrix(sig_ratio=0.2, rule="delta").tolist()
@@ -76,7 +76,7 @@ class GroundTruthRelation:
     area: Int[Tensor, " k"]
     pan_area: Int[Tensor, " k"]
     inter: Int[Tensor, "k k"]
-    own: Int[Tensor, "k k"]
+    visible: Int[Tensor, "k k"]
 
     def matrix(self, sig_ratio: float, rule: GroundTruthRule = "majority", strict: bool = False) -> Int[Tensor, "k k"]:
         """(K,K) int8: 1 where i lies above j, 0 where j lies above i, -1 where that is unknown or not significant."""
@@ -89,7 +89,7 @@ class GroundTruthRelation:
         """Antisymmetric (K,K) int64: by how many pixels i is ahead of j; 0 is a tie.  ConfigError for other rules."""
         check_choice("rule", rule, GroundTruthRule)
         if rule == "majority":
-            return self.own - self.own.T
+            return self.visible - self.visible.T
         lost = self.area - self.pan_area
         return lost[None, :] - lost[:, None]
 
@@ -98,9 +98,8 @@ class GroundTruthRelation:
 
     def __getitem__(self, index: Tensor) -> GroundTruthRelation:
         """The relation among the instances at ``index``."""
-        return GroundTruthRelation(
-            self.area[index], self.pan_area[index], self.inter[index][:, index], self.own[index][:, index]
-        )
+        inter, visible = self.inter[index][:, index], self.visible[index][:, index]
+        return GroundTruthRelation(self.area[index], self.pan_area[index], inter, visible)
 
     def to(self, device: torch.device | str) -> GroundTruthRelation:
         """The same counts on ``device``."""

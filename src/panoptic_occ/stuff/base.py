@@ -51,9 +51,7 @@ class StuffHead(StuffBranch):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        self.loss_norm = loss_norm
-        self.align_corners = align_corners
-        self.width = width
+        self.loss_norm, self.align_corners, self.width = loss_norm, align_corners, width
         self.num_things = categories.num_things
         # channel c is the contiguous label c + first_label; of things there, the collapsed class stands for all
         self.first_label = {"collapsed": self.num_things - 1, "dense": 0, "none": self.num_things}[things]
@@ -66,8 +64,7 @@ class StuffHead(StuffBranch):
 
     def forward(self, features: Features) -> Float[Tensor, "b c h4 w4"]:
         """Logits at stride 4."""
-        logits: Tensor = self.predictor(self.trunk(features))
-        return logits
+        return self.predictor(self.trunk(features))
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """``stuff``: cross-entropy at full resolution; the padding of the batch is void."""

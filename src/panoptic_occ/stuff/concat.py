@@ -69,7 +69,9 @@ class ConcatHead(StuffHead):
         super().__init__(categories, width, things, loss_norm)
         channels = [in_channels, *(factor * hidden for factor in widths)]
         self.stacks = nn.ModuleList(_stack(channels, norm, deform) for _ in range(1 if shared else len(LEVELS)))
-        self.fuse = nn.Identity() if fuse_kernel is None else _fusing(stacked, width, fuse_kernel, norm)
+        self.fuse: nn.Module = nn.Identity()
+        if fuse_kernel is not None:
+            self.fuse = nn.Sequential(_conv(stacked, width, fuse_kernel, norm), *_normed(width, norm))
         nn.init.normal_(self.predictor.get_parameter("weight"), std=0.01)
         zero_biases(self)
 
@@ -80,23 +82,16 @@ class ConcatHead(StuffHead):
         for k, name in enumerate(LEVELS):
             level = self.stacks[k % len(self.stacks)](features[name])
             levels.append(level if k == 0 else F.interpolate(level, size=size, mode="bilinear", align_corners=False))
-        fused: Tensor = self.fuse(torch.cat(levels, dim=1))
-        return fused
+        return self.fuse(torch.cat(levels, dim=1))
 
 
 def _stack(channels: Sequence[int], norm: Norm, deform: Deform) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
-        if deform == "none":
-            layers += [_conv(before, after, 3, norm)]
-        else:
-            layers += [DeformableConv(before, after, modulated=deform == "v2", bias=norm == "none")]
-        layers += _normed(after, norm)
+        plain = deform == "none"
+        conv = _conv(before, after, 3, norm) if plain else DeformableConv(before, after, deform == "v2", norm == "none")
+        layers += [conv, *_normed(after, norm)]
     return nn.Sequential(*layers)
-
-
-def _fusing(before: int, after: int, kernel: int, norm: Norm) -> nn.Sequential:
-    return nn.Sequential(_conv(before, after, kernel, norm), *_normed(after, norm))
 
 
 def _conv(before: int, after: int, kernel: int, norm: Norm) -> nn.Conv2d:

@@ -49,9 +49,8 @@ class PanopticFPNHead(StuffHead):
         super().__init__(categories, hidden, things, loss_norm, align_corners)
         if predictor_convs > 0:
             self.predictor = DeepPredictor(hidden, usual, self.num_classes, predictor_convs)
-        self.paths = nn.ModuleList(
-            pyramid_path(in_channels, hidden, level, bias, align_corners) for level in range(levels)
-        )
+        paths = (pyramid_path(in_channels, hidden, level, bias, align_corners) for level in range(levels))
+        self.paths = nn.ModuleList(paths)
         self.fuse = nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.ReLU()) if fuse else nn.Identity()
         relu_convolutions(self)
 
@@ -63,8 +62,7 @@ class PanopticFPNHead(StuffHead):
             m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear", align_corners=self.align_corners)
             for m in maps
         )
-        total: Tensor = self.fuse(sum(same))
-        return total
+        return self.fuse(sum(same))
 
 
 def pyramid_path(
@@ -73,8 +71,7 @@ def pyramid_path(
     """From level ``level`` (0 is P2) to stride 4: a 3x3 convolution for every doubling, and one where there is none."""
     layers: list[nn.Module] = []
     for step in range(max(1, level)):
-        width = in_channels if step == 0 else hidden
-        layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=bias), nn.GroupNorm(32, hidden), nn.ReLU()]
+        layers += _convolution(hidden if step else in_channels, hidden, bias)
         if level > 0:
             layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners))
     return nn.Sequential(*layers)
@@ -87,7 +84,10 @@ class DeepPredictor(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, hidden: int, classes: int, convs: int = 2) -> None:
-        layers: list[nn.Module] = []
-        for width in (in_channels, *[hidden] * (convs - 1)):
-            layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
+        widths = (in_channels, *[hidden] * (convs - 1))
+        layers = [layer for width in widths for layer in _convolution(width, hidden)]
         super().__init__(*layers, nn.Conv2d(hidden, classes, 1))
+
+
+def _convolution(before: int, after: int, bias: bool = False) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, padding=1, bias=bias), nn.GroupNorm(32, after), nn.ReLU()]

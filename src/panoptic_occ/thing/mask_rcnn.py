@@ -172,8 +172,7 @@ class MaskRCNN(ThingBranch):
         logits, _ = self._box_outputs(features, boxes)
         scores, labels = logits.float().softmax(dim=1)[:, 1:].max(dim=1)
         counts = [len(b) for b in boxes]
-        parts = zip(boxes, labels.split(counts), scores.split(counts), strict=True)
-        return [Rois(box, label, score) for box, label, score in parts]
+        return list(map(Rois, boxes, labels.split(counts), scores.split(counts)))
 
     @torch.no_grad()
     def positives(self, features: Features, batch: Batch, requires: Requires, trainable: Trainable = None) -> Positives:
@@ -198,18 +197,15 @@ class MaskRCNN(ThingBranch):
 
     def pool(self, features: Features, rois: Sequence[Rois]) -> Pooled:
         """RoIAlign of all regions for the mask head, image after image."""
-        pooled: Tensor = self.roi_heads.mask_roi_pool(features, [r.boxes for r in rois])
-        return pooled
+        return self.roi_heads.mask_roi_pool(features, [r.boxes for r in rois])
 
     def mask_features(self, pooled: Pooled) -> Pooled:
         """The convolutions of the mask head."""
-        inner: Tensor = self.roi_heads.mask_head(pooled)
-        return inner
+        return self.roi_heads.mask_head(pooled)
 
     def mask_logits(self, mask_features: Pooled) -> Float[Tensor, "n k 28 28"]:
         """Deconvolution and predictor of the mask head; channel c + 1 is the contiguous label c."""
-        logits: Tensor = self.roi_heads.mask_predictor(mask_features)
-        return logits
+        return self.roi_heads.mask_predictor(mask_features)
 
     @staticmethod
     def soft_masks(logits: Float[Tensor, "n k 28 28"], rois: Sequence[Rois]) -> Soft:
@@ -241,8 +237,7 @@ class MaskRCNN(ThingBranch):
     def _box_outputs(self, features: Features, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of the classes and offsets of the boxes, for boxes of every image."""
         heads = self.roi_heads
-        logits, offsets = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes)))
-        return logits, offsets
+        return heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes)))
 
     def _masks_in(self, features: Features, rois: Sequence[Rois]) -> tuple[Soft, Pooled]:
         """Soft masks of all regions, and the RoI features that they are read from."""

@@ -22,8 +22,7 @@ BOX_IOU = 0.5
 class RoiOracle:
     """Replaces detected boxes, classes, or both by annotated ones; scores are always the branch's.
 
-    ``boxes``: the annotated boxes replace the detected ones; the branch gives each its best class and score, and none
-    is dropped.
+    ``boxes``: the branch gives each annotated box its best class and score, and none is dropped.
     ``classes``: a box takes the class of the annotated box that it is, or that it overlaps most, if by ``BOX_IOU``;
     other boxes keep their class.
     """

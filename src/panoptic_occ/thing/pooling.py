@@ -76,10 +76,7 @@ def roi_align(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], gri
     """torchvision's kernel.  Its own function of this name compiles a substitute in Python where a GPU is asked to be
     deterministic, if only as far as it can."""
     size = (grid.output_size, grid.output_size)
-    crops: Tensor = torch.ops.torchvision.roi_align(
-        feature, rois, grid.spatial_scale, *size, grid.sampling_ratio, grid.aligned
-    )
-    return crops
+    return torch.ops.torchvision.roi_align(feature, rois, grid.spatial_scale, *size, grid.sampling_ratio, grid.aligned)
 
 
 def reads_bags(feature: Tensor) -> bool:
@@ -131,27 +128,25 @@ def _taps(
 def sample_rois(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], grid: Grid) -> Float[Tensor, "m c s s"]:
     """RoIAlign by ``grid_sample``, for CPUs, where torchvision's backward runs on one thread.
 
-    ``rois``: image index and box, sorted by image.  Equal to ``roi_align`` for boxes inside the image; beyond its edge
-    this repeats the border where ``roi_align`` reads zeros, and every box of ours is cut to the image.
+    Equal to ``roi_align`` for boxes inside the image, as all of ours are; beyond its edge this repeats the border where
+    ``roi_align`` reads zeros.
     """
     images, _, height, width = feature.shape
     output_size, spatial_scale, sampling_ratio, aligned = grid
     image = rois[:, 0].long()
     counts = torch.bincount(image, minlength=images)
     slot = torch.arange(len(rois), device=rois.device) - (counts.cumsum(0) - counts)[image]
-    box = rois[:, 1:].float() * spatial_scale
-    extent = box[:, 2:] - box[:, :2]
-    if not aligned:
-        extent = extent.clamp(min=1)
+    low, high = (rois[:, 1:] * spatial_scale).split(2, dim=1)
+    extent = high - low if aligned else (high - low).clamp(min=1)
     cells = output_size * sampling_ratio
     steps = (torch.arange(cells, device=rois.device) + 0.5) / cells
-    centres = box[:, None, :2] + extent[:, None] * steps[:, None] + (0.0 if aligned else 0.5)
+    centres = low[:, None] + extent[:, None] * steps[:, None] + (0.0 if aligned else 0.5)
     centres = centres * 2 / centres.new_tensor([width, height]) - 1
     x = centres[:, None, :, 0].expand(-1, cells, -1)
     y = centres[:, :, None, 1].expand(-1, -1, cells)
     samples = centres.new_zeros((images, int(counts.max()) if len(rois) else 0, cells, cells, 2))
     samples[image, slot] = torch.stack([x, y], dim=-1)
     rows = samples.flatten(1, 2)
-    sampled = F.grid_sample(feature.float(), rows, padding_mode="border", align_corners=False)
+    sampled = F.grid_sample(feature, rows, padding_mode="border", align_corners=False)
     sampled = sampled.unflatten(2, (samples.shape[1], cells)).transpose(1, 2)[image, slot]
-    return F.avg_pool2d(sampled, sampling_ratio).to(feature.dtype) if sampling_ratio > 1 else sampled.to(feature.dtype)
+    return F.avg_pool2d(sampled, sampling_ratio) if sampling_ratio > 1 else sampled

@@ -40,8 +40,7 @@ class PairOrder(OcclusionModel):
         raise NotImplementedError
 
     def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
-        """Logits of "the first of the pair lies above the second"; ``pairs`` count through the instances of all
-        ``images``."""
+        """Logits of "the first lies above the second"; ``pairs`` count through the instances of all ``images``."""
         raise NotImplementedError
 
     def selected_pairs(self, instances: InstanceSet, stats: PairStats) -> Bool[Tensor, "n n"]:
@@ -78,9 +77,9 @@ class PairOrder(OcclusionModel):
     ) -> tuple[Int[Tensor, "p 2"], Float[Tensor, " p"]]:
         """Ordered pairs of proposals and whether the first lies above (1.0) or below (0.0) the second.
 
-        A pair counts when the two proposals match different annotations that have an order, and their predicted masks
-        overlap significantly (either ratio: with both directions emitted, the directional rule gives the same pairs).
-        The unordered pairs are drawn uniformly; the second half of the rows is the first half swapped.
+        A pair counts when the annotations of the two have an order, and their predicted masks overlap significantly
+        (either ratio: the directional rule gives the same pairs of both directions).  The second half of the rows is
+        the first half swapped.
         """
         above = example.annotated_order(self.sig_ratio, self.gt_rule)
         candidates = (example.stats.significant(self.sig_ratio) & (above >= 0)).triu(diagonal=1).nonzero()
