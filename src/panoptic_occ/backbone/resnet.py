@@ -21,10 +21,7 @@ from panoptic_occ.config.values import checked
 
 
 class FrozenNorm(FrozenBatchNorm2d):
-    """torchvision's BatchNorm of fixed statistics, as one kernel instead of two where there is no gradient.
-
-    Half precision stays half precision.
-    """
+    """torchvision's BatchNorm of fixed statistics, as one kernel without a gradient; half precision stays."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(x - mean) / sqrt(var + eps) * weight + bias``, channel by channel."""
@@ -67,15 +64,15 @@ def resnet_fpn(
         if weights not in allowed:
             hint = did_you_mean(weights, allowed) if allowed else "there are none; set backbone.weights=null"
             raise ConfigError(f"backbone.weights={weights!r} is unknown for {name}; {hint}")
-    elif norm == "frozen" and frozen_stages > 0:
-        raise ConfigError(
-            f"backbone.frozen_stages={frozen_stages} without pretrained weights would freeze random filters; "
-            "set backbone.weights or backbone.frozen_stages=0"
+    if frozen_stages > 0 and (norm == "batch" or weights is None):
+        what = (
+            "with norm=batch would go on counting there"
+            if norm == "batch"
+            else "without weights freezes random filters"
         )
-    if norm == "batch" and frozen_stages > 0:
         raise ConfigError(
-            f"backbone.frozen_stages={frozen_stages} with norm=batch: BatchNorm would go on counting there; "
-            "set backbone.norm=frozen or backbone.frozen_stages=0"
+            f"backbone.frozen_stages={frozen_stages} {what}; set backbone.norm=frozen and backbone.weights, or "
+            "backbone.frozen_stages=0"
         )
     try:
         body = OURS[name](NORMS[norm]) if name in OURS else get_model(name, weights=weights, norm_layer=NORMS[norm])
@@ -89,7 +86,7 @@ def resnet_fpn(
         for module in (getattr(body, stage), *([body.bn1] if stage == "conv1" else [])):
             module.requires_grad_(False)
     widths = [body.inplanes // 8 * 2**k for k in range(4)]
-    layers = {f"layer{k + 1}": str(k) for k in range(4)}
+    layers = {stage: str(k) for k, stage in enumerate(STAGES[1:])}
     norm_layer = partial(nn.GroupNorm, 32) if fpn_norm else None
     return BackboneWithFPN(body, layers, widths, out_channels, norm_layer=norm_layer)
 
@@ -99,7 +96,5 @@ def _deform(body: ResNet, stages: int) -> None:
     for stage in STAGES[len(STAGES) - stages :]:
         for block in getattr(body, stage):
             if not isinstance(block, Bottleneck):
-                raise ConfigError(
-                    f"backbone.deformable_stages={stages} needs bottlenecks, from resnet50 on; set it to 0"
-                )
+                raise ConfigError(f"backbone.deformable_stages={stages} needs bottlenecks, from resnet50 on; or set 0")
             block.conv2 = DeformableConv.like(block.conv2)

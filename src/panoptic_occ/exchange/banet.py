@@ -77,8 +77,7 @@ class FeatureAggregation(Exchange):
         self.phi = projection(_semantic_head(stuff).width, in_channels) if s2i else None
         self.i2s: InstanceToSemantic | None = None
         if sim:
-            head = _semantic_head(stuff)
-            channels = in_channels if channels is None else channels
+            head, channels = _semantic_head(stuff), channels or in_channels
             layout = LayoutContext(channels, context or max(channels // 2, 1), layout_channels, bins) if ocm else None
             self.i2s = InstanceToSemantic(in_channels, head.width, channels, head.num_classes, layout)
             self.shown_thr = inlay_thr
@@ -229,8 +228,7 @@ def projection(in_channels: int, out_channels: int, bias: bool = True) -> nn.Con
     """A 1x1 convolution, initialised as the lateral ones of an FPN; its bias, if any, is 0."""
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
     nn.init.kaiming_uniform_(conv.weight, a=1)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
+    zero_biases(conv)
     return conv
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from panoptic_occ.thing.paste import cell_weights
+
 
 def roi_inlay(
     crops: Float[Tensor, "n c m m"],
@@ -61,8 +63,7 @@ def axis_weights(
     inside = (offset >= 0) & ((offset < extent[:, None]) if aligned else (offset <= extent[:, None]))
     smallest = torch.finfo(low.dtype).eps  # a box without extent covers nothing, but must not divide by zero
     position = (offset * bins / extent[:, None].clamp(min=smallest) - 0.5).clamp(0, bins - 1)
-    distance = (position[..., None] - torch.arange(bins, device=low.device)).abs()
-    return torch.where(inside[..., None], (1 - distance).clamp(min=0), 0)
+    return torch.where(inside[..., None], cell_weights(position, bins), 0)
 
 
 def _windows(

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 def fuse(
     instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None, policy: FusionPolicy
 ) -> PanopticMap:
-    """Fuses the detections and the stuff of one image into a panoptic map.
+    """The panoptic map of one image.
 
     ``semantic`` (H, W): contiguous stuff label of every pixel, negative where there is no stuff; or a function that
     gives these labels for the map of the things (0: free); None: things only.
@@ -93,8 +93,7 @@ class _Fusion:
 
     def __init__(self, instances: InstanceSet, stats: PairStats, relation: Relation, policy: FusionPolicy) -> None:
         n = len(instances)
-        self.policy = policy
-        self.above = _above(relation)
+        self.policy, self.above = policy, _above(relation)
         self.confident = (instances.scores >= policy.conf_thr).tolist()  # in the dtype of the scores, as ranked() does
         self.scores: list[float] = instances.scores.tolist()
         self.labels: list[int] = instances.labels.tolist()
@@ -111,8 +110,7 @@ class _Fusion:
         self.claimed: list[int] = self.area if claims is None else claims.area.tolist()
         self.canvas = Canvas(instances.masks, stats, claims)
         self.taken: list[Counts] = [{}] * n  # [i][j]: pixels that i took from j
-        self.owned = self.canvas.owned
-        self.free = [0] * n
+        self.owned, self.free = self.canvas.owned, [0] * n
         self.status: list[InstanceStatus] = ["low_score"] * n
         self.blocker: list[int | None] = [None] * n
         self.met: list[tuple[int, ...]] = [()] * n
@@ -155,8 +153,7 @@ class _Fusion:
             too_much = operator.gt if policy.same_class_strict else operator.ge
             if same and too_much(sum(same.values()) / area, policy.same_class_thr):
                 return "same_class", _largest(same)
-        twins = self._twins(i, held)
-        if twins:
+        if twins := self._twins(i, held):
             return "duplicate", _largest({j: int(self.inter[i, j]) for j in twins})
         hidden = policy.max_occluded is not None and (area - gain) / area > policy.max_occluded
         invisible = policy.min_visible is not None and gain / area <= policy.min_visible
@@ -197,8 +194,8 @@ class _Fusion:
         threshold = self.policy.post_min_visible
         if threshold is None:
             return self.owned
-        shares = [pixels / max(area, 1) for pixels, area in zip(self.owned, self.area, strict=True)]
-        return [pixels if share > threshold else 0 for pixels, share in zip(self.owned, shares, strict=True)]
+        pixels = zip(self.owned, self.area, strict=True)
+        return [owned if owned / max(area, 1) > threshold else 0 for owned, area in pixels]
 
     def records(self) -> tuple[InstanceRecord, ...]:
         """What happened to every instance."""
@@ -206,10 +203,8 @@ class _Fusion:
         records = []
         for i, (status, blocker) in enumerate(zip(self.status, self.blocker, strict=True)):
             if status == "kept" and final[i] == 0:
-                takers = {j: taken[i] for j, taken in enumerate(self.taken) if i in taken}
-                status, blocker = "erased", _largest(takers)
-            reclaimed = sum(self.taken[i].values())
-            pixels = self.area[i], self.free[i], reclaimed, final[i]
+                status, blocker = "erased", _largest({j: taken[i] for j, taken in enumerate(self.taken) if i in taken})
+            pixels = self.area[i], self.free[i], sum(self.taken[i].values()), final[i]
             records.append(InstanceRecord(status, *pixels, blocker, self.met[i]))
         return tuple(records)
 
@@ -222,8 +217,7 @@ def _largest(counts: Counts) -> int | None:
 
 def _above(relation: Relation) -> Bool[np.ndarray, "n n"]:
     """``relation.above()`` on the CPU; margins that are NaN are reported and count as not above."""
-    undecided = int((relation.valid & relation.margin.isnan()).sum())
-    if undecided:
+    if undecided := int((relation.valid & relation.margin.isnan()).sum()):
         log.warning("%d margins of the occlusion method are NaN; those pairs keep the order of the scores", undecided)
     return relation.above().cpu().numpy()
 

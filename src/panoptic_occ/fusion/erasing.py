@@ -73,16 +73,12 @@ def component_confidence(
     """
     if semantic.logits is None:
         stored = ", ".join(sorted(semantic.confidence))
-        instead = (
-            f"set fusion.erase_radius, erase_shape and erase_stride to a stored combination ({stored})"
-            if stored
-            else "set fusion.erase_thr=null"
-        )
+        combination = f"set fusion.erase_radius, erase_shape and erase_stride to a stored combination ({stored})"
         raise ConfigError(
             f"fusion.erase_thr with fusion.erase_radius={dilation.radius} (erase_shape={dilation.shape}, "
             f"erase_stride={dilation.stride}) needs the class probabilities of the stuff, and this map has none: "
             f"annotated stuff (stuff=ground_truth) is always sure, and saved predictions keep only some dilations; "
-            f"{instead}, or evaluate with the network of a trained run"
+            f"{combination if stored else 'set fusion.erase_thr=null'}, or evaluate with the network of a trained run"
         )
     parts = components(semantic.labels) if parts is None else parts
     stride = dilation.stride
@@ -106,8 +102,6 @@ def component_confidence(
 
 def _touched(pixels: Bool[np.ndarray, "h w"], stride: int) -> Bool[np.ndarray, "m n"]:
     """The cells of ``stride`` x ``stride`` pixels, the last ones cut at the edge, with a pixel that is set."""
-    if stride == 1:
-        return pixels
-    for axis in (0, 1):
+    for axis in (0, 1) if stride > 1 else ():
         pixels = np.logical_or.reduceat(pixels, np.arange(0, pixels.shape[axis], stride), axis=axis)
     return pixels

@@ -237,11 +237,9 @@ class PairStats:
     @staticmethod
     def of(masks: MaskCrops) -> PairStats:
         """Areas and pairwise intersections, counted only where the crops of two masks meet."""
-        area = masks.area
-        once = torch.ones((len(masks), len(masks)), dtype=torch.bool).triu(diagonal=1)
-        above_diagonal = intersections(masks, masks, once)
-        inter = above_diagonal + above_diagonal.T + torch.diag(area)
-        return PairStats(area, inter)
+        area, once = masks.area, torch.ones((len(masks), len(masks)), dtype=torch.bool).triu(diagonal=1)
+        inter = intersections(masks, masks, once)
+        return PairStats(area, inter + inter.T + torch.diag(area))
 
     def ratio(self) -> Tensor:
         """(N, N) float64: ``inter[i, j] / area[i]``, 0 for an empty mask; the diagonal is 0."""

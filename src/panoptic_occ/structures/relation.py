@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -103,4 +103,4 @@ class GroundTruthRelation:
 
     def to(self, device: torch.device | str) -> GroundTruthRelation:
         """The same counts on ``device``."""
-        return GroundTruthRelation(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return GroundTruthRelation(*(counts.to(device) for counts in vars(self).values()))

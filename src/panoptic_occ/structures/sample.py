@@ -52,6 +52,6 @@ class Sample:
 
     def to(self, device: torch.device | str) -> Sample:
         """The same sample on ``device``."""
-        target = None if self.target is None else self.target.to(device)
+        target = self.target and self.target.to(device)
         original = None if self.original is None else self.original.to(device, non_blocking=True)
         return replace(self, image=self.image.to(device, non_blocking=True), target=target, original=original)

@@ -23,8 +23,8 @@ class StuffBranch(nn.Module):
     """Base class of stuff branches."""
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Named losses of the branch for a training batch."""
-        raise NotImplementedError
+        """Named losses of the branch for a training batch; none where there is nothing to train."""
+        return {}
 
     def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The stuff of every image, in its original frame; with logits if ``requires`` names ``semantic_logits``."""

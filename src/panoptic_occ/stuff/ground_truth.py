@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
@@ -18,10 +17,6 @@ class GroundTruthStuff(StuffBranch):
     def __init__(self, *, in_channels: int, categories: Categories) -> None:
         super().__init__()
         self.num_things = categories.num_things
-
-    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Nothing to train."""
-        return {}
 
     def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The annotated stuff label of every pixel; logits do not exist here."""

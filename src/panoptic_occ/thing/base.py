@@ -67,8 +67,8 @@ class ThingBranch(nn.Module):
     oracle: RoiChange | None = None
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Named losses of the branch for a training batch."""
-        raise NotImplementedError
+        """Named losses of the branch for a training batch; none where there is nothing to train."""
+        return {}
 
     def detect(self, features: Features, batch: Batch, conf_thr: float, requires: Requires) -> list[InstanceSet]:
         """Detections with ``score >= conf_thr``, ranked, with masks in the frame of the original image."""

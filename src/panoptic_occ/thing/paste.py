@@ -26,10 +26,10 @@ def cell_position(
     return (pixels.to(low.dtype) + 0.5 - low) / (high - low).clamp(min=1e-6) * cells - 0.5
 
 
-def cell_weights(position: Float[Tensor, " p"], cells: int) -> Float[Tensor, "p {cells}"]:
+def cell_weights(position: Float[Tensor, "*p"], cells: int) -> Float[Tensor, "*p {cells}"]:
     """Bilinear weights of the cells, with 0 around: sampling on a grid is separable, so a box costs two products."""
     cell = torch.arange(cells, dtype=position.dtype, device=position.device)
-    return (position[:, None] - cell).abs_().neg_().add_(1).clamp_(min=0)
+    return (position[..., None] - cell).abs_().neg_().add_(1).clamp_(min=0)
 
 
 @torch.no_grad()
