@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch
-from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.sample import Batch, Sample
 from panoptic_occ.structures.semantic_map import VOID_LABEL
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
 from panoptic_occ.testing import toy_categories

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError, check_choice
-from panoptic_occ.structures.batch import Features
+from panoptic_occ.structures.sample import Features
 
 Share = Literal["fpn", "backbone", "none"]
 STUFF = "stuff/"
@@ -37,7 +37,7 @@ def share_features(backbone: nn.Module, share: Share) -> nn.Module:
 
 
 class OwnFeatures(nn.Module):
-    """Two equal modules (backbones or pyramids) on one input; the levels of the second, for the stuff branch, are called
+    """Two equal modules (backbones or pyramids) on one input; the second is for the stuff branch: its levels are called
     ``stuff/0``, ..."""
 
     def __init__(self, thing: nn.Module) -> None:

@@ -9,7 +9,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from panoptic_occ.common.kinds import Count
-from panoptic_occ.structures.batch import Features
+from panoptic_occ.structures.sample import Features
 
 Widths = tuple[Count, Count, Count, Count, Count]
 

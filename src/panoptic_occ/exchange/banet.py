@@ -26,8 +26,8 @@ from panoptic_occ.config.values import checked
 from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, annotated_rois, checked_range, needed
 from panoptic_occ.exchange.roi_inlay import roi_inlay
 from panoptic_occ.ops.initialise import zero_biases
-from panoptic_occ.structures.batch import Features, Requires
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Features, Requires
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
 from panoptic_occ.thing.mask_rcnn import MaskRCNN

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from panoptic_occ.backbone.sharing import STUFF
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch, Features, Requires
 from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.structures.target import Target
 from panoptic_occ.stuff.base import StuffBranch

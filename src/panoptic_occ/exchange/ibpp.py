@@ -34,8 +34,8 @@ from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, 
 from panoptic_occ.exchange.box_cascade import BoxCascade
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
 from panoptic_occ.ops.initialise import relu_convolutions
-from panoptic_occ.structures.batch import Requires
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Requires
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.stuff.pfpn import DeepPredictor
 from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable

@@ -143,10 +143,8 @@ class _Fusion:
         return threshold is None or max(common / self.area[i], common / self.owned[j]) >= threshold
 
     def _verdict(self, i: int, gain: int, held: Counts, won: Counts) -> tuple[InstanceStatus, int | None]:
-        """Whether instance i may take ``gain`` pixels, and which instance prevents it.
-
-        Quotients of integers are compared, never products: 3/5 is exactly the float 0.6, 0.55 * 100 is not 55.
-        """
+        """Whether instance i may take ``gain`` pixels, and which instance prevents it.  Quotients of integers are
+        compared, never products: 3/5 is exactly the float 0.6, 0.55 * 100 is not 55."""
         policy, area = self.policy, self.area[i]
         if policy.same_class_thr is not None:
             same = {j: pixels for j, pixels in held.items() if self.labels[j] == self.labels[i]}

@@ -12,9 +12,8 @@ from panoptic_occ.exchange.base import Exchange, Inputs, Outputs, Pyramids
 from panoptic_occ.network.tta import REQUIRES, FixedRois, TestTimeAugmentation, averaged
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.structures.base_output import BaseOutput
-from panoptic_occ.structures.batch import Batch, Requires
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.sample import Batch, Requires, Sample
 from panoptic_occ.stuff.base import StuffBranch
 from panoptic_occ.thing.base import ThingBranch
 

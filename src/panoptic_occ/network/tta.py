@@ -17,9 +17,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.exchange.base import Outputs
-from panoptic_occ.structures.batch import Batch, Features
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.sample import Batch, Features, Sample
 from panoptic_occ.stuff.base import semantic_map
 from panoptic_occ.thing.base import Classify, Rois
 from panoptic_occ.thing.paste import paste_masks

@@ -96,8 +96,7 @@ class AppearanceOrder(OcclusionModel):
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin: difference of the two similarities, with ``atoms`` the share of the common pixels by which the row is
-        ahead; valid where the pair stands.  ``order`` makes no claims, the others disjoint ones.
-        """
+        ahead; valid where the pair stands.  ``order`` makes no claims, the others disjoint ones."""
         image: Image = _image(instances, context)
         image = normalized(image) if self.normalized else image
         duplicate_of = duplicates(instances, stats, self.nms, self.nms_thr)

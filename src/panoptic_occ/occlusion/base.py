@@ -144,9 +144,7 @@ class OcclusionModel(nn.Module):
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses over a batch, each a scalar with a graph to every parameter, also when no image has a pair.
-
-        ``generator`` is the only source of randomness (a CPU generator, a function of seed and step).
-        """
+        ``generator`` is the only source of randomness (a CPU generator, a function of seed and step)."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to train")
 
     @property

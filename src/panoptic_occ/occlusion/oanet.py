@@ -117,10 +117,8 @@ class SpatialRanking(OcclusionModel):
     def ranking_map(
         self, masks: MaskCrops, labels: Int[Tensor, " n"], box: Box, kernel: Float[Tensor, "c c k k"]
     ) -> Float[Tensor, "c h w"]:
-        """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.
-
-        At stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear).
-        """
+        """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.  At
+        stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear)."""
         present, channels = labels.unique(return_inverse=True)
         top, left, bottom, right = whole_cells(box, masks.size, self.stride)
         reach = kernel.shape[-1] // 2 * self.stride
@@ -211,8 +209,7 @@ def whole_cells(box: Box, size: tuple[int, int], stride: Stride) -> Box:
 
 def ranking_target(target: Target, conflict: Conflict, num_things: int) -> Int[Tensor, "h w"]:
     """The label map of Equation 2: the thing class that the panoptic map shows where at least two annotated masks (of
-    two classes, for ``class``) lie, ``VOID_LABEL`` elsewhere and where it shows stuff, a crowd or nothing.
-    """
+    two classes, for ``class``) lie, ``VOID_LABEL`` elsewhere and where it shows stuff, a crowd or nothing."""
     layers = target.labels if conflict == "class" else torch.arange(len(target.labels), device=target.labels.device)
     present, channels = layers.unique(return_inverse=True)
     covering = instance_tensor(target.masks, channels, len(present), (0, 0, *target.masks.size)).sum(dim=0)

@@ -36,11 +36,8 @@ def box_iou(first: Float[Tensor, "n 4"], second: Float[Tensor, "k 4"]) -> Float[
 
 
 def match_instances(instances: InstanceSet, masks: MaskCrops, iou_thr: float = 0.5) -> Int[Tensor, " n"]:
-    """(N,) int64: index of the annotated mask that each detection matches, -1 without one.
-
-    By falling score (stable), whatever its class, each takes the free annotation of highest mask IoU, if that is
-    ``iou_thr`` or more.
-    """
+    """(N,) int64: index of the annotated mask that each detection matches, -1 without one.  By falling score (stable),
+    whatever its class, each takes the free annotation of highest mask IoU, if that is ``iou_thr`` or more."""
     return one_to_one(mask_iou(instances.masks, masks, iou_thr), instances.scores, iou_thr)
 
 

@@ -65,10 +65,8 @@ def positions(
 
 
 def _hashed_positions(values: np.ndarray, keys: np.ndarray) -> Int64[np.ndarray, " n"] | None:
-    """The only position in ``keys`` that each value can have; None when every hash has a collision.
-
-    A binary search of a few ids is mostly mispredicted branches, and as slow as finding the runs.
-    """
+    """The only position in ``keys`` that each value can have; None when every hash has a collision.  A binary search of
+    a few ids is mostly mispredicted branches, and as slow as finding the runs."""
     narrow = keys.astype(np.uint32)
     for factor in _FACTORS:
         slots = (narrow * factor) >> _SHIFT

@@ -29,10 +29,8 @@ def duplicates(instances: InstanceSet, stats: PairStats, kind: Suppression, iou_
 
 
 def suppress(scores: Float[Tensor, " n"], overlap: Real[Tensor, "n n"]) -> Int[Tensor, " n"]:
-    """Index of the kept instance that suppresses each one, -1 if kept; by falling score (stable).
-
-    Of several, the one of largest ``overlap``, which is 0 for pairs that can both be kept; its diagonal is not read.
-    """
+    """Index of the kept instance that suppresses each one, -1 if kept; by falling score (stable).  Of several, the one
+    of largest ``overlap``, which is 0 for pairs that can both be kept; its diagonal is not read."""
     suppressor = torch.full((len(scores),), -1)
     kept = torch.zeros(len(scores), dtype=torch.bool)
     overlap = overlap.cpu()

@@ -185,10 +185,8 @@ def meetings(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | N
 
 
 def intersections(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | None = None) -> Int[Tensor, "n k"]:
-    """Number of pixels that mask i of ``first`` shares with mask j of ``second``, both of one image.
-
-    ``where`` (on the CPU): only these pairs are counted, the others are 0.  Raises ValueError for different sizes.
-    """
+    """Number of pixels that mask i of ``first`` shares with mask j of ``second``, both of one image.  ``where`` (on the
+    CPU): only these pairs are counted, the others are 0.  Raises ValueError for different sizes."""
     if first.size != second.size:
         raise ValueError(f"masks of images of {first.size} and {second.size} px have no common pixels to count")
     if first.pixels.device.type != "cpu":
@@ -247,10 +245,8 @@ class PairStats:
         return ratio.fill_diagonal_(0)
 
     def significant(self, sig_ratio: float, mode: Significance = "either", strict: bool = False) -> Bool[Tensor, "n n"]:
-        """Pairs whose intersection is at least ``sig_ratio`` (OCFusion: rho) of a mask, with ``strict`` more than that.
-
-        Disjoint pairs and the diagonal are never significant.  Raises ConfigError for an unknown ``mode``.
-        """
+        """Pairs whose intersection is at least ``sig_ratio`` (OCFusion: rho) of a mask, with ``strict`` more than
+        that.  Disjoint pairs and the diagonal are never significant.  Raises ConfigError for an unknown ``mode``."""
         check_choice("significance", mode, Significance)
         ratio = self.ratio()
         over = (ratio > sig_ratio) if strict else (ratio >= sig_ratio)

@@ -20,8 +20,8 @@ from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import Count
 from panoptic_occ.config.values import checked
 from panoptic_occ.ops.initialise import zero_biases
-from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Features
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 from panoptic_occ.stuff.pfpn import LEVELS
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Batch, Features, Requires
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.structures.target import Target
 from panoptic_occ.stuff.base import StuffBranch

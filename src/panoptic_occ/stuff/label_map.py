@@ -62,9 +62,7 @@ def upsample(logits: Float[Tensor, "b c h4 w4"], align_corners: bool = False) ->
 
 class Axis(NamedTuple):
     """Where the pixels of one axis read: pixel p takes ``weights[p]`` of the cells ``windows[window_of[p]]``.
-
-    Neighbouring pixels share windows.  A window of fewer cells than the widest repeats its last one, at weight 0.
-    """
+    Neighbouring pixels share windows.  A window of fewer cells than the widest repeats its last one, at weight 0."""
 
     windows: Int[np.ndarray, "m k"]
     window_of: Int[np.ndarray, " pixels"]

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from panoptic_occ.common.kinds import Size
 from panoptic_occ.config.values import checked
 from panoptic_occ.ops.initialise import relu_convolutions
-from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Features
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 
 LEVELS = ("0", "1", "2", "3")
@@ -78,10 +78,8 @@ def pyramid_path(
 
 
 class DeepPredictor(nn.Sequential):
-    """``convs`` times [3x3 convolution to ``hidden`` channels, GroupNorm, ReLU], then a 1x1 convolution to the classes.
-
-    With two this is H_sem of REFINE (Ren et al., AAAI 2021, Figure 3; the paper does not give its layers).
-    """
+    """``convs`` times [3x3 convolution to ``hidden`` channels, GroupNorm, ReLU], then a 1x1 convolution to the
+    classes.  With two this is H_sem of REFINE (Ren et al., AAAI 2021, Figure 3; the paper does not give its layers)."""
 
     def __init__(self, in_channels: int, hidden: int, classes: int, convs: int = 2) -> None:
         widths = (in_channels, *[hidden] * (convs - 1))

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch, Features, Requires
 
 
 @dataclass(frozen=True, eq=False)

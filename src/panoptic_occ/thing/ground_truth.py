@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch, Features, Requires
 from panoptic_occ.thing.base import Positives, RoiChange, ThingBranch, Trainable
 
 

@@ -20,9 +20,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import nms
 
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet, by_score
+from panoptic_occ.structures.sample import Batch, Features, Requires
 from panoptic_occ.thing.base import Pooled, Positives, RoiChange, Rois, Soft, ThingBranch, Trainable
 from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.paste import paste_instances

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from panoptic_occ.structures.batch import Batch, Features
 from panoptic_occ.structures.instances import by_score
+from panoptic_occ.structures.sample import Batch, Features
 from panoptic_occ.thing.base import Classify, Rois
 
 BOX_IOU = 0.5

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from panoptic_occ.structures.batch import Requires
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, Window
+from panoptic_occ.structures.sample import Requires
 from panoptic_occ.thing.base import Pooled, Rois, Soft
 
 LARGEST = 30.0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.poolers import initLevelMapper
 
-from panoptic_occ.structures.batch import Features
+from panoptic_occ.structures.sample import Features
 
 LEVELS = ("0", "1", "2", "3")
 """P2..P5, at strides 4, 8, 16, 32; P6 (``pool``) serves the proposals only."""
@@ -63,10 +63,8 @@ class Grid(NamedTuple):
 
 
 def align_rois(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], grid: Grid) -> Float[Tensor, "m c s s"]:
-    """RoIAlign in the form that is fast where ``feature`` is; ``rois``: image index and box, sorted by image.
-
-    GPU: torchvision's kernel.  CPU: ``sample_rois`` for a gradient, else ``bag_rois``.
-    """
+    """RoIAlign in the form that is fast where ``feature`` is; ``rois``: image index and box, sorted by image.  GPU:
+    torchvision's kernel.  CPU: ``sample_rois`` for a gradient, else ``bag_rois``."""
     align = roi_align if feature.is_cuda else bag_rois if reads_bags(feature) else sample_rois
     # boxes stay exact: bfloat16 knows no odd pixel beyond 256
     return align(feature.float(), rois.float(), grid).to(feature.dtype)
@@ -109,10 +107,8 @@ def bag_rois(feature: Float[Tensor, "b c h w"], rois: Float[Tensor, "m 5"], grid
 def _taps(
     start: Float[Tensor, " m"], extent: Float[Tensor, " m"], cells: int, bins: int, ratio: int
 ) -> tuple[Int[Tensor, "m bins taps"], Float[Tensor, "m bins taps"]]:
-    """The cells of one axis that every bin reads, two a sample, and their weights.
-
-    A sample up to one cell beyond the edge reads the border, one further out reads zero (``roi_align``).
-    """
+    """The cells of one axis that every bin reads, two a sample, and their weights.  A sample up to one cell beyond the
+    edge reads the border, one further out reads zero (``roi_align``)."""
     size = (extent / bins)[:, None, None]
     corner = start[:, None, None] + torch.arange(bins)[:, None] * size
     position = corner + (torch.arange(ratio) + 0.5) * size / ratio  # in roi_align's order, so that rounding agrees

@@ -19,9 +19,7 @@ from panoptic_occ.structures.relation import Relation
 
 class ClassPrior(OcclusionModel):
     """Counts of the training set decide, with ``prior_count`` imaginary pairs added to either order of two classes.
-
-    Pairs of one class, and of classes that never overlapped or overlapped as often either way, go by score.
-    """
+    Pairs of one class, and of classes that never overlapped or overlapped as often either way, go by score."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"class_table"})
     scope: ClassVar[Scope] = Scope.RESULT

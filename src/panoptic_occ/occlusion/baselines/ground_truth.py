@@ -62,9 +62,7 @@ class GroundTruthOrder(OcclusionModel):
 
 def annotated_margin(matches: Int[Tensor, " n"], order: Int[Tensor, "k k"]) -> Float[Tensor, "n n"]:
     """1 where the annotation of the row lies above that of the column, -1 below it, 0 where they have no order.
-
-    ``matches``: annotation of every detection; ``order``: see ``GroundTruthRelation.matrix``.
-    """
+    ``matches``: annotation of every detection; ``order``: see ``GroundTruthRelation.matrix``."""
     padded = F.pad(order.to(matches.device), (0, 1, 0, 1), value=-1)  # the last one stands for UNMATCHED, which is -1
     above = padded[matches[:, None], matches[None, :]]
     return torch.where(above >= 0, 2.0 * above - 1, 0)
@@ -74,8 +72,7 @@ def with_annotated_order(
     relation: Relation, instances: InstanceSet, stats: PairStats, target: Target, match: Match = "mask"
 ) -> Relation:
     """``relation`` with margin 1 or -1 between instances whose annotations have an order (matched by ``mask`` or
-    ``box``, as in ``GroundTruthOrder``); other pairs, and the order of the offers, stay as they are.
-    """
+    ``box``, as in ``GroundTruthOrder``); other pairs, and the order of the offers, stay as they are."""
     annotated_order = annotated_margin(matches_of(instances, target, by=match), target.relation.matrix(0.0))
     annotated = (annotated_order != 0) & (stats.inter > 0)
     return replace(
