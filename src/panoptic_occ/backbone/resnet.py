@@ -65,11 +65,7 @@ def resnet_fpn(
             hint = did_you_mean(weights, allowed) if allowed else "there are none; set backbone.weights=null"
             raise ConfigError(f"backbone.weights={weights!r} is unknown for {name}; {hint}")
     if frozen_stages > 0 and (norm == "batch" or weights is None):
-        what = (
-            "with norm=batch would go on counting there"
-            if norm == "batch"
-            else "without weights freezes random filters"
-        )
+        what = "with norm=batch would go on counting" if norm == "batch" else "without weights freezes random filters"
         raise ConfigError(
             f"backbone.frozen_stages={frozen_stages} {what}; set backbone.norm=frozen and backbone.weights, or "
             "backbone.frozen_stages=0"

@@ -31,7 +31,7 @@ from panoptic_occ.structures.sample import Features, Requires
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
-from panoptic_occ.thing.pooling import SEMANTIC
+from panoptic_occ.thing.pooling import SEMANTIC, indexed
 
 STRIDE = 4
 Inlay = Literal["box", "mask"]
@@ -178,7 +178,7 @@ class InstanceToSemantic(nn.Module):
         """Logits at stride 4 from F_S and the F_ins of ``rois``; ``sizes``: images in pixels, without padding;
         ``weights``: of every cell of F_ins, None: 1."""
         images, _, height, width = semantic.shape
-        boxes = torch.cat([F.pad(r.boxes, (1, 0), value=i) for i, r in enumerate(rois)])
+        boxes = indexed([r.boxes for r in rois])
         inlay = roi_inlay(self.project_instances(inner), boxes, (images, height, width), STRIDE, aligned, weights)
         structure, layout = inlay.split(self.widths, dim=1)
         joined = torch.cat([F.relu(structure), F.relu(self.project_semantic(semantic))], dim=1)

@@ -41,7 +41,7 @@ from panoptic_occ.stuff.pfpn import DeepPredictor
 from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
 from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
-from panoptic_occ.thing.pooling import Grid, align_rois
+from panoptic_occ.thing.pooling import indexed
 
 Weights = Literal["separate", "shared"]
 Projected = Literal["probs", "logits"]
@@ -215,10 +215,7 @@ class IterativeProjection(Exchange):
     @staticmethod
     def _read(thing: MaskRCNN, feature: Float[Tensor, "b s h4 w4"], rois: Sequence[Rois]) -> Float[Tensor, "n s 14 14"]:
         """RoIAlign of a map at stride 4, with the settings of the thing branch."""
-        pool = thing.roi_heads.mask_roi_pool
-        boxes = [torch.cat([torch.full_like(r.boxes[:, :1], i), r.boxes], dim=1) for i, r in enumerate(rois)]
-        grid = Grid(pool.output_size, 1 / STRIDE, pool.sampling_ratio, pool.aligned)
-        return align_rois(feature, torch.cat(boxes), grid)
+        return thing.roi_heads.mask_roi_pool.crops(feature, indexed([r.boxes for r in rois]), STRIDE)
 
 
 class Regions(NamedTuple):

@@ -69,7 +69,7 @@ def fuse(
 
 def _check_sizes(instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None) -> None:
     """ValueError when the sizes of the inputs contradict each other."""
-    n = len(instances)
+    n, duplicate_of = len(instances), relation.duplicate_of
     for name, tensor in (("stats.inter", stats.inter), ("margin", relation.margin), ("valid", relation.valid)):
         if tensor.shape != (n, n):
             raise ValueError(f"fuse: {name} has shape {tuple(tensor.shape)}, {n} instances need ({n}, {n})")
@@ -80,8 +80,8 @@ def _check_sizes(instances: InstanceSet, stats: PairStats, relation: Relation, s
         raise ValueError(
             f"fuse: relation.claims has {len(claims)} masks of an image of {claims.size}, needs {n} of {masks.size}"
         )
-    if relation.duplicate_of is not None and relation.duplicate_of.shape != (n,):
-        raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(relation.duplicate_of.shape)}, needs ({n},)")
+    if duplicate_of is not None and duplicate_of.shape != (n,):
+        raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(duplicate_of.shape)}, needs ({n},)")
     if isinstance(semantic, Tensor) and tuple(semantic.shape) != tuple(instances.masks.size):
         raise ValueError(
             f"fuse: the semantic map is {tuple(semantic.shape)} px, the masks are of an image of {instances.masks.size}"
@@ -100,7 +100,9 @@ class _Fusion:
         self.area: list[int] = stats.area.tolist()
         self.inter = stats.inter.cpu().numpy()
         self.duplicate_of = [-1] * n if relation.duplicate_of is None else relation.duplicate_of.tolist()
-        self.duplicates = _duplicates(stats, policy)
+        self.duplicates = np.zeros((n, n), dtype=bool)
+        if policy.duplicate_thr is not None:
+            self.duplicates = stats.significant(policy.duplicate_thr, "both").cpu().numpy()
         claims = relation.claims
         not_by_score = relation.order is not None or claims is not None
         if not_by_score and policy.duplicate_areas == "original" and self.duplicates.any():
@@ -218,10 +220,3 @@ def _above(relation: Relation) -> Bool[np.ndarray, "n n"]:
     if undecided := int((relation.valid & relation.margin.isnan()).sum()):
         log.warning("%d margins of the occlusion method are NaN; those pairs keep the order of the scores", undecided)
     return relation.above().cpu().numpy()
-
-
-def _duplicates(stats: PairStats, policy: FusionPolicy) -> Bool[np.ndarray, "n n"]:
-    """Pairs whose intersection is ``duplicate_thr`` or more of both masks (on the CPU); none when it is None."""
-    if policy.duplicate_thr is None:
-        return np.zeros(stats.inter.shape, dtype=bool)
-    return stats.significant(policy.duplicate_thr, "both").cpu().numpy()

@@ -196,14 +196,10 @@ def common_colors(image: Image, masks: MaskCrops, pairs: Meetings) -> Float[Tens
     colors = unit_colors(image[:, top:bottom, left:right].cpu())
     sums = F.pad(colors, (1, 0)).cumsum(dim=2).flatten(1).numpy()
     stride = right - left + 1
-    crops, corners = masks.arrays(), masks.windows.tolist()
+    crops = list(zip(masks.arrays(), masks.windows[:, :2].tolist(), strict=True))
     means = []
-    for i, j, (y0, x0, y1, x1) in zip(
-        pairs.first.tolist(), pairs.second.tolist(), pairs.rectangles.tolist(), strict=True
-    ):
-        one, other = (
-            crops[k][y0 - y : y1 - y, x0 - x : x1 - x] for k, (y, x, _, _) in ((i, corners[i]), (j, corners[j]))
-        )
+    for i, j, (y0, x0, y1, x1) in zip(*(part.tolist() for part in pairs), strict=True):
+        one, other = (crop[y0 - y : y1 - y, x0 - x : x1 - x] for crop, (y, x) in (crops[i], crops[j]))
         common = np.zeros((y1 - y0, x1 - x0 + 2), dtype=bool)
         np.logical_and(one, other, out=common[:, 1:-1])
         y, x = np.divmod(np.flatnonzero(common[:, 1:] != common[:, :-1]), x1 - x0 + 1)  # starts and ends in turn

@@ -68,11 +68,9 @@ def components(labels: Int[Tensor, "h w"]) -> Components:
     starts = np.flatnonzero(begins)
     label = array.ravel()[starts]
     inside = np.flatnonzero(label >= 0)
-    _, first, part = np.unique(
-        _connected_runs(starts[inside], np.append(starts, array.size)[inside + 1], label[inside], width),
-        return_index=True,
-        return_inverse=True,
-    )
+    stops = np.append(starts, array.size)[inside + 1]
+    connected = _connected_runs(starts[inside], stops, label[inside], width)
+    _, first, part = np.unique(connected, return_index=True, return_inverse=True)
     ranking = np.lexsort((first, label[inside][first]))
     owners = np.full(len(starts), -1)
     owners[inside] = np.argsort(ranking)[part]

@@ -12,8 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int, Int64
 
-_SLOTS = 2**12
-_SHIFT = np.uint32(32 - 12)
+_SLOTS, _SHIFT = 2**12, np.uint32(32 - 12)
 _FACTORS = (np.arange(1, 32, 2, dtype=np.uint32) * np.uint32(2654435769)).tolist()
 """Odd multiples of 2^32 / golden ratio (multiplicative hashing); the first without collisions is taken."""
 

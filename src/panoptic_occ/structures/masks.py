@@ -195,9 +195,9 @@ def intersections(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"
     pairs = meetings(first, second, where)
     corners = first.windows.numpy()[pairs.first, :2], second.windows.numpy()[pairs.second, :2]
     inside = [(pairs.rectangles - np.tile(corner, 2)).tolist() for corner in corners]
-    crops = first.arrays(), second.arrays()
+    ones, others = first.arrays(), second.arrays()
     counts = [
-        int(np.count_nonzero(crops[0][i][a:c, b:d] & crops[1][j][e:g, f:h]))
+        int(np.count_nonzero(ones[i][a:c, b:d] & others[j][e:g, f:h]))
         for i, j, (a, b, c, d), (e, f, g, h) in zip(pairs.first.tolist(), pairs.second.tolist(), *inside, strict=True)
     ]
     common = np.zeros((len(first), len(second)), dtype=np.int64)

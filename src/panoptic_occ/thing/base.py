@@ -61,6 +61,11 @@ class RoiChange(Protocol):
     ) -> list[Rois]: ...
 
 
+def resized(boxes: Float[Tensor, "n 4"], size: tuple[int, int], new_size: tuple[int, int]) -> Float[Tensor, "n 4"]:
+    """Boxes of an image of ``size`` (height, width), where the same image has ``new_size``."""
+    return boxes * boxes.new_tensor([new_size[1] / size[1], new_size[0] / size[0]]).repeat(2)
+
+
 class ThingBranch(nn.Module):
     """Base class of thing branches; ``requires`` names what the occlusion method reads beside masks and boxes."""
 

@@ -23,7 +23,7 @@ from panoptic_occ.common.kinds import Scope
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.sample import Batch, Features, Requires
-from panoptic_occ.thing.base import Pooled, Positives, RoiChange, Rois, Soft, ThingBranch, Trainable
+from panoptic_occ.thing.base import Pooled, Positives, RoiChange, Rois, Soft, ThingBranch, Trainable, resized
 from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.paste import paste_instances
 from panoptic_occ.thing.pooling import PyramidRoIAlign
@@ -56,8 +56,7 @@ class MaskRCNN(ThingBranch):
     ``rpn_train``/``rpn_test``: proposals kept per level before NMS and per image after it.
     ``rois_per_image``: proposals sampled for the heads in training, ``positive_fraction`` of them positive.
     ``masks_per_image``: most positive proposals that train the mask head (None: all).
-    ``mask_convs``, ``mask_norm``: 3x3 convolutions of the mask head and what follows them.
-    ``hidden``: width of the box head, 4 x ``in_channels`` by default.
+    ``mask_convs``, ``mask_norm``: see ``mask_head``.  ``hidden``: width of the box head, 4 ``in_channels`` by default.
     ``score_thr``, ``nms_thr``, ``max_detections``: lowest score, IoU of suppression within every class, or with
     ``class_agnostic_nms`` among all (UPSNet, BANet), and number of the detections of an image.
     """
@@ -216,12 +215,10 @@ class MaskRCNN(ThingBranch):
     @staticmethod
     def placed(rois: Sequence[Rois], soft: Soft, pooled: Pooled, batch: Batch, requires: Requires) -> list[InstanceSet]:
         """Detections of every image with boxes and masks in the frame of the original image."""
-        in_original = []
-        for r, sample, inside in zip(rois, batch.samples, batch.sizes, strict=True):
-            height, width = sample.original_size
-            scale = r.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
-            in_original.append(replace(r, boxes=r.boxes * scale))
-        return paste_instances(in_original, soft, pooled, [sample.original_size for sample in batch.samples], requires)
+        sizes = [sample.original_size for sample in batch.samples]
+        frames = zip(rois, batch.sizes, sizes, strict=True)
+        in_original = [replace(r, boxes=resized(r.boxes, inside, size)) for r, inside, size in frames]
+        return paste_instances(in_original, soft, pooled, sizes, requires)
 
     @staticmethod
     def matched(rois: Sequence[Rois], soft: Soft, pooled: Pooled, batch: Batch, requires: Requires) -> Positives:

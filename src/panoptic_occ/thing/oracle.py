@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from panoptic_occ.structures.instances import by_score
 from panoptic_occ.structures.sample import Batch, Features
-from panoptic_occ.thing.base import Classify, Rois
+from panoptic_occ.thing.base import Classify, Rois, resized
 
 BOX_IOU = 0.5
 """IoU from which a detected box shows an annotated one (the paper does not say)."""
@@ -52,9 +52,5 @@ class RoiOracle:
 
 def annotated_boxes(batch: Batch) -> list[Float[Tensor, "k 4"]]:
     """The annotated boxes of every image, from the original frame to the network's."""
-    scaled = []
-    for sample, (height, width) in zip(batch.samples, batch.sizes, strict=True):
-        boxes = sample.annotations.boxes.float()
-        scale = boxes.new_tensor([width / sample.original_size[1], height / sample.original_size[0]])
-        scaled.append(boxes * scale.repeat(2))
-    return scaled
+    samples = zip(batch.samples, batch.sizes, strict=True)
+    return [resized(sample.annotations.boxes.float(), sample.original_size, size) for sample, size in samples]

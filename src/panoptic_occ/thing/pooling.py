@@ -27,17 +27,14 @@ class PyramidRoIAlign(nn.Module):
 
     def __init__(self, output_size: int, sampling_ratio: int = 2, aligned: bool = True) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
+        self.output_size, self.sampling_ratio, self.aligned = output_size, sampling_ratio, aligned
         self.level_of = initLevelMapper(k_min=2, k_max=5)
 
     def forward(
         self, features: Features, boxes: Sequence[Float[Tensor, "n 4"]], image_sizes: object = None
     ) -> Float[Tensor, "m c s s"]:
         """Features of all boxes, image after image; ``image_sizes`` is what torchvision passes, and not needed."""
-        image = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
-        rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
+        rois = indexed(boxes)
         level = self.level_of(list(boxes))
         first = features[LEVELS[0]]
         layout = torch.channels_last if reads_bags(first) else torch.contiguous_format
@@ -46,11 +43,17 @@ class PyramidRoIAlign(nn.Module):
         for k, name in enumerate(LEVELS):
             index = (level == k).nonzero().flatten()
             if len(index):
-                out.index_copy_(0, index, self._crops(features[name], rois[index], stride=2 ** (k + 2)))
-        return out + self._crops(features[SEMANTIC], rois, stride=4) if SEMANTIC in features else out
+                out.index_copy_(0, index, self.crops(features[name], rois[index], stride=2 ** (k + 2)))
+        return out + self.crops(features[SEMANTIC], rois, stride=4) if SEMANTIC in features else out
 
-    def _crops(self, feature: Tensor, rois: Float[Tensor, "m 5"], stride: int) -> Float[Tensor, "m c s s"]:
+    def crops(self, feature: Tensor, rois: Float[Tensor, "m 5"], stride: int) -> Float[Tensor, "m c s s"]:
+        """RoIAlign of one map; ``rois``: image index and box in pixels, sorted by image."""
         return align_rois(feature, rois, Grid(self.output_size, 1 / stride, self.sampling_ratio, self.aligned))
+
+
+def indexed(boxes: Sequence[Float[Tensor, "n 4"]]) -> Float[Tensor, "m 5"]:
+    """The boxes of all images, each after the index of its image."""
+    return torch.cat([F.pad(b, (1, 0), value=i) for i, b in enumerate(boxes)])
 
 
 class Grid(NamedTuple):

@@ -22,8 +22,8 @@ from panoptic_occ.structures.target import Target
 class PairOrder(OcclusionModel):
     """An order that learns whether the first of two instances lies above the second; subclasses write ``logits``.
 
-    ``pairs_per_image``: training pairs, each seen in both directions (B = 128).  ``gt_rule``: which order of two
-    annotations it learns.  ``later_only``: the logit of the later instance by score decides alone.
+    ``pairs_per_image``: training pairs, each in both directions (B = 128).  ``gt_rule``: which order of two annotations
+    it learns.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
