@@ -1,6 +1,5 @@
 """Unknown erasing: stuff that the network is not sure of stays void (REFINE, Ren et al. 2021, "Unknown Prediction
-Erasing"), because a wrong segment costs half a false positive more than none (Eq. 8).
-"""
+Erasing"), because a wrong segment costs half a false positive more than none (Eq. 8)."""
 
 from __future__ import annotations
 
@@ -66,7 +65,6 @@ def component_confidence(
     """Confidence of every component of the stuff (numbered as in ``components``), float32 in [0, 1]: the mean
     probability of the component's class over the component and what lies around it (``dilation``, cut at the edge).
 
-    The most likely class would not do: around a small fragment the network is sure of another class.
     At stride 4 the mean goes over cells: a component has every cell that it touches, and the probabilities of a cell
     are those of its mean logits.
     ``parts``: the components of ``semantic.labels``, None to compute them.  ConfigError when the map has no logits.

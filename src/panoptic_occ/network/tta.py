@@ -1,7 +1,7 @@
 """Test-time augmentation: several views of an image, averaged (OCFusion, section 4, "multi-scale testing").
 
-The boxes are those of the plain view.  In every further view the network makes masks in these boxes, and semantic
-logits; both are brought back to the frame of the original image and averaged, masks as probabilities, stuff as logits.
+In every view the network makes masks, in the boxes of the plain one, and semantic logits.  Both are averaged in the
+frame of the original image, masks as probabilities.
 """
 
 from __future__ import annotations

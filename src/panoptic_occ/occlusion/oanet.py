@@ -196,7 +196,7 @@ def instance_tensor(masks: MaskCrops, channels: Int[Tensor, " n"], count: int, b
 
 
 def whole_cells(box: Box, size: tuple[int, int], stride: Stride) -> Box:
-    """``box`` in whole cells, with one more on every side of it that has one, because upsampling reads the next."""
+    """``box`` in whole cells, with one more on every side that has one, because upsampling reads the next."""
     if stride == 1:
         return box
     top, left = (max(edge // stride - 1, 0) * stride for edge in box[:2])

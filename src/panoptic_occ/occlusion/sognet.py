@@ -82,8 +82,7 @@ class RelationalEmbedding(OcclusionModel):
         """``loss_overlap``: mean squared error of O + O^T over the pairs, against whether they overlap; ``loss_order``:
         cross-entropy of A' over contested pixels."""
         nothing = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0  # with a graph to each
-        squared, crossed = [nothing], [nothing]
-        pairs = pixels = 0
+        squared, crossed, pairs, pixels = [nothing], [nothing], 0, 0
         for example in examples:
             first = first_of_each(example.matches)
             instances, matches = example.instances[first], example.matches[first]

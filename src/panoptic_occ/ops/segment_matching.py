@@ -1,4 +1,4 @@
-"""Which panoptic segment belongs to which annotated instance.  Plain functions on CPU tensors."""
+"""Which panoptic segment belongs to which annotated instance, on the CPU."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Panoptic maps as runs of equal pixels: they are piecewise constant, so a few per cent of the pixels say everything.
-
-Nothing here imports torch, so that evaluation workers start fast.
-"""
+Nothing here imports torch, so that evaluation workers start fast."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Binary masks of one image, stored as crops: a detection's mask never leaves its box.
-
-Everything downstream (areas, intersections, fusion) reads the crops; dense (N, H, W) maps are made only on request.
-"""
+"""Binary masks of one image, stored as crops, because a detection's mask never leaves its box."""
 
 from __future__ import annotations
 
@@ -22,8 +19,7 @@ Significance = Literal["either", "directional", "both"]
 code), or of each."""
 
 PIXELS_AT_ONCE = 1 << 18
-"""Pixels of every mask that are turned into float32 together: 100 MB for 100 masks, and far below the 2^24 up to which
-float32 counts exactly."""
+"""Of every mask, turned into float32 together: 100 MB for 100 masks, far below the 2^24 that float32 counts exactly."""
 
 
 @dataclass(frozen=True, eq=False)

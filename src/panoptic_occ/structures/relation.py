@@ -56,8 +56,7 @@ class Relation:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruthRelation:
-    """Raw counts of the K non-crowd instances of one image; thresholds and rules are applied late, so a sweep over
-    them is one pass over the data.
+    """Raw counts of the K non-crowd instances of one image; thresholds and rules are applied late.
 
     ``area[i] = |M_i|``.  ``pan_area[i]``: pixels of its panoptic segment, 0 without one.
     ``inter[i, j] = |M_i & M_j|``.  ``visible[i, j]``: pixels of ``M_i & M_j`` that show i in the panoptic map (OCFusion
@@ -81,9 +80,8 @@ class GroundTruthRelation:
     def matrix(self, sig_ratio: float, rule: GroundTruthRule = "majority", strict: bool = False) -> Int[Tensor, "k k"]:
         """(K,K) int8: 1 where i lies above j, 0 where j lies above i, -1 where that is unknown or not significant."""
         lead = self.lead(rule)
-        order = torch.where(lead > 0, 1, torch.where(lead < 0, 0, -1)).to(torch.int8)
         significant = PairStats(self.area, self.inter).significant(sig_ratio, "either", strict)
-        return order.masked_fill(~significant, -1)
+        return torch.where(significant & (lead != 0), (lead > 0).to(torch.int8), -1)
 
     def lead(self, rule: GroundTruthRule = "majority") -> Int[Tensor, "k k"]:
         """Antisymmetric (K,K) int64: by how many pixels i is ahead of j; 0 is a tie.  ConfigError for other rules."""
