@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.kinds import Count, Share
 from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.config.trust import check_targets
+from panoptic_occ.config.values import checked
 
 
 @dataclass(frozen=True)
@@ -110,3 +112,22 @@ def test_own_packages_can_be_trusted() -> None:
     with pytest.raises(ConfigError, match=rf"if you wrote this run and trust it, add trusted=\[{package}\]"):
         check_targets(config, "config.yaml")
     check_targets(config, "config.yaml", trusted=[__name__])
+
+
+@checked("toy")
+def toy(width: Count, *, mode: Literal["fast", "exact"] = "fast", share: Share = None, part: str = "") -> list[Any]:  # type: ignore[assignment]
+    return [width, mode, share, part]
+
+
+def test_arguments_are_what_their_annotations_say() -> None:
+    part = Point([0])
+    assert toy(2, mode="exact", part=part) == [2, "exact", None, part]  # type: ignore[arg-type]
+    for arguments, message in (
+        ({"width": 0}, r"^toy\.width=0: allowed: a whole number, 1 or more"),
+        ({"width": 1, "mode": "exat"}, r"^toy\.mode=exat: did you mean 'exact'\? allowed: fast, exact"),
+        ({"width": 1, "share": float("nan")}, r"^toy\.share=nan: allowed: a number, 0 to 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            toy(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="width"):
+        toy()  # type: ignore[call-arg]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.aggregation import batch_of, branches, exchange, inputs
-from panoptic_occ.exchange.sampling import annotated_rois, sampled_count
+from panoptic_occ.exchange.base import annotated_rois, sampled_count
 from panoptic_occ.thing.base import Rois
 
 

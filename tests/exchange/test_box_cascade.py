@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from helpers.projection import SIZE, Base
+from panoptic_occ.exchange.base import annotated_rois
 from panoptic_occ.exchange.box_cascade import SMALLEST, BoxCascade
-from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.network.tta import FixedRois, View
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.mask_head import mask_loss

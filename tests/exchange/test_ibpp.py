@@ -12,9 +12,9 @@ from torchvision.ops import roi_align
 
 from helpers.projection import CATEGORIES, CHANNELS, SIZE, Base
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.exchange.base import annotated_rois
 from panoptic_occ.exchange.ibpp import IterativeProjection
 from panoptic_occ.exchange.roi_flatten import roi_flatten
-from panoptic_occ.exchange.sampling import annotated_rois
 from panoptic_occ.stuff.base import semantic_target
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
@@ -246,11 +246,11 @@ def build(**options: Any) -> IterativeProjection:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "seperate"}, "exchange.weights='seperate'.*did you mean 'separate'"),
-        ({"projected": "prob"}, "exchange.projected='prob'.*did you mean 'probs'"),
-        ({"boxes": "cascaded"}, "exchange.boxes='cascaded'.*did you mean 'cascade'"),
-        ({"train_boxes": "proposal"}, "exchange.train_boxes='proposal'.*did you mean 'proposals'"),
-        ({"iterations": -1}, "exchange.iterations=-1"),
+        ({"weights": "seperate"}, "exchange.weights=seperate: did you mean 'separate'"),
+        ({"projected": "prob"}, "exchange.projected=prob: did you mean 'probs'"),
+        ({"boxes": "cascaded"}, "exchange.boxes=cascaded: did you mean 'cascade'"),
+        ({"train_boxes": "proposal"}, "exchange.train_boxes=proposal: did you mean 'proposals'"),
+        ({"iterations": -1}, "exchange.iterations=-1: allowed: a whole number, 0 or more"),
         ({"keep": (0.8, 0.2)}, r"exchange.keep=\[0.8, 0.2\]"),
     ],
 )

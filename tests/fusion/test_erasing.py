@@ -10,9 +10,8 @@ import torch
 
 from helpers.small_images import rectangle, run
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.dilation import Dilation, Shape, Stride
 from panoptic_occ.fusion.erasing import StuffLabels, component_confidence
-from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.fusion.policy import Dilation, FusionPolicy, Shape, Stride
 from panoptic_occ.ops.components import components
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.config.values import shown
 from panoptic_occ.fusion.policy import FusionPolicy
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -53,20 +54,20 @@ def test_a_wrong_value_names_its_key():
 @pytest.mark.parametrize(
     ("key", "value", "hint"),
     [
-        ("conf_thr", 1.5, "must be a share between 0 and 1"),
-        ("conf_thr", None, "must be a share between 0 and 1"),
-        ("max_occluded", -0.1, "or null to switch the check off"),
-        ("min_visible", "half", "between 0 and 1"),
-        ("same_class_thr", float("nan"), "between 0 and 1"),
-        ("duplicate_thr", 50, "between 0 and 1"),
-        ("post_min_visible", 1.1, "between 0 and 1"),
-        ("erase_thr", 1.5, "between 0 and 1"),
+        ("conf_thr", 1.5, "allowed: a number, 0 to 1"),
+        ("conf_thr", None, "allowed: a number, 0 to 1"),
+        ("max_occluded", -0.1, "0 to 1, or null"),
+        ("min_visible", "half", "0 to 1, or null"),
+        ("same_class_thr", float("nan"), "0 to 1, or null"),
+        ("duplicate_thr", 50, "0 to 1, or null"),
+        ("post_min_visible", 1.1, "0 to 1, or null"),
+        ("erase_thr", 1.5, "0 to 1, or null"),
         ("stuff_area", -1, "0 or more"),
         ("stuff_area", 0.5, "whole number"),
         ("erase_radius", -1, "0 or more"),
         ("erase_radius", 0.5, "whole number"),
-        ("same_class_strict", "yes", "must be true or false"),
-        ("erase_after", 1, "must be true or false"),
+        ("same_class_strict", "yes", "allowed: true or false"),
+        ("erase_after", 1, "allowed: true or false"),
         ("duplicate_areas", "canvass", "did you mean 'canvas'"),
         ("stuff_rule", "components", "did you mean 'component'"),
         ("erase_shape", "disc", "did you mean 'disk'"),
@@ -74,5 +75,5 @@ def test_a_wrong_value_names_its_key():
     ],
 )
 def test_impossible_values_are_named(key, value, hint):
-    with pytest.raises(ConfigError, match=f"{re.escape(f'fusion.{key}={value!r}')}.*{re.escape(hint)}"):
+    with pytest.raises(ConfigError, match=f"{re.escape(f'fusion.{key}={shown(value)}: ')}.*{re.escape(hint)}"):
         FusionPolicy(**{key: value})

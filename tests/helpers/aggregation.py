@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from panoptic_occ.exchange.banet import FeatureAggregation
 from panoptic_occ.exchange.base import Exchange, Inputs, Pyramids
-from panoptic_occ.structures.batch import Batch
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.stuff.base import StuffHead
 from panoptic_occ.stuff.concat import ConcatHead
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from panoptic_occ.exchange.base import Exchange, Inputs, Pyramids
 from panoptic_occ.exchange.ibpp import IterativeProjection, Refined
-from panoptic_occ.structures.batch import Batch
-from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.sample import Batch, Sample
 from panoptic_occ.stuff.pfpn import PanopticFPNHead
 from panoptic_occ.testing import toy_categories, toy_sample
 from panoptic_occ.thing.base import Rois

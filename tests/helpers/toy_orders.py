@@ -16,7 +16,7 @@ O7 = GroundTruthRelation(
     area=torch.tensor([8, 4]),
     pan_area=torch.tensor([4, 2]),
     inter=torch.tensor([[8, 2], [2, 4]]),
-    own=torch.tensor([[4, 2], [0, 2]]),
+    visible=torch.tensor([[4, 2], [0, 2]]),
 )
 COMMON: dict[str, Any] = {"in_channels": 4, "categories": toy_categories()}
 

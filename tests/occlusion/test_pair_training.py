@@ -42,7 +42,7 @@ def test_pairs_against_a_literal_enumeration(rule):
             for b in range(12):
                 first, second = int(example.matches[a]), int(example.matches[b])
                 lead = first - second  # annotation k of the toy target lies behind k + 1, if anybody owns common pixels
-                if rule == "majority" and relation.own[first, second] == relation.own[second, first]:
+                if rule == "majority" and relation.visible[first, second] == relation.visible[second, first]:
                     lead = 0
                 share = inter[a][b] / min(area[a], area[b])
                 if lead != 0 and share >= 0.2 and significant[first, second]:

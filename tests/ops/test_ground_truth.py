@@ -48,7 +48,7 @@ def test_o7_majority_against_delta() -> None:
     assert relation.area.tolist() == [8, 4]
     assert relation.pan_area.tolist() == [4, 2]
     assert relation.inter.tolist() == [[8, 2], [2, 4]]
-    assert relation.own.tolist() == [[4, 2], [0, 2]]
+    assert relation.visible.tolist() == [[4, 2], [0, 2]]
     assert relation.matrix(0.2, "majority").tolist() == [[-1, 1], [0, -1]]
     assert relation.matrix(0.2, "delta").tolist() == [[-1, 0], [1, -1]]
 
@@ -85,7 +85,7 @@ def test_counts_equal_loops_over_pixels(seed: int, n: int) -> None:
     assert found.area.tolist() == masks.sum(axis=(1, 2)).tolist()
     assert found.pan_area.tolist() == pan_area
     assert np.array_equal(found.inter.numpy(), inter)
-    assert np.array_equal(found.own.numpy(), own)
+    assert np.array_equal(found.visible.numpy(), own)
 
 
 @settings(max_examples=60, deadline=None)

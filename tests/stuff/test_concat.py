@@ -169,10 +169,10 @@ def test_convolutions_start_as_in_msra() -> None:
     ("changes", "hint"),
     [
         ({"norm": "grupo"}, "did you mean 'group'"),
-        ({"deform": "v3"}, "allowed: none, v1, v2"),
-        ({"fuse_kernel": 5}, "allowed: 1, 3, null"),
+        ({"deform": "v3"}, "stuff.deform=v3: .*allowed: none, v1, v2"),
+        ({"fuse_kernel": 5}, "allowed: 1, 3, or null"),
         ({"widths": []}, "at least one convolution"),
-        ({"widths": [2, 0]}, "positive widths"),
+        ({"widths": [2, 0]}, "a list, each a whole number, 1 or more"),
         ({"hidden": 48, "norm": "group"}, "multiple of 32"),
         ({"things": "dens"}, "did you mean 'dense'"),
     ],

@@ -10,9 +10,8 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 
 from helpers.small_images import rectangle
-from panoptic_occ.structures.batch import Batch
 from panoptic_occ.structures.masks import MaskCrops
-from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.sample import Batch, Sample
 from panoptic_occ.structures.target import Target
 from panoptic_occ.testing import toy_categories, toy_target
 from panoptic_occ.thing.base import Rois

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch
+from panoptic_occ.structures.sample import Batch
 from panoptic_occ.testing import toy_categories, toy_sample
 from panoptic_occ.thing.base import Rois, ThingBranch
 from panoptic_occ.thing.ground_truth import GroundTruthThings

@@ -51,5 +51,4 @@ class DeformableConv(nn.Module):
         """The convolution of ``x`` at the predicted offsets, at every ``stride``-th pixel."""
         predicted = self.offset(x)
         factors = predicted[:, 2 * TAPS :].sigmoid() if self.modulated else None
-        out: Tensor = self.conv(x, predicted[:, : 2 * TAPS], factors)
-        return out
+        return self.conv(x, predicted[:, : 2 * TAPS], factors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from panoptic_occ.structures.batch import Features
+from panoptic_occ.structures.sample import Features
 
 
 class NoBackbone(nn.Module):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
@@ -15,20 +16,17 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
+from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.config.values import checked
 
 
 class FrozenNorm(FrozenBatchNorm2d):
-    """torchvision's BatchNorm of fixed statistics, as one kernel instead of two where there is no gradient.
-
-    Half precision stays half precision.
-    """
+    """torchvision's BatchNorm of fixed statistics, as one kernel without a gradient; half precision stays."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(x - mean) / sqrt(var + eps) * weight + bias``, channel by channel."""
         if torch.is_grad_enabled() and x.dtype == self.weight.dtype:
-            normed: Tensor = super().forward(x)
-            return normed
+            return super().forward(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
@@ -41,14 +39,15 @@ OURS: dict[str, Callable[[Callable[..., nn.Module]], ResNet]] = {
 STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
+@checked("backbone")
 def resnet_fpn(
     name: str = "resnet50",
     weights: str | None = None,
     out_channels: int = 256,
     norm: Norm = "frozen",
-    frozen_stages: int = 0,
+    frozen_stages: Annotated[int, Interval(ge=0, le=5)] = 0,
     fpn_norm: Literal["group"] | None = None,
-    deformable_stages: int = 0,
+    deformable_stages: Annotated[int, Interval(ge=0, le=4)] = 0,
 ) -> BackboneWithFPN:
     """``name`` of torchvision (resnet18 .. resnext101_32x8d), or resnext152_32x8d, with an FPN of ``out_channels``.
 
@@ -60,25 +59,16 @@ def resnet_fpn(
     bottleneck is deformable (version 1), and begins as what the weights make of it.
     Returns a module: image (B,3,H,W) -> dict of P2..P6 under the keys 0..3 and pool.
     """
-    check_choice("backbone.norm", norm, Norm)
-    last = len(STAGES)
-    for key, stages, most in (("frozen", frozen_stages, last), ("deformable", deformable_stages, last - 1)):
-        if not 0 <= stages <= most:
-            raise ConfigError(f"backbone.{key}_stages={stages} must lie in 0..{most}")
     if weights is not None:
         allowed = [] if name in OURS else [w.name for w in get_model_weights(name)]
         if weights not in allowed:
             hint = did_you_mean(weights, allowed) if allowed else "there are none; set backbone.weights=null"
             raise ConfigError(f"backbone.weights={weights!r} is unknown for {name}; {hint}")
-    elif norm == "frozen" and frozen_stages > 0:
+    if frozen_stages > 0 and (norm == "batch" or weights is None):
+        what = "with norm=batch would go on counting" if norm == "batch" else "without weights freezes random filters"
         raise ConfigError(
-            f"backbone.frozen_stages={frozen_stages} without pretrained weights would freeze random filters; "
-            "set backbone.weights or backbone.frozen_stages=0"
-        )
-    if norm == "batch" and frozen_stages > 0:
-        raise ConfigError(
-            f"backbone.frozen_stages={frozen_stages} with norm=batch: BatchNorm would go on counting there; "
-            "set backbone.norm=frozen or backbone.frozen_stages=0"
+            f"backbone.frozen_stages={frozen_stages} {what}; set backbone.norm=frozen and backbone.weights, or "
+            "backbone.frozen_stages=0"
         )
     try:
         body = OURS[name](NORMS[norm]) if name in OURS else get_model(name, weights=weights, norm_layer=NORMS[norm])
@@ -92,7 +82,7 @@ def resnet_fpn(
         for module in (getattr(body, stage), *([body.bn1] if stage == "conv1" else [])):
             module.requires_grad_(False)
     widths = [body.inplanes // 8 * 2**k for k in range(4)]
-    layers = {f"layer{k + 1}": str(k) for k in range(4)}
+    layers = {stage: str(k) for k, stage in enumerate(STAGES[1:])}
     norm_layer = partial(nn.GroupNorm, 32) if fpn_norm else None
     return BackboneWithFPN(body, layers, widths, out_channels, norm_layer=norm_layer)
 
@@ -102,7 +92,5 @@ def _deform(body: ResNet, stages: int) -> None:
     for stage in STAGES[len(STAGES) - stages :]:
         for block in getattr(body, stage):
             if not isinstance(block, Bottleneck):
-                raise ConfigError(
-                    f"backbone.deformable_stages={stages} needs bottlenecks, from resnet50 on; set it to 0"
-                )
+                raise ConfigError(f"backbone.deformable_stages={stages} needs bottlenecks, from resnet50 on; or set 0")
             block.conv2 = DeformableConv.like(block.conv2)

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError, check_choice
-from panoptic_occ.structures.batch import Features
+from panoptic_occ.structures.sample import Features
 
 Share = Literal["fpn", "backbone", "none"]
 STUFF = "stuff/"
@@ -18,8 +18,7 @@ STUFF = "stuff/"
 def share_features(backbone: nn.Module, share: Share) -> nn.Module:
     """``backbone`` with a second copy, for the stuff branch, of everything that the branches do not share.
 
-    ``fpn``: both read one pyramid, the backbone is given back as it is.  ``backbone``: the stuff branch has a pyramid
-    of its own.  ``none``: it has a network of its own.
+    ``fpn``: nothing is copied.  ``backbone``: the pyramid.  ``none``: the whole network.
     Copies begin equal, so that pretrained weights serve both branches and the thing branch starts as it would without.
     Raises ConfigError for a backbone without a part ``fpn``.
     """
@@ -28,8 +27,7 @@ def share_features(backbone: nn.Module, share: Share) -> nn.Module:
         return backbone
     if share == "none":
         return OwnFeatures(backbone)
-    pyramid = getattr(backbone, "fpn", None)
-    if not isinstance(pyramid, nn.Module):
+    if not isinstance(pyramid := getattr(backbone, "fpn", None), nn.Module):
         raise ConfigError(
             f"share=backbone gives the stuff branch a pyramid of its own, and {type(backbone).__name__} has no module "
             "'fpn' to copy; use share=fpn or share=none, or a backbone with a feature pyramid"
@@ -39,10 +37,8 @@ def share_features(backbone: nn.Module, share: Share) -> nn.Module:
 
 
 class OwnFeatures(nn.Module):
-    """Two equal modules on one input, the second for the stuff branch: its levels are named ``stuff/0``, ...
-
-    ``thing``: what gives the features, a whole backbone (image in) or a pyramid (the maps of the stages in).
-    """
+    """Two equal modules (backbones or pyramids) on one input; the second is for the stuff branch: its levels are called
+    ``stuff/0``, ..."""
 
     def __init__(self, thing: nn.Module) -> None:
         super().__init__()

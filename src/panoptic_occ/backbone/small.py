@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from panoptic_occ.common.kinds import Count
-from panoptic_occ.structures.batch import Features
+from panoptic_occ.structures.sample import Features
 
 Widths = tuple[Count, Count, Count, Count, Count]
 
@@ -28,17 +27,14 @@ class SmallFPN(nn.Module):
         self.stem = Conv2dNormActivation(3, widths[0], 3, stride=2)
         self.stages = nn.ModuleList()
         for before, width in pairwise(widths):
-            layers = [Conv2dNormActivation(before, width, 3, stride=2)]
-            layers += [Conv2dNormActivation(width, width, 3) for _ in range(depth - 1)]
-            self.stages.append(nn.Sequential(*layers))
+            others = (Conv2dNormActivation(width, width, 3) for _ in range(depth - 1))
+            self.stages.append(nn.Sequential(Conv2dNormActivation(before, width, 3, stride=2), *others))
         self.fpn = FeaturePyramidNetwork(list(widths[1:]), out_channels, extra_blocks=LastLevelMaxPool())
 
     def forward(self, x: Tensor) -> Features:
         """Features of the pyramid, finest first."""
         x = self.stem(x)
-        stages: OrderedDict[str, Tensor] = OrderedDict()
+        stages: dict[str, Tensor] = {}
         for level, stage in enumerate(self.stages):
-            x = stage(x)
-            stages[str(level)] = x
-        features: Features = self.fpn(stages)
-        return features
+            stages[str(level)] = x = stage(x)
+        return self.fpn(stages)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from panoptic_occ.common.errors import ConfigError, PanopticOccError, did_you_mean
 from panoptic_occ.config.schema import parameters_of
-from panoptic_occ.config.values import problem, shown
+from panoptic_occ.config.values import check_values, shown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -124,13 +124,10 @@ def _check_values(path: str, node: Mapping[str, Any]) -> None:
         parameters = parameters_of(pkgutil.resolve_name(node["_target_"]))
     except Exception:  # of the target, of which Hydra says more; or of an annotation, which then says nothing
         return
-    plain = {name: value for name, value in node.items() if not (isinstance(value, dict) and "_target_" in value)}
-    for name, value in plain.items():
-        parameter = parameters.get(name)
-        if parameter is None or value == "???" or (value is None and parameter.default is None):
-            continue
-        if wrong := problem(f"{path}.{name}", value, parameter.annotation):
-            raise ConfigError(wrong)
+    built = {
+        name for name, value in node.items() if value == "???" or (isinstance(value, dict) and "_target_" in value)
+    }
+    check_values(path, {name: value for name, value in node.items() if name not in built}, parameters)
 
 
 def _check_arguments(

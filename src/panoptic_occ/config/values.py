@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval
 
+from panoptic_occ.common.errors import ConfigError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+PLAIN = (str, int, float, list, tuple, NoneType)
 WORDS: Mapping[object, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -25,6 +31,39 @@ WORDS: Mapping[object, str] = {
 }
 OBJECTS = {"needs_python_object", "is_instance_of", "callable_type"}
 """Pydantic's errors about kinds that no file can hold, such as modules: a value is never wrong by them."""
+
+
+def checked(group: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes a function or constructor refuse plain arguments that are not what their annotations say, by ConfigError;
+    ``group``: of the configuration, where they are set."""
+
+    def decorated(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            signature = _signature(function)
+            arguments = signature.bind(*args, **kwargs).arguments
+            plain = {name: value for name, value in arguments.items() if isinstance(value, PLAIN)}
+            check_values(group, plain, signature.parameters)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorated
+
+
+@cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function, eval_str=True)
+
+
+def check_values(group: str, values: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """ConfigError for a value that is not what the annotation of its parameter says."""
+    for name, value in values.items():
+        parameter = parameters.get(name)
+        if parameter is None or (value is None and parameter.default is None):
+            continue
+        if wrong := problem(f"{group}.{name}", value, parameter.annotation):
+            raise ConfigError(wrong)
 
 
 def problem(key: str, value: object, kind: object) -> str | None:

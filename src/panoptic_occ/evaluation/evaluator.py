@@ -24,7 +24,7 @@ from panoptic_occ.metrics.pq.core import PQCounts
 from panoptic_occ.metrics.pq.metric import PanopticQuality, PQResult, panoptic_counts
 from panoptic_occ.metrics.step_time import StepTime, timed
 from panoptic_occ.occlusion.base import Context, OcclusionModel
-from panoptic_occ.occlusion.baselines.oracle import with_annotated_order
+from panoptic_occ.occlusion.baselines.ground_truth import with_annotated_order
 from panoptic_occ.ops.matching import Match, best_boxes, match_instances
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.categories import Categories

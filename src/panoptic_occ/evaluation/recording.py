@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from panoptic_occ.fusion.dilation import Dilation
 from panoptic_occ.fusion.erasing import component_confidence
+from panoptic_occ.fusion.policy import Dilation
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.structures.base_output import BaseOutput
 

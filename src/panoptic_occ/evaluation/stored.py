@@ -18,7 +18,7 @@ from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.evaluation.recording import FROM_NETWORK, Recording
-from panoptic_occ.fusion.dilation import Dilation
+from panoptic_occ.fusion.policy import Dilation
 from panoptic_occ.runs.archive import Archive
 from panoptic_occ.runs.keys import predictions_key
 from panoptic_occ.runs.plan import RunPlan

@@ -20,18 +20,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, needed
+from panoptic_occ.config.values import checked
+from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, annotated_rois, checked_range, needed
 from panoptic_occ.exchange.roi_inlay import roi_inlay
-from panoptic_occ.exchange.sampling import annotated_rois, checked_range
 from panoptic_occ.ops.initialise import zero_biases
-from panoptic_occ.structures.batch import Features, Requires
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Features, Requires
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
-from panoptic_occ.thing.pooling import SEMANTIC
+from panoptic_occ.thing.pooling import SEMANTIC, indexed
 
 STRIDE = 4
 Inlay = Literal["box", "mask"]
@@ -41,8 +41,8 @@ class FeatureAggregation(Exchange):
     """Semantic-to-Instance (``s2i``) and Instance-to-Semantic (``sim``, and ``ocm`` on top of it), each a switch as in
     the paper's Table 2; with all off it is the plain base.
 
-    ``keep``: in training, the share of the annotated boxes that is inlaid is uniform in this range, at least one box of
-    an image.  ``inlay_thr``: at test, the lowest score of a box that is.
+    ``keep``: in training, the share of the annotated boxes that is inlaid is uniform in this range.  ``inlay_thr``: at
+    test, the lowest score of a box that is.
     ``inlay``: all of the ``box``, or every cell as far as it lies in the predicted ``mask``, with the weighted mean
     where boxes overlap.
     ``channels``, ``context``: width of F_I2S and of the encoding of the layout; None: ``in_channels`` and half of
@@ -51,6 +51,7 @@ class FeatureAggregation(Exchange):
     Raises ConfigError for switches that exclude each other and branches without features to exchange.
     """
 
+    @checked("exchange")
     def __init__(
         self,
         *,
@@ -71,15 +72,12 @@ class FeatureAggregation(Exchange):
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
         if ocm and not sim:
             raise ConfigError("exchange.ocm=true adds to what SIM gives; set exchange.sim=true, or exchange.ocm=false")
-        check_choice("exchange.inlay", inlay, Inlay)
         self.keep = checked_range(keep)
-        self.inlay_thr = inlay_thr
-        self.inlay = inlay
+        self.inlay_thr, self.inlay = inlay_thr, inlay
         self.phi = projection(_semantic_head(stuff).width, in_channels) if s2i else None
         self.i2s: InstanceToSemantic | None = None
         if sim:
-            head = _semantic_head(stuff)
-            channels = in_channels if channels is None else channels
+            head, channels = _semantic_head(stuff), channels or in_channels
             layout = LayoutContext(channels, context or max(channels // 2, 1), layout_channels, bins) if ocm else None
             self.i2s = InstanceToSemantic(in_channels, head.width, channels, head.num_classes, layout)
             self.shown_thr = inlay_thr
@@ -141,8 +139,8 @@ class FeatureAggregation(Exchange):
         return F.avg_pool2d(thing.soft_masks(thing.mask_logits(inner), rois)[:, None], 2).squeeze(1)
 
     def with_semantics(self, features: Features, semantic: Float[Tensor, "b s h4 w4"]) -> Features:
-        """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box; phi runs on the
-        map, because a 1x1 convolution and RoIAlign commute for boxes inside the image."""
+        """S2I (Eq. 1): the pyramid with phi(F_S) beside it, which is added to the crop of every box (a 1x1 convolution
+        and RoIAlign commute)."""
         return features if self.phi is None else features | {SEMANTIC: self.phi(semantic)}
 
 
@@ -150,8 +148,8 @@ class InstanceToSemantic(nn.Module):
     """I2S (section 3.2, Figure 4): SIM, with ``layout`` also OCM, and the second classifier.
 
     SIM: 1x1 projections of F_inlay and F_S to half of ``channels`` each with ReLU, joined, 3x3 convolution with ReLU.
-    The projection of F_inlay has no bias, so that it is 0 where no box is and commutes with the inlay, also a weighted
-    one: it runs on the crops.  The same holds for OCM's projection to E channels.
+    The projection of F_inlay, and OCM's to E channels, have no bias, so that they commute with the inlay and run on the
+    crops.
     """
 
     def __init__(
@@ -180,15 +178,14 @@ class InstanceToSemantic(nn.Module):
         """Logits at stride 4 from F_S and the F_ins of ``rois``; ``sizes``: images in pixels, without padding;
         ``weights``: of every cell of F_ins, None: 1."""
         images, _, height, width = semantic.shape
-        boxes = torch.cat([F.pad(r.boxes, (1, 0), value=i) for i, r in enumerate(rois)])
+        boxes = indexed([r.boxes for r in rois])
         inlay = roi_inlay(self.project_instances(inner), boxes, (images, height, width), STRIDE, aligned, weights)
         structure, layout = inlay.split(self.widths, dim=1)
         joined = torch.cat([F.relu(structure), F.relu(self.project_semantic(semantic))], dim=1)
         mixed = F.relu(self.mix(joined))
         if self.layout is not None:
             mixed = self.layout(mixed, layout, sizes)
-        logits: Tensor = self.predictor(mixed)
-        return logits
+        return self.predictor(mixed)
 
 
 class LayoutContext(nn.Module):
@@ -200,8 +197,7 @@ class LayoutContext(nn.Module):
 
     def __init__(self, channels: int, context: int, layout_channels: int, bins: Sequence[int]) -> None:
         super().__init__()
-        self.channels = layout_channels
-        self.bins = tuple(bins)
+        self.channels, self.bins = layout_channels, tuple(bins)
         self.encode = nn.Linear(layout_channels * sum(cells**2 for cells in bins), context)
         self.merge = nn.Conv2d(channels + context, channels, 1)
         nn.init.kaiming_uniform_(self.encode.weight, a=1)  # its 500 inputs would make the code too large
@@ -221,20 +217,18 @@ class LayoutContext(nn.Module):
         self, layout: Float[Tensor, "b e h4 w4"], sizes: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "b e*cells"]:
         """Maxima over every cell of every grid, image by image."""
-        inside = [
-            maps[:, : -(-height // STRIDE), : -(-width // STRIDE)]
-            for maps, (height, width) in zip(layout, sizes, strict=True)
-        ]
-        pooled = [[F.adaptive_max_pool2d(maps, cells).flatten() for cells in self.bins] for maps in inside]
-        return torch.stack([torch.cat(parts) for parts in pooled])
+        codes = []
+        for maps, (height, width) in zip(layout, sizes, strict=True):
+            inside = maps[:, : -(-height // STRIDE), : -(-width // STRIDE)]
+            codes.append(torch.cat([F.adaptive_max_pool2d(inside, cells).flatten() for cells in self.bins]))
+        return torch.stack(codes)
 
 
 def projection(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv2d:
     """A 1x1 convolution, initialised as the lateral ones of an FPN; its bias, if any, is 0."""
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
     nn.init.kaiming_uniform_(conv.weight, a=1)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
+    zero_biases(conv)
     return conv
 
 
@@ -250,8 +244,7 @@ def _aligned(thing: MaskRCNN) -> bool:
 
 
 def _mask_rcnn(thing: ThingBranch) -> MaskRCNN:
-    fix = "thing=mask_rcnn (or mask_rcnn_small)"
-    return needed(thing, MaskRCNN, "banet", "the features of a mask head", fix)
+    return needed(thing, MaskRCNN, "banet", "the features of a mask head", "thing=mask_rcnn (or mask_rcnn_small)")
 
 
 def _semantic_head(stuff: StuffBranch) -> StuffHead:

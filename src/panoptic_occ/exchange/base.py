@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from panoptic_occ.backbone.sharing import STUFF
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch, Features, Requires
 from panoptic_occ.structures.semantic_map import SemanticMap
+from panoptic_occ.structures.target import Target
 from panoptic_occ.stuff.base import StuffBranch
-from panoptic_occ.thing.base import Positives, ThingBranch, Trainable
+from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
 
 Outputs = tuple[list[InstanceSet], list[SemanticMap]]
 """Detections and semantic map of every image."""
@@ -81,7 +84,32 @@ class Exchange(nn.Module):
 
 def needed(branch: nn.Module, kind: type[Branch], exchange: str, part: str, fix: str) -> Branch:
     """``branch`` as the ``kind`` whose ``part`` the exchange reads; ConfigError for any other."""
-    if not isinstance(branch, kind):
-        name = type(branch).__name__
-        raise ConfigError(f"exchange={exchange} needs {part}, and {name} has none; choose {fix}, or exchange=none")
-    return branch
+    if isinstance(branch, kind):
+        return branch
+    name = type(branch).__name__
+    raise ConfigError(f"exchange={exchange} needs {part}, and {name} has none; choose {fix}, or exchange=none")
+
+
+def annotated_rois(targets: Sequence[Target], keep: tuple[float, float]) -> list[Rois]:
+    """What an exchange reads in training: of every image a random share of the annotated instances, because a detector
+    misses some (BANet, section 3.4), with score 1; from torch's global generator."""
+    rois = []
+    for target in targets:
+        count = len(target.labels)
+        matches = torch.randperm(count)[: sampled_count(count, keep)].to(target.labels.device)
+        boxes = target.boxes[matches].float()
+        rois.append(Rois(boxes, target.labels[matches], torch.ones_like(boxes[:, 0]), matches))
+    return rois
+
+
+def checked_range(keep: tuple[float, float]) -> tuple[float, float]:
+    """``keep``, or a ConfigError when it is no rising range of shares."""
+    if not 0 <= keep[0] <= keep[1] <= 1:
+        raise ConfigError(f"exchange.keep={list(keep)} must be a rising range within 0..1, as [0.6, 1.0]")
+    return float(keep[0]), float(keep[1])
+
+
+def sampled_count(count: int, keep: tuple[float, float]) -> int:
+    """How many of ``count`` annotated instances are read: a share uniform in ``keep``, at least one of them."""
+    rate = float(torch.empty(()).uniform_(*keep))
+    return min(count, max(1, round(rate * count)))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import clip_boxes_to_image
 
-from panoptic_occ.structures.batch import Features
+from panoptic_occ.structures.sample import Features
 from panoptic_occ.structures.target import Target
 from panoptic_occ.thing.base import Rois
 from panoptic_occ.thing.mask_rcnn import MaskRCNN, initialise_box_head

@@ -8,12 +8,11 @@ Shapes: N regions, C channels of the pyramid, K classes (things and stuff), S ch
     P_t   = H_sem_t([RoI-Flatten(m_t) ; F_sem])                     (K, H/4, W/4)   Eqs. 5, 6
 for t = 1..T.  The masks are m_T, the stuff is P_T.
 
-How it sits on the shared branches: F_sem is the trunk of the stuff branch and P_0 its own prediction, by one 1x1
-convolution or, with ``stuff.predictor_convs=2``, by layers like those of H_sem_t; ``align`` is a 1x1 convolution where
-S differs from C (``stuff.hidden=256`` gives the paper's 256 channels, and no ``align``).  The first H_ins is the mask
-head of the thing branch: a convolution of joined channels is a sum of two, so its first convolution goes on reading f,
-and one of this module's own (``priors``) adds what p_sem says.  All iterations align to the detected boxes or, with
-``boxes=cascade``, each after the first to boxes regressed once more (``box_cascade``).
+F_sem is the trunk of the stuff branch and P_0 its own prediction; ``align`` is a 1x1 convolution where S differs from C
+(``stuff.hidden=256`` gives the paper's 256 channels, and no ``align``).  The first H_ins is the mask head of the thing
+branch: a convolution of joined channels is a sum of two, so its first convolution goes on reading f, and one of this
+module (``priors``) adds what p_sem says.  All iterations align to the detected boxes or, with ``boxes=cascade``, each
+after the first to boxes regressed once more (``box_cascade``).
 """
 
 from __future__ import annotations
@@ -27,21 +26,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
-from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Size
+from panoptic_occ.config.values import checked
 from panoptic_occ.exchange.banet import projection
-from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, needed
+from panoptic_occ.exchange.base import BranchLosses, Exchange, Inputs, Outputs, annotated_rois, checked_range, needed
 from panoptic_occ.exchange.box_cascade import BoxCascade
 from panoptic_occ.exchange.roi_flatten import STRIDE, roi_flatten
-from panoptic_occ.exchange.sampling import annotated_rois, checked_range
 from panoptic_occ.ops.initialise import relu_convolutions
-from panoptic_occ.structures.batch import Requires
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Requires
 from panoptic_occ.stuff.base import StuffBranch, StuffHead, semantic_target
 from panoptic_occ.stuff.pfpn import DeepPredictor
 from panoptic_occ.thing.base import Positives, Rois, ThingBranch, Trainable
 from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.mask_rcnn import MaskRCNN
-from panoptic_occ.thing.pooling import Grid, align_rois
+from panoptic_occ.thing.pooling import indexed
 
 Weights = Literal["separate", "shared"]
 Projected = Literal["probs", "logits"]
@@ -77,13 +77,14 @@ class IterativeProjection(Exchange):
     Raises ConfigError for unknown values and for a stuff branch without every thing class.
     """
 
+    @checked("exchange")
     def __init__(
         self,
         *,
         in_channels: int,
         categories: Categories,
         stuff: StuffBranch,
-        iterations: int = 3,
+        iterations: Size = 3,
         weights: Weights = "separate",
         projected: Projected = "probs",
         detach: bool = False,
@@ -96,18 +97,9 @@ class IterativeProjection(Exchange):
         hidden: int | None = None,
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, stuff=stuff)
-        check_choice("exchange.weights", weights, Weights)
-        check_choice("exchange.projected", projected, Projected)
-        check_choice("exchange.train_boxes", train_boxes, TrainBoxes)
-        check_choice("exchange.boxes", boxes, Boxes)
-        if iterations < 0:
-            raise ConfigError(f"exchange.iterations={iterations}: must be 0 (no exchange) or more")
-        self.iterations = iterations
-        self.projected = projected
-        self.detach = detach
+        self.iterations, self.projected, self.detach = iterations, projected, detach
         self.class_agnostic_masks = class_agnostic_masks
-        self.train_boxes = train_boxes
-        self.keep = checked_range(keep)
+        self.train_boxes, self.keep = train_boxes, checked_range(keep)
         self.num_things = categories.num_things
         if iterations == 0:
             return
@@ -124,8 +116,8 @@ class IterativeProjection(Exchange):
             MaskHead(in_channels, mask_convs, mask_norm, self.num_things + 1) for _ in range(heads - 1)
         )
         self.semantic_heads = nn.ModuleList(semantic)
-        for module in (self.priors, self.semantic_heads):
-            relu_convolutions(module)
+        relu_convolutions(self.priors)
+        relu_convolutions(self.semantic_heads)
         self.cascade = BoxCascade(in_channels, self.num_things + 1, heads - 1) if boxes == "cascade" else None
 
     def losses(self, inputs: Inputs) -> BranchLosses:
@@ -142,9 +134,8 @@ class IterativeProjection(Exchange):
         for t, (before, offsets) in enumerate(zip(refined.rois, refined.offsets, strict=False), start=2):
             losses[f"box_{t}"] = BoxCascade.loss(detector, before, offsets, targets)
         truth, share = semantic_target(inputs.batch), 1 / len(refined.semantics)
-        return BranchLosses(
-            losses, {f"stuff_{t}": share * head.loss(p, truth) for t, p in enumerate(refined.semantics)}
-        )
+        stuff = {f"stuff_{t}": share * head.loss(p, truth) for t, p in enumerate(refined.semantics)}
+        return BranchLosses(losses, stuff)
 
     @torch.no_grad()
     def outputs(self, inputs: Inputs, conf_thr: float, requires: Requires) -> Outputs:
@@ -224,10 +215,7 @@ class IterativeProjection(Exchange):
     @staticmethod
     def _read(thing: MaskRCNN, feature: Float[Tensor, "b s h4 w4"], rois: Sequence[Rois]) -> Float[Tensor, "n s 14 14"]:
         """RoIAlign of a map at stride 4, with the settings of the thing branch."""
-        pool = thing.roi_heads.mask_roi_pool
-        boxes = [torch.cat([torch.full_like(r.boxes[:, :1], i), r.boxes], dim=1) for i, r in enumerate(rois)]
-        grid = Grid(pool.output_size, 1 / STRIDE, pool.sampling_ratio, pool.aligned)
-        return align_rois(feature, torch.cat(boxes), grid)
+        return thing.roi_heads.mask_roi_pool.crops(feature, indexed([r.boxes for r in rois]), STRIDE)
 
 
 class Regions(NamedTuple):

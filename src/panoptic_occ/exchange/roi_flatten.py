@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from panoptic_occ.thing.base import Rois
+from panoptic_occ.thing.paste import cell_position, cell_weights
 
 STRIDE = 4
 
@@ -46,8 +47,7 @@ def _winners(
     soft: Float[Tensor, "n s s"], boxes: Float[Tensor, "n 4"], rois: Sequence[Rois], shape: Sequence[int]
 ) -> Int[Tensor, "b k h4 w4"]:
     """The region with the largest value at every place of the canvas, -1 where no value is above 0."""
-    height, width = shape[2:]
-    cells = soft.shape[-1]
+    (height, width), cells = shape[2:], soft.shape[-1]
     best = soft.new_zeros(tuple(shape))
     owner = torch.full(tuple(shape), -1, dtype=torch.int64, device=soft.device)
     first = (boxes[:, :2] - 0.5).ceil().clamp(min=0)
@@ -59,8 +59,8 @@ def _winners(
         if right <= left or bottom <= top:
             continue
         pixels = torch.arange(max(right, bottom), device=soft.device)
-        rows = _weights(_position(boxes[i, 1], boxes[i, 3], pixels[top:bottom], cells), cells)
-        columns = _weights(_position(boxes[i, 0], boxes[i, 2], pixels[left:right], cells), cells)
+        rows = cell_weights(_position(boxes[i, 1], boxes[i, 3], pixels[top:bottom], cells), cells)
+        columns = cell_weights(_position(boxes[i, 0], boxes[i, 2], pixels[left:right], cells), cells)
         values = rows @ soft[i] @ columns.T
         window = (image, label, slice(top, bottom), slice(left, right))
         better = values > best[window]
@@ -85,11 +85,5 @@ def _read(
 
 
 def _position(low: Tensor, high: Tensor, pixel: Int[Tensor, " m"], cells: int) -> Float[Tensor, " m"]:
-    """Where the centres of canvas pixels lie among the cells of a mask that spans ``low`` to ``high``."""
-    return ((pixel.to(low.dtype) + 0.5 - low) / (high - low).clamp(min=1e-6) * cells - 0.5).clamp(0, cells - 1)
-
-
-def _weights(position: Float[Tensor, " m"], cells: int) -> Float[Tensor, "m cells"]:
-    """Bilinear weights of the cells: sampling on a grid is separable, so a box costs two small products."""
-    cell = torch.arange(cells, dtype=position.dtype, device=position.device)
-    return (1 - (position[:, None] - cell).abs()).clamp(min=0)
+    """Where the centres of canvas pixels lie among the cells, at the border those beyond it."""
+    return cell_position(pixel, low, high, cells).clamp(0, cells - 1)

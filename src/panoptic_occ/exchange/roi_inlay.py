@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from panoptic_occ.thing.paste import cell_weights
+
 
 def roi_inlay(
     crops: Float[Tensor, "n c m m"],
@@ -21,13 +23,13 @@ def roi_inlay(
 ) -> Float[Tensor, "b c h w"]:
     """The inverse of RoIAlign: a map (images, height, width at ``stride``) that is 0 where no box is (Eqs. 2 and 3).
 
-    ``boxes``: image index and xyxy in image pixels.  The values of a crop stand at the centres of its m x m bins; a
-    pixel inside the box interpolates them bilinearly, beyond the outermost centres it repeats them, and where boxes
-    overlap it gets the mean.  ``aligned`` as in RoIAlign: the centre of pixel k lies at k + 0.5, and a box covers the
-    centres in [x0, x1); otherwise at k, in [x0, x1], and a box is at least one pixel wide.
+    ``boxes``: image index and xyxy in image pixels.  A pixel inside the box interpolates the values at the centres of
+    the m x m bins bilinearly, beyond the outermost centres it repeats them, and where boxes overlap it gets the mean.
+    ``aligned`` as in RoIAlign: the centre of pixel k lies at k + 0.5, and a box covers the centres in [x0, x1);
+    otherwise at k, in [x0, x1], and a box is at least one pixel wide.
     ``weights``: of every bin, in [0, 1], interpolated like the values; where boxes overlap the mean is the weighted
     one, and a pixel of total weight below 1 gets the weighted sum, as one of a single box does.  None: all are 1.
-    Differentiable (once) in ``crops`` and ``weights``; the work is that of the boxes' windows, never n maps.
+    Differentiable (once) in ``crops`` and ``weights``.
     """
     images, height, width = size
     dtype = torch.promote_types(crops.dtype, torch.float32)
@@ -61,8 +63,7 @@ def axis_weights(
     inside = (offset >= 0) & ((offset < extent[:, None]) if aligned else (offset <= extent[:, None]))
     smallest = torch.finfo(low.dtype).eps  # a box without extent covers nothing, but must not divide by zero
     position = (offset * bins / extent[:, None].clamp(min=smallest) - 0.5).clamp(0, bins - 1)
-    distance = (position[..., None] - torch.arange(bins, device=low.device)).abs()
-    return torch.where(inside[..., None], (1 - distance).clamp(min=0), 0)
+    return torch.where(inside[..., None], cell_weights(position, bins), 0)
 
 
 def _windows(

@@ -33,7 +33,10 @@ class Canvas:
         """Pixels of every instance by now."""
         self.painted, self.whole = np.zeros((2, len(masks)), dtype=bool)
         """Which instances own pixels or did once, and which of them own their whole mask."""
-        self.within = claims is None or _within(claims, masks)
+        self.within = claims is None or (
+            torch.equal(claims.windows, masks.windows) and not bool((claims.pixels & ~masks.pixels).any())
+        )
+        """Whether no claim leaves its mask."""
         meet = torch.from_numpy((self.inter > 0) if self.within else np.ones_like(self.inter, bool))
         meet.fill_diagonal_(False)
         self.masks = _Layer(masks, masks if claims is None else claims, meet)
@@ -93,12 +96,6 @@ class Canvas:
         for j, (top, left, bottom, right) in layer.met(i, others):
             part = crop[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
             yield j, self.owner[top:bottom, left:right], part
-
-
-def _within(claims: MaskCrops, masks: MaskCrops) -> bool:
-    """Whether no claim leaves its mask."""
-    same = torch.equal(claims.windows, masks.windows)
-    return same and not bool((claims.pixels & ~masks.pixels).any())
 
 
 class _Layer:

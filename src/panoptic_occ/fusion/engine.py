@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 def fuse(
     instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None, policy: FusionPolicy
 ) -> PanopticMap:
-    """Fuses the detections and the stuff of one image into a panoptic map.
+    """The panoptic map of one image.
 
     ``semantic`` (H, W): contiguous stuff label of every pixel, negative where there is no stuff; or a function that
     gives these labels for the map of the things (0: free); None: things only.
@@ -69,7 +69,7 @@ def fuse(
 
 def _check_sizes(instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None) -> None:
     """ValueError when the sizes of the inputs contradict each other."""
-    n = len(instances)
+    n, duplicate_of = len(instances), relation.duplicate_of
     for name, tensor in (("stats.inter", stats.inter), ("margin", relation.margin), ("valid", relation.valid)):
         if tensor.shape != (n, n):
             raise ValueError(f"fuse: {name} has shape {tuple(tensor.shape)}, {n} instances need ({n}, {n})")
@@ -80,8 +80,8 @@ def _check_sizes(instances: InstanceSet, stats: PairStats, relation: Relation, s
         raise ValueError(
             f"fuse: relation.claims has {len(claims)} masks of an image of {claims.size}, needs {n} of {masks.size}"
         )
-    if relation.duplicate_of is not None and relation.duplicate_of.shape != (n,):
-        raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(relation.duplicate_of.shape)}, needs ({n},)")
+    if duplicate_of is not None and duplicate_of.shape != (n,):
+        raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(duplicate_of.shape)}, needs ({n},)")
     if isinstance(semantic, Tensor) and tuple(semantic.shape) != tuple(instances.masks.size):
         raise ValueError(
             f"fuse: the semantic map is {tuple(semantic.shape)} px, the masks are of an image of {instances.masks.size}"
@@ -93,15 +93,16 @@ class _Fusion:
 
     def __init__(self, instances: InstanceSet, stats: PairStats, relation: Relation, policy: FusionPolicy) -> None:
         n = len(instances)
-        self.policy = policy
-        self.above = _above(relation)
+        self.policy, self.above = policy, _above(relation)
         self.confident = (instances.scores >= policy.conf_thr).tolist()  # in the dtype of the scores, as ranked() does
         self.scores: list[float] = instances.scores.tolist()
         self.labels: list[int] = instances.labels.tolist()
         self.area: list[int] = stats.area.tolist()
         self.inter = stats.inter.cpu().numpy()
         self.duplicate_of = [-1] * n if relation.duplicate_of is None else relation.duplicate_of.tolist()
-        self.duplicates = _duplicates(stats, policy)
+        self.duplicates = np.zeros((n, n), dtype=bool)
+        if policy.duplicate_thr is not None:
+            self.duplicates = stats.significant(policy.duplicate_thr, "both").cpu().numpy()
         claims = relation.claims
         not_by_score = relation.order is not None or claims is not None
         if not_by_score and policy.duplicate_areas == "original" and self.duplicates.any():
@@ -111,8 +112,7 @@ class _Fusion:
         self.claimed: list[int] = self.area if claims is None else claims.area.tolist()
         self.canvas = Canvas(instances.masks, stats, claims)
         self.taken: list[Counts] = [{}] * n  # [i][j]: pixels that i took from j
-        self.owned = self.canvas.owned
-        self.free = [0] * n
+        self.owned, self.free = self.canvas.owned, [0] * n
         self.status: list[InstanceStatus] = ["low_score"] * n
         self.blocker: list[int | None] = [None] * n
         self.met: list[tuple[int, ...]] = [()] * n
@@ -145,18 +145,15 @@ class _Fusion:
         return threshold is None or max(common / self.area[i], common / self.owned[j]) >= threshold
 
     def _verdict(self, i: int, gain: int, held: Counts, won: Counts) -> tuple[InstanceStatus, int | None]:
-        """Whether instance i may take ``gain`` pixels, and which instance prevents it.
-
-        Quotients of integers are compared, never products: 3/5 is exactly the float 0.6, 0.55 * 100 is not 55.
-        """
+        """Whether instance i may take ``gain`` pixels, and which instance prevents it.  Quotients of integers are
+        compared, never products: 3/5 is exactly the float 0.6, 0.55 * 100 is not 55."""
         policy, area = self.policy, self.area[i]
         if policy.same_class_thr is not None:
             same = {j: pixels for j, pixels in held.items() if self.labels[j] == self.labels[i]}
             too_much = operator.gt if policy.same_class_strict else operator.ge
             if same and too_much(sum(same.values()) / area, policy.same_class_thr):
                 return "same_class", _largest(same)
-        twins = self._twins(i, held)
-        if twins:
+        if twins := self._twins(i, held):
             return "duplicate", _largest({j: int(self.inter[i, j]) for j in twins})
         hidden = policy.max_occluded is not None and (area - gain) / area > policy.max_occluded
         invisible = policy.min_visible is not None and gain / area <= policy.min_visible
@@ -197,8 +194,8 @@ class _Fusion:
         threshold = self.policy.post_min_visible
         if threshold is None:
             return self.owned
-        shares = [pixels / max(area, 1) for pixels, area in zip(self.owned, self.area, strict=True)]
-        return [pixels if share > threshold else 0 for pixels, share in zip(self.owned, shares, strict=True)]
+        pixels = zip(self.owned, self.area, strict=True)
+        return [owned if owned / max(area, 1) > threshold else 0 for owned, area in pixels]
 
     def records(self) -> tuple[InstanceRecord, ...]:
         """What happened to every instance."""
@@ -206,10 +203,8 @@ class _Fusion:
         records = []
         for i, (status, blocker) in enumerate(zip(self.status, self.blocker, strict=True)):
             if status == "kept" and final[i] == 0:
-                takers = {j: taken[i] for j, taken in enumerate(self.taken) if i in taken}
-                status, blocker = "erased", _largest(takers)
-            reclaimed = sum(self.taken[i].values())
-            pixels = self.area[i], self.free[i], reclaimed, final[i]
+                status, blocker = "erased", _largest({j: taken[i] for j, taken in enumerate(self.taken) if i in taken})
+            pixels = self.area[i], self.free[i], sum(self.taken[i].values()), final[i]
             records.append(InstanceRecord(status, *pixels, blocker, self.met[i]))
         return tuple(records)
 
@@ -222,14 +217,6 @@ def _largest(counts: Counts) -> int | None:
 
 def _above(relation: Relation) -> Bool[np.ndarray, "n n"]:
     """``relation.above()`` on the CPU; margins that are NaN are reported and count as not above."""
-    undecided = int((relation.valid & relation.margin.isnan()).sum())
-    if undecided:
+    if undecided := int((relation.valid & relation.margin.isnan()).sum()):
         log.warning("%d margins of the occlusion method are NaN; those pairs keep the order of the scores", undecided)
     return relation.above().cpu().numpy()
-
-
-def _duplicates(stats: PairStats, policy: FusionPolicy) -> Bool[np.ndarray, "n n"]:
-    """Pairs whose intersection is ``duplicate_thr`` or more of both masks (on the CPU); none when it is None."""
-    if policy.duplicate_thr is None:
-        return np.zeros(stats.inter.shape, dtype=bool)
-    return stats.significant(policy.duplicate_thr, "both").cpu().numpy()

@@ -1,6 +1,5 @@
 """Unknown erasing: stuff that the network is not sure of stays void (REFINE, Ren et al. 2021, "Unknown Prediction
-Erasing"), because a wrong segment costs half a false positive more than none (Eq. 8).
-"""
+Erasing"), because a wrong segment costs half a false positive more than none (Eq. 8)."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.fusion.dilation import Dilation
-from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.fusion.policy import Dilation, FusionPolicy
 from panoptic_occ.fusion.stuff import StuffSource
 from panoptic_occ.ops.components import Components, components
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
@@ -67,23 +65,18 @@ def component_confidence(
     """Confidence of every component of the stuff (numbered as in ``components``), float32 in [0, 1]: the mean
     probability of the component's class over the component and what lies around it (``dilation``, cut at the edge).
 
-    The most likely class would not do: around a small fragment the network is sure of another class.
     At stride 4 the mean goes over cells: a component has every cell that it touches, and the probabilities of a cell
     are those of its mean logits.
     ``parts``: the components of ``semantic.labels``, None to compute them.  ConfigError when the map has no logits.
     """
     if semantic.logits is None:
         stored = ", ".join(sorted(semantic.confidence))
-        instead = (
-            f"set fusion.erase_radius, erase_shape and erase_stride to a stored combination ({stored})"
-            if stored
-            else "set fusion.erase_thr=null"
-        )
+        combination = f"set fusion.erase_radius, erase_shape and erase_stride to a stored combination ({stored})"
         raise ConfigError(
             f"fusion.erase_thr with fusion.erase_radius={dilation.radius} (erase_shape={dilation.shape}, "
             f"erase_stride={dilation.stride}) needs the class probabilities of the stuff, and this map has none: "
             f"annotated stuff (stuff=ground_truth) is always sure, and saved predictions keep only some dilations; "
-            f"{instead}, or evaluate with the network of a trained run"
+            f"{combination if stored else 'set fusion.erase_thr=null'}, or evaluate with the network of a trained run"
         )
     parts = components(semantic.labels) if parts is None else parts
     stride = dilation.stride
@@ -107,8 +100,6 @@ def component_confidence(
 
 def _touched(pixels: Bool[np.ndarray, "h w"], stride: int) -> Bool[np.ndarray, "m n"]:
     """The cells of ``stride`` x ``stride`` pixels, the last ones cut at the edge, with a pixel that is set."""
-    if stride == 1:
-        return pixels
-    for axis in (0, 1):
+    for axis in (0, 1) if stride > 1 else ():
         pixels = np.logical_or.reduceat(pixels, np.arange(0, pixels.shape[axis], stride), axis=axis)
     return pixels

@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
-from typing import Literal, get_origin, get_type_hints
+from typing import Literal, NamedTuple
 
-from panoptic_occ.common.errors import ConfigError, check_choice
-from panoptic_occ.fusion.dilation import Dilation, Shape, Stride
+import numpy as np
+from jaxtyping import Bool
+
+from panoptic_occ.common.kinds import Share, Size
+from panoptic_occ.config.values import check_values
 from panoptic_occ.fusion.stuff import StuffRule
+
+Shape = Literal["square", "disk"]
+Stride = Literal[1, 4]
+
+
+class Dilation(NamedTuple):
+    """All cells within ``radius`` px of a component: in both directions (``square``) or as the crow flies (``disk``).
+
+    ``stride``: pixels along the side of a cell; 1 for the pixels themselves, 4 for the stride of the semantic head.
+    """
+
+    radius: int
+    shape: Shape = "square"
+    stride: Stride = 1
+
+    @property
+    def name(self) -> str:
+        """What stored confidences are kept under: ``16``, ``16_disk``, ``16_stride4``."""
+        shape = "" if self.shape == "square" else f"_{self.shape}"
+        return f"{self.radius}{shape}" + ("" if self.stride == 1 else f"_stride{self.stride}")
+
+    @property
+    def reach(self) -> int:
+        """Cells by which a component grows in each direction, at most."""
+        return self.radius // self.stride
+
+    def grown(self, cells: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+        """``cells`` and those around them, cut at the edge."""
+        from scipy import ndimage  # here: few fusions need it
+
+        if self.shape == "disk":
+            return ndimage.distance_transform_edt(~cells) * self.stride <= self.radius
+        grown = ndimage.maximum_filter(cells.view(np.uint8), 2 * self.reach + 1, mode="constant")
+        return grown.view(bool)
 
 
 @dataclass(frozen=True)
@@ -32,7 +70,7 @@ class FusionPolicy:
     ``erase_thr``: stuff components of a lower mean probability stay void (REFINE, see ``fusion.erasing``).  The mean
     reaches ``erase_radius`` pixels around them, in a ``square`` or a ``disk`` (``erase_shape``), pixel by pixel or in
     cells of ``erase_stride`` 4.  ``erase_after``: components of what the things leave free.
-    Raises ConfigError for values outside [0, 1], unknown words, and a negative or fractional number of pixels.
+    Raises ConfigError for values that the annotations exclude.
 
     >>> from panoptic_occ import FusionPolicy
     >>> ocfusion, refine = FusionPolicy(min_visible=0.5), FusionPolicy(min_visible=0.5, erase_thr=0.4)
@@ -40,36 +78,25 @@ class FusionPolicy:
     ([], ['semantic_logits'])
     """
 
-    conf_thr: float = 0.5
-    max_occluded: float | None = None
-    min_visible: float | None = None
-    same_class_thr: float | None = None
-    duplicate_thr: float | None = None
-    stuff_area: int = 4096
+    conf_thr: Share = 0.5
+    max_occluded: Share | None = None
+    min_visible: Share | None = None
+    same_class_thr: Share | None = None
+    duplicate_thr: Share | None = None
+    stuff_area: Size = 4096
     same_class_strict: bool = False
     duplicate_areas: Literal["original", "canvas"] = "original"
-    canvas_sig_ratio: float | None = None
-    post_min_visible: float | None = None
+    canvas_sig_ratio: Share | None = None
+    post_min_visible: Share | None = None
     stuff_rule: StuffRule = "class"
-    erase_thr: float | None = None
-    erase_radius: int = 0
+    erase_thr: Share | None = None
+    erase_radius: Size = 0
     erase_shape: Shape = "square"
     erase_stride: Stride = 1
     erase_after: bool = False
 
     def __post_init__(self) -> None:
-        for name, kind in _KINDS.items():
-            key, value = f"fusion.{name}", getattr(self, name)
-            if get_origin(kind) is Literal:
-                check_choice(key, value, kind)
-            elif kind is bool and not isinstance(value, bool):
-                raise ConfigError(f"{key}={value!r}: must be true or false")
-            elif kind is int and (not isinstance(value, int) or value < 0):
-                raise ConfigError(f"{key}={value!r}: must be a whole number of pixels, 0 or more")
-            elif kind in (float, float | None):
-                off = "" if kind is float else ", or null to switch the check off"
-                if not ((value is None and off) or (isinstance(value, int | float) and 0 <= value <= 1)):
-                    raise ConfigError(f"{key}={value!r}: must be a share between 0 and 1{off}")
+        check_values("fusion", vars(self), _PARAMETERS)
 
     @property
     def dilation(self) -> Dilation:
@@ -82,4 +109,4 @@ class FusionPolicy:
         return frozenset() if self.erase_thr is None else frozenset({"semantic_logits"})
 
 
-_KINDS = get_type_hints(FusionPolicy)
+_PARAMETERS = inspect.signature(FusionPolicy, eval_str=True).parameters

@@ -27,8 +27,7 @@ def fill_stuff(
 
     ``semantic``: contiguous stuff label of every pixel, negative where there is none; classes go by ascending label.
     A class with fewer than ``stuff_area`` free pixels stays void, with ``rule="component"`` every 8-connected component
-    of fewer (OANet, Liu et al. 2019, 4.2); what is left of a class is one segment.
-    The new map is int32, on the device of ``ids``.
+    of fewer (OANet, Liu et al. 2019, 4.2).  The new map is int32, on the device of ``ids``.
     """
     taken, labels = ids.cpu().numpy().ravel(), semantic.cpu().numpy().ravel()
     if rule == "component":

@@ -1,4 +1,4 @@
-"""Panoptic FPN: backbone, thing branch, stuff branch and occlusion module, wired together without any framework."""
+"""Backbone, thing branch, stuff branch and occlusion module, wired together without any framework."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from panoptic_occ.exchange.base import Exchange, Inputs, Outputs, Pyramids
 from panoptic_occ.network.tta import REQUIRES, FixedRois, TestTimeAugmentation, averaged
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.structures.base_output import BaseOutput
-from panoptic_occ.structures.batch import Batch, Requires
 from panoptic_occ.structures.masks import PairStats
-from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.sample import Batch, Requires, Sample
 from panoptic_occ.stuff.base import StuffBranch
 from panoptic_occ.thing.base import ThingBranch
 
@@ -45,11 +44,8 @@ class PanopticFPN(nn.Module):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.thing = thing
-        self.stuff = stuff
-        self.exchange = exchange
-        self.occlusion = occlusion
+        self.backbone, self.thing, self.stuff = backbone, thing, stuff
+        self.exchange, self.occlusion = exchange, occlusion
         self.loss_weights = dict(loss_weights)
         self.num_things = occlusion.categories.num_things
         self.tta = TestTimeAugmentation()  # evaluations may set another
@@ -65,13 +61,13 @@ class PanopticFPN(nn.Module):
 
     def base_learns(self) -> bool:
         """Whether stage 1 has anything to train; a base that reads the annotations has not."""
-        return any(True for part in self.base_modules().values() for _ in part.parameters())
+        return any(next(part.parameters(), None) is not None for part in self.base_modules().values())
 
     def batch(self, samples: Sequence[Sample], training: bool = True) -> Batch:
         """Normalises the images and pads them to one size, a multiple of 32.
 
-        Without ``training`` of the base, images on a CPU always are in ``channels_last``: all maps follow the layout
-        of the image, convolutions are faster in it there, and RoIAlign needs no copy.  Weights stay as they are.
+        Without ``training`` of the base, images on a CPU are in ``channels_last``: all maps follow the layout of the
+        image, convolutions are faster in it there, and RoIAlign needs no copy.
         """
         sizes = [(int(s.image.shape[1]), int(s.image.shape[2])) for s in samples]
         height, width = (-(-max(edge) // SIZE_DIVISOR) * SIZE_DIVISOR for edge in zip(*sizes, strict=True))
@@ -80,13 +76,11 @@ class PanopticFPN(nn.Module):
             slot[:, :h, :w] = (sample.image - self.pixel_mean) / self.pixel_std
         on_cpu = tensors.device.type == "cpu"
         layout = torch.channels_last if on_cpu and not training else self.memory_format
-        images = tensors.contiguous(memory_format=layout)
-        return Batch(images, tuple(sizes), tuple(samples))
+        return Batch(tensors.contiguous(memory_format=layout), tuple(sizes), tuple(samples))
 
     def base_losses(self, samples: Sequence[Sample]) -> dict[str, Float[Tensor, ""]]:
         """Stage 1: the weighted losses of thing and stuff branch; the total is their sum."""
-        batch = self.batch(samples)
-        losses = self.exchange.losses(self._inputs(batch))
+        losses = self.exchange.losses(self._inputs(self.batch(samples)))
         weight = self.loss_weights
         return {
             name: weight.get(name, weight[branch]) * loss

@@ -1,7 +1,7 @@
 """Test-time augmentation: several views of an image, averaged (OCFusion, section 4, "multi-scale testing").
 
-The boxes are those of the plain view.  In every further view the network makes masks in these boxes, and semantic
-logits; both are brought back to the frame of the original image and averaged, masks as probabilities, stuff as logits.
+In every view the network makes masks, in the boxes of the plain one, and semantic logits.  Both are averaged in the
+frame of the original image, masks as probabilities.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.exchange.base import Outputs
-from panoptic_occ.structures.batch import Batch, Features
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.sample import Sample
+from panoptic_occ.structures.sample import Batch, Features, Sample
 from panoptic_occ.stuff.base import semantic_map
-from panoptic_occ.thing.base import Classify, Rois
+from panoptic_occ.thing.base import Classify, Rois, resized
 from panoptic_occ.thing.paste import paste_masks
 
 REQUIRES = frozenset({"soft", "semantic_logits"})
@@ -40,11 +39,11 @@ class View:
         image = tv.resize(sample.original_image, [height, width], antialias=True)
         return replace(sample, image=tv.horizontal_flip(image) if self.flip else image)
 
-    def place(self, boxes: Float[Tensor, "n 4"], original: tuple[int, int], seen: tuple[int, int]) -> Tensor:
-        """Boxes of the original frame in the frame of this view, whose size is ``seen`` (height, width)."""
-        boxes = boxes * boxes.new_tensor([seen[1] / original[1], seen[0] / original[0]]).repeat(2)
+    def place(self, boxes: Float[Tensor, "n 4"], original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Boxes of the original frame in the frame of this view, which has ``size`` (height, width)."""
+        boxes = resized(boxes, original, size)
         if self.flip:
-            boxes = torch.stack([seen[1] - boxes[:, 2], boxes[:, 1], seen[1] - boxes[:, 0], boxes[:, 3]], dim=1)
+            boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], dim=1)
         return boxes
 
     def undo(self, values: Tensor | None) -> Tensor | None:
@@ -100,7 +99,7 @@ def averaged(plain: Outputs, others: Sequence[tuple[View, Outputs]], num_things:
         soft = _mean(softs, "soft masks")
         masks = paste_masks(soft, boxed.boxes, (int(boxed.masks.size[0]), int(boxed.masks.size[1])))
         instances.append(replace(boxed, soft=soft, masks=masks))
-        logits = [semantic.logits, *(view.undo(seen[k].logits) for view, (_, seen) in others)]
+        logits = [semantic.logits, *(view.undo(outputs[k].logits) for view, (_, outputs) in others)]
         maps.append(semantic_map(_mean(logits, "semantic logits"), semantic.first_label, num_things))
     return instances, maps
 

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.errors import ConfigError, did_you_mean
+from panoptic_occ.common.kinds import Scope, Share
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.claims import atoms, give_away, owned_parts
 from panoptic_occ.ops.order import Pair, acyclic, ranked_pairs, topological_order
-from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
+from panoptic_occ.ops.suppression import Suppression, duplicates
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, Meetings, PairStats, intersections, meetings
 from panoptic_occ.structures.relation import Relation
@@ -62,12 +63,13 @@ class AppearanceOrder(OcclusionModel):
     ``colors``: ``raw`` (RGB from 0 to 255), or ``normalized`` by ImageNet's mean and standard deviation.
     ``nms``, ``nms_thr``: of two instances of any class whose ``box`` or ``mask`` IoU is larger, the better scored takes
     part.
-    Raises ConfigError for choices that do not exist or do not go together.
+    Raises ConfigError for choices that do not go together.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"image"})
     scope: ClassVar[Scope] = Scope.RESULT
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
@@ -77,33 +79,24 @@ class AppearanceOrder(OcclusionModel):
         mean: Mean = "mask",
         colors: Colors = "raw",
         nms: Suppression = "box",
-        nms_thr: float = 0.5,
+        nms_thr: Share = 0.5,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        check_choice("occlusion.resolve", resolve, Resolve)
-        check_choice("occlusion.tie_break", tie_break, TieBreak)
-        check_choice("occlusion.mean", mean, Mean)
-        check_choice("occlusion.colors", colors, Colors)
         allowed = SETASIDE[resolve]
         if setaside is not None and setaside not in allowed:
             raise ConfigError(
                 f"occlusion.setaside={setaside!r} does not go with resolve={resolve}; "
                 f"{did_you_mean(setaside, ('null', *allowed))}"
             )
-        check_suppression(nms, nms_thr)
-        self.resolve = resolve
-        self.setaside: str = setaside or allowed[0]
+        self.resolve, self.setaside = resolve, setaside or allowed[0]
         self.tie_break: TieBreak = tie_break
-        self.uncontested = mean == "uncontested"
-        self.normalized = colors == "normalized"
-        self.nms = nms
-        self.nms_thr = nms_thr
+        self.uncontested, self.normalized = mean == "uncontested", colors == "normalized"
+        self.nms, self.nms_thr = nms, nms_thr
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin: difference of the two similarities, with ``atoms`` the share of the common pixels by which the row is
-        ahead; valid where the pair stands.  ``order`` makes no claims, the others disjoint ones.
-        """
+        ahead; valid where the pair stands.  ``order`` makes no claims, the others disjoint ones."""
         image: Image = _image(instances, context)
         image = normalized(image) if self.normalized else image
         duplicate_of = duplicates(instances, stats, self.nms, self.nms_thr)
@@ -121,10 +114,8 @@ class AppearanceOrder(OcclusionModel):
         return replace(relation, order=torch.cat([order, by_rank[suppressed]]), duplicate_of=duplicate_of)
 
     def selected_pairs(self, instances: InstanceSet, stats: PairStats, ranking: Ranking) -> Pairs:
-        """Pairs among ``ranking`` (best score first) that appearance decides, in both directions.
-
-        Section 4.3 asks for *more* than the share ``sig_ratio``; a directional share is that of the lower score.
-        """
+        """Pairs among ``ranking`` that appearance decides, in both directions: those with *more* than the share
+        ``sig_ratio`` (section 4.3); a directional share is that of the lower score."""
         rank = torch.full((len(instances),), -1, device=stats.inter.device)
         rank[ranking] = torch.arange(len(ranking), device=rank.device)
         later = (rank[:, None] > rank[None, :]) & (rank[None, :] >= 0)
@@ -155,10 +146,8 @@ class AppearanceOrder(OcclusionModel):
 
 
 def normalized(image: Image) -> Float[Tensor, "3 h w"]:
-    """The image (RGB from 0 to 255) as networks pretrained on ImageNet read it, times 255 (float64).
-
-    Its black is a mean grey, so that dark and bright colours have opposite directions; the factor changes none.
-    """
+    """The image (RGB from 0 to 255) as networks pretrained on ImageNet read it, times 255 (float64): dark and bright
+    colours get opposite directions, which the factor does not change."""
     mean, std = (image.new_tensor(values, dtype=torch.float64)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return (image - mean) / std
 
@@ -198,8 +187,8 @@ def margins(image: Image, masks: MaskCrops, selected: Pairs, colors: Float[Tenso
 def common_colors(image: Image, masks: MaskCrops, pairs: Meetings) -> Float[Tensor, "p 3"]:
     """Mean unit colour of the pixels that both masks of a pair cover, at least one; on the CPU.
 
-    A row of common pixels is a few runs, and the sum over a run is a difference of two sums from the start of the row:
-    a pixel's colour is read once for all pairs, and a pair reads the ends of its runs.
+    The sum over a run of pixels is a difference of two sums from the start of the row, so that a pixel's colour is read
+    once for all pairs.
     """
     if not len(pairs.first):
         return torch.zeros((0, 3), dtype=torch.float64)
@@ -207,14 +196,10 @@ def common_colors(image: Image, masks: MaskCrops, pairs: Meetings) -> Float[Tens
     colors = unit_colors(image[:, top:bottom, left:right].cpu())
     sums = F.pad(colors, (1, 0)).cumsum(dim=2).flatten(1).numpy()
     stride = right - left + 1
-    crops, corners = masks.arrays(), masks.windows.tolist()
+    crops = list(zip(masks.arrays(), masks.windows[:, :2].tolist(), strict=True))
     means = []
-    for i, j, (y0, x0, y1, x1) in zip(
-        pairs.first.tolist(), pairs.second.tolist(), pairs.rectangles.tolist(), strict=True
-    ):
-        one, other = (
-            crops[k][y0 - y : y1 - y, x0 - x : x1 - x] for k, (y, x, _, _) in ((i, corners[i]), (j, corners[j]))
-        )
+    for i, j, (y0, x0, y1, x1) in zip(*(part.tolist() for part in pairs), strict=True):
+        one, other = (crop[y0 - y : y1 - y, x0 - x : x1 - x] for crop, (y, x) in (crops[i], crops[j]))
         common = np.zeros((y1 - y0, x1 - x0 + 2), dtype=bool)
         np.logical_and(one, other, out=common[:, 1:-1])
         y, x = np.divmod(np.flatnonzero(common[:, 1:] != common[:, :-1]), x1 - x0 + 1)  # starts and ends in turn
@@ -258,8 +243,7 @@ def _by_atoms(
     image: Image, masks: MaskCrops, stats: PairStats, ranking: Ranking, selected: Pairs, colors: Float[Tensor, "n 3"]
 ) -> Relation:
     """Weak overlaps by score, then every atom of what is left by appearance."""
-    weak = ranked_pairs((stats.inter > 0) & ~selected, ranking)
-    claims = give_away(masks, weak, ranking)
+    claims = give_away(masks, ranked_pairs((stats.inter > 0) & ~selected, ranking), ranking)
     if selected.any():
         claims = assign_atoms(image, claims, colors, ranking)
     won = intersections(claims, masks, selected.cpu())
@@ -277,8 +261,8 @@ def _matrix(pairs: Iterable[Pair], like: Pairs) -> Pairs:
 
 def _image(instances: InstanceSet, context: Context) -> Image:
     """The image in the frame of the masks; ValueError when it is missing or of another size."""
-    image, size = context.image, instances.masks.size
-    if image is None or tuple(image.shape) != (3, *size):
-        shape = None if image is None else tuple(image.shape)
-        raise ValueError(f"the appearance order needs context.image of shape (3, {size[0]}, {size[1]}), got {shape}")
+    image, shape = context.image, (3, *instances.masks.size)
+    if image is None or tuple(image.shape) != shape:
+        given = None if image is None else tuple(image.shape)
+        raise ValueError(f"the appearance order needs context.image of shape {shape}, got {given}")
     return image

@@ -1,4 +1,4 @@
-"""The contract of an order: detections in, a relation (who lies in front of whom) out."""
+"""The contract of an order: detections in, the relation among them (who lies in front of whom) out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.kinds import IN_GRID, Scope, Share
+from panoptic_occ.config.values import checked
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats, Significance
-from panoptic_occ.structures.relation import Relation
+from panoptic_occ.structures.relation import GroundTruthRule, Relation
 from panoptic_occ.structures.semantic_map import SemanticMap
 from panoptic_occ.structures.target import Target
 
@@ -49,8 +50,13 @@ class TrainingExample:
 
     @cached_property
     def stats(self) -> PairStats:
-        """Pixel counts of the instances, made when a method first asks for them."""
+        """Pixel counts of the instances."""
         return PairStats.of(self.instances.masks)
+
+    def annotated_order(self, sig_ratio: float, rule: GroundTruthRule) -> Int[Tensor, "n n"]:
+        """1 where the annotation of the row lies above that of the column, 0 below, -1 for the same one or no order."""
+        order = self.target.relation.matrix(sig_ratio, rule).to(self.matches.device)
+        return order[self.matches[:, None], self.matches[None, :]]
 
     @staticmethod
     def of_annotations(target: Target) -> TrainingExample:
@@ -62,13 +68,12 @@ class TrainingExample:
     @staticmethod
     def without_instances(target: Target, channels: int) -> TrainingExample:
         """An image without any positive proposal; ``channels`` of the RoI features."""
-        device = target.labels.device
-        instances = InstanceSet.empty(target.masks.size, channels, device)
-        return TrainingExample(instances, torch.zeros(0, dtype=torch.int64, device=device), target)
+        instances = InstanceSet.empty(target.masks.size, channels, target.labels.device)
+        return TrainingExample(instances, instances.labels, target)
 
 
 class OcclusionModel(nn.Module):
-    """Base class of every order: detections in, the relation among them out.
+    """Base class of every order.
 
     ``requires`` names what ``forward`` reads beside masks, boxes, scores and labels: ``soft``, ``roi_features`` and
     ``semantic_logits`` (the base computes them only on demand), ``image`` (uint8 RGB at the resolution of the masks),
@@ -99,6 +104,7 @@ class OcclusionModel(nn.Module):
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "proposals"
     scope: ClassVar[Scope] = Scope.MODULE
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
@@ -110,12 +116,9 @@ class OcclusionModel(nn.Module):
         inter: Annotated[bool, Scope.RESULT] = True,
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
-        self.categories = categories
-        self.sig_ratio = sig_ratio
-        self.significance = significance
-        self.intra = intra
-        self.inter = inter
+        self.in_channels, self.categories = in_channels, categories
+        self.sig_ratio, self.significance = sig_ratio, significance
+        self.intra, self.inter = intra, inter
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """The relation among ``instances`` (ranked by score).  Must work for N = 0 and N = 1."""
@@ -123,9 +126,8 @@ class OcclusionModel(nn.Module):
 
     def head_outputs(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
         """What the network says of the instances, before any threshold: named tensors (N,) or (N, N), NaN for pairs
-        that it was not given.  ``wide``: give it every overlapping pair in both directions, so that any threshold,
-        class switch or symmetry can be applied later.
-        """
+        that it did not see.  ``wide``: it sees every overlapping pair in both directions, so that any threshold, class
+        switch or symmetry can be applied later."""
         raise NotImplementedError(f"{type(self).__name__} has no head outputs to keep")
 
     def relate(self, instances: InstanceSet, stats: PairStats, head_outputs: Mapping[str, Tensor]) -> Relation:
@@ -137,23 +139,18 @@ class OcclusionModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} requires a class table and does not take one")
 
     def trainable_annotations(self, target: Target) -> Bool[Tensor, " k"]:
-        """Annotations whose proposals can have a part in the loss.
-
-        No masks are made for the others, and an image without any of them does not reach the base.
-        """
+        """Annotations whose proposals can have a part in the loss; an image without any does not reach the base."""
         return torch.ones(len(target.labels), dtype=torch.bool, device=target.labels.device)
 
     def loss(self, examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses over a batch, each a scalar with a graph to every parameter, also when no image has a pair.
-
-        ``generator`` is the only source of randomness (a CPU generator, a function of seed and step).
-        """
+        ``generator`` is the only source of randomness (a CPU generator, a function of seed and step)."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to train")
 
     @property
     def trainable(self) -> bool:
         """Whether the method has parameters that stage 2 trains."""
-        return any(True for _ in self.parameters())
+        return next(self.parameters(), None) is not None
 
     def pairs(self, instances: InstanceSet, stats: PairStats) -> Bool[Tensor, "n n"]:
         """Pairs that the order may decide: significant overlap, and allowed by the intra/inter class switches."""

@@ -13,7 +13,8 @@ shows where masks conflict, so annotations are all that it needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -21,8 +22,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.errors import check_choice
 from panoptic_occ.common.kinds import Scope
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel, TrainingExample
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet, by_score
@@ -56,12 +57,10 @@ class SpatialRanking(OcclusionModel):
     ``conv``: ``gcn7`` (1x7 then 7x1 plus 7x1 then 1x7), ``seq7`` (the first of these alone), ``3x3`` or ``1x1`` (a
     table of which class beats which).
     ``conflict``: pixels that train are covered by two ``instance`` masks, or by masks of two ``class``es.
-    ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels; S is then upsampled, so that Equations 2
-    and 3 always see whole masks and labels.
-    ``pool``: T holds the covered share of a cell (``average``), or 1 wherever a mask has ``any`` pixel of it, without
-    which thin things are hardly seen.
+    ``stride``: 1 computes S for every pixel, 4 for every cell of 4 x 4 pixels, and then upsamples S.
+    ``pool``: T holds the covered share of a cell (``average``), or 1 where a mask has ``any`` pixel of it.
     ``ranking``: instances are pasted by falling P alone (``replace``, as Figure 7 suggests), or by P times their score
-    (``multiply``), which keeps detections that the detector doubts from going first.
+    (``multiply``).
     ``probability``: what P averages, the ``softmax`` over the classes, as Equation 2 trains it, or the ``sigmoid`` of
     the instance's class.
     All pairs take part, so there are no ``sig_ratio``, ``intra`` and ``inter`` to choose.
@@ -69,6 +68,7 @@ class SpatialRanking(OcclusionModel):
 
     learns_from: ClassVar[Literal["proposals", "annotations"]] = "annotations"
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
@@ -83,32 +83,19 @@ class SpatialRanking(OcclusionModel):
         init: Init = "kaiming",
     ) -> None:
         super().__init__(in_channels=in_channels, categories=categories, sig_ratio=0.0)
-        check_choice("occlusion.conv", conv, Conv)
-        check_choice("occlusion.conflict", conflict, Conflict)
-        check_choice("occlusion.stride", stride, Stride)
-        check_choice("occlusion.pool", pool, Pool)
-        check_choice("occlusion.ranking", ranking, Ranking)
-        check_choice("occlusion.probability", probability, Probability)
-        check_choice("occlusion.init", init, Init)
         self.conflict: Conflict = conflict
         self.stride: Stride = stride
-        self.pool: Pool = pool
-        self.ranking = ranking
-        self.probability: Probability = probability
+        self.pool, self.ranking, self.probability = pool, ranking, probability
         self.conv = RankingConv(conv, categories.num_things, init)
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
-        """Order by falling P, ties by score; margin P_i - P_j, valid for every overlapping pair of different P.
-
-        P depends on which instances take part, so it is computed from those given, after any threshold on scores.
-        """
+        """Order by falling P, ties by score; margin P_i - P_j, valid for every overlapping pair of different P."""
         value = self.ranking_scores(instances.masks, instances.labels)
         if self.ranking == "multiply":
             value = value * instances.scores
         ranking = by_score(instances.scores)
         order = ranking[by_score(value[ranking])]
         margin = value[:, None] - value[None, :]
-        # In this order the later one of a pair is never above, so the fusion is the plain heuristic.
         return Relation(margin, (stats.inter > 0) & (margin != 0), order, value, transitive=True)
 
     def ranking_scores(self, masks: MaskCrops, labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -130,10 +117,8 @@ class SpatialRanking(OcclusionModel):
     def ranking_map(
         self, masks: MaskCrops, labels: Int[Tensor, " n"], box: Box, kernel: Float[Tensor, "c c k k"]
     ) -> Float[Tensor, "c h w"]:
-        """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.
-
-        At stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear).
-        """
+        """S (float32) inside ``box``, a part of the image: the same numbers as if the whole image were convolved.  At
+        stride 4 the image is padded with zeros to a multiple of 4, T pooled over cells, and S upsampled (bilinear)."""
         present, channels = labels.unique(return_inverse=True)
         top, left, bottom, right = whole_cells(box, masks.size, self.stride)
         reach = kernel.shape[-1] // 2 * self.stride
@@ -155,21 +140,18 @@ class SpatialRanking(OcclusionModel):
             truth = ranking_target(target, self.conflict, self.categories.num_things)
             if (truth == VOID_LABEL).all():
                 continue
-            top, left, bottom, right = box = extent(truth != VOID_LABEL)
-            truth = truth[top:bottom, left:right]
+            top, left, height, width = MaskCrops.from_dense((truth != VOID_LABEL)[None]).windows[0].tolist()
+            truth = truth[top : top + height, left : left + width]
             conflicting = truth != VOID_LABEL
-            scores = self.ranking_map(target.masks, target.labels, box, kernel)
+            scores = self.ranking_map(target.masks, target.labels, (top, left, top + height, left + width), kernel)
             total = total + F.cross_entropy(scores[:, conflicting].T, truth[conflicting], reduction="sum")
             count += int(conflicting.sum())
         return {"loss_occlusion": total / max(count, 1)}
 
 
 class RankingConv(nn.Module):
-    """The layers between T and S, C to C channels each.
-
-    They are linear, and the only bias comes at the end, so that zero padding composes exactly and every choice of
-    layers is one convolution.
-    """
+    """The layers between T and S, C to C channels each: linear, with one bias at the end, so that zero padding composes
+    exactly and every choice of layers is one convolution."""
 
     def __init__(self, conv: Conv, classes: int, init: Init = "kaiming") -> None:
         super().__init__()
@@ -189,20 +171,15 @@ class RankingConv(nn.Module):
                     last.div_(len(self.branches))  # which are added: S = T, whatever the layers
 
     def folded(self) -> Float[Tensor, "c c k k"]:
-        """Kernel of the one convolution that equals all layers.
+        """Kernel of the one convolution that equals all layers; the channels of classes that an image lacks need not be
+        computed."""
+        layers: list[Iterator[Tensor]] = [branch.parameters() for branch in self.branches]
+        return torch.stack([reduce(composed, kernels) for kernels in layers]).sum(dim=0)
 
-        Its input channels of classes that an image lacks need not be computed: with 5 of 80 classes that leaves a ninth
-        of the multiplications of the two branches of ``gcn7``.
-        """
-        kernels = []
-        for branch in self.branches:
-            first, *others = branch.parameters()
-            composed: Tensor = first
-            for kernel in others:
-                # of two layers in a row one is a single row and the other a single column: an outer product
-                composed = torch.einsum("omyx,mivw->oiyvxw", kernel, composed).flatten(4, 5).flatten(2, 3)
-            kernels.append(composed)
-        return torch.stack(kernels).sum(dim=0)
+
+def composed(first: Float[Tensor, "c c h w"], second: Float[Tensor, "c c y x"]) -> Float[Tensor, "c c k k"]:
+    """Kernel of two layers one after the other, of which one is a single row and the other a single column."""
+    return torch.einsum("omyx,mivw->oiyvxw", second, first).flatten(4, 5).flatten(2, 3)
 
 
 def instance_tensor(masks: MaskCrops, channels: Int[Tensor, " n"], count: int, box: Box) -> Bool[Tensor, "{count} h w"]:
@@ -219,7 +196,7 @@ def instance_tensor(masks: MaskCrops, channels: Int[Tensor, " n"], count: int, b
 
 
 def whole_cells(box: Box, size: tuple[int, int], stride: Stride) -> Box:
-    """``box`` in whole cells, with one more on every side of it that has one, because upsampling reads the next."""
+    """``box`` in whole cells, with one more on every side that has one, because upsampling reads the next."""
     if stride == 1:
         return box
     top, left = (max(edge // stride - 1, 0) * stride for edge in box[:2])
@@ -232,8 +209,7 @@ def whole_cells(box: Box, size: tuple[int, int], stride: Stride) -> Box:
 
 def ranking_target(target: Target, conflict: Conflict, num_things: int) -> Int[Tensor, "h w"]:
     """The label map of Equation 2: the thing class that the panoptic map shows where at least two annotated masks (of
-    two classes, for ``class``) lie, ``VOID_LABEL`` elsewhere and where it shows stuff, a crowd or nothing.
-    """
+    two classes, for ``class``) lie, ``VOID_LABEL`` elsewhere and where it shows stuff, a crowd or nothing."""
     layers = target.labels if conflict == "class" else torch.arange(len(target.labels), device=target.labels.device)
     present, channels = layers.unique(return_inverse=True)
     covering = instance_tensor(target.masks, channels, len(present), (0, 0, *target.masks.size)).sum(dim=0)
@@ -242,9 +218,3 @@ def ranking_target(target: Target, conflict: Conflict, num_things: int) -> Int[T
     crowds = torch.tensor([s.id for s in target.panoptic.segments if s.iscrowd], dtype=ids.dtype, device=ids.device)
     ignored = (covering < 2) | (labels >= num_things) | torch.isin(ids, crowds)
     return labels.masked_fill(ignored, VOID_LABEL)
-
-
-def extent(pixels: Bool[Tensor, "h w"]) -> Box:
-    """The smallest box around the true pixels, of which there is at least one."""
-    ys, xs = pixels.any(dim=1).nonzero(), pixels.any(dim=0).nonzero()
-    return int(ys[0]), int(xs[0]), int(ys[-1]) + 1, int(xs[-1]) + 1

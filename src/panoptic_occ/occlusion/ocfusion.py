@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from panoptic_occ.common.errors import check_choice
 from panoptic_occ.common.kinds import Scope
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.heads.pairs import PairOrder, later_rows
 from panoptic_occ.occlusion.heads.roi_head import PairHead, roi_inputs
 from panoptic_occ.structures.instances import InstanceSet
@@ -37,6 +37,7 @@ class OCFusion(PairOrder):
     ``sym``: ``raw`` reads the logit of the later instance only (the paper), ``avg`` takes (o_ij - o_ji) / 2.
     """
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
@@ -48,9 +49,7 @@ class OCFusion(PairOrder):
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, **common)
-        check_choice("occlusion.sym", sym, Symmetry)
-        self.logit_thr = logit_thr
-        self.sym = sym
+        self.logit_thr, self.sym = logit_thr, sym
         self.head = PairHead(in_channels + 1, channels or 2 * in_channels, hidden or 4 * in_channels)
 
     @property
@@ -69,5 +68,4 @@ class OCFusion(PairOrder):
 
     def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
         """o of every pair."""
-        logits: Tensor = self.head(torch.cat([roi_inputs(instances) for instances in images]), pairs)
-        return logits
+        return self.head(torch.cat([roi_inputs(instances) for instances in images]), pairs)

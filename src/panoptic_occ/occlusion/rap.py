@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.errors import ConfigError, check_choice
-from panoptic_occ.common.kinds import Scope, Share
+from panoptic_occ.common.kinds import Count, Scope, Share
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
+from panoptic_occ.occlusion.heads.pairs import sampled
 from panoptic_occ.occlusion.heads.roi_head import ROI_SIZE, initialise, roi_inputs
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
@@ -44,33 +45,26 @@ class RAP(OcclusionModel):
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
         in_channels: int,
         channels: int | None = None,
         hidden: int | None = None,
-        fcs: int = 2,
+        fcs: Literal[1, 2] = 2,
         gt_rule: GroundTruthRule = "majority",
-        gt_sig_ratio: float = 0.2,
+        gt_sig_ratio: Share = 0.2,
         overlap_filter: bool = False,
-        pairs_per_image: int | None = None,
+        pairs_per_image: Count | None = None,
         pair_mean: PairMean = "proposals",
         sig_ratio: Annotated[Share, Scope.RESULT] = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, sig_ratio=sig_ratio, **common)
-        check_choice("occlusion.gt_rule", gt_rule, GroundTruthRule)
-        check_choice("occlusion.pair_mean", pair_mean, PairMean)
-        if pairs_per_image is not None and pairs_per_image < 1:
-            raise ConfigError(
-                f"occlusion.pairs_per_image={pairs_per_image}: at least one pair is needed to train; null takes all"
-            )
         self.gt_rule: GroundTruthRule = gt_rule
-        self.gt_sig_ratio = gt_sig_ratio
-        self.overlap_filter = overlap_filter
-        self.pairs_per_image = pairs_per_image
-        self.pair_mean = pair_mean
+        self.gt_sig_ratio, self.overlap_filter = gt_sig_ratio, overlap_filter
+        self.pairs_per_image, self.pair_mean = pairs_per_image, pair_mean
         self.head = ValueHead(in_channels + 1, channels or in_channels, hidden or 4 * in_channels, fcs)
 
     def head_outputs(self, instances: InstanceSet, stats: PairStats, wide: bool = False) -> dict[str, Tensor]:
@@ -110,18 +104,11 @@ class RAP(OcclusionModel):
 
     def training_pairs(self, example: TrainingExample, generator: torch.Generator) -> Int[Tensor, "p 2"]:
         """(front, back) of all pairs of proposals whose annotations have an order."""
-        matches = example.matches
-        order = example.target.relation.matrix(self.gt_sig_ratio, self.gt_rule).to(matches.device)
-        if len(order) == 0:
-            return matches.new_zeros((0, 2))
-        in_front = order[matches[:, None], matches[None, :]] == 1
+        in_front = example.annotated_order(self.gt_sig_ratio, self.gt_rule) == 1
         if self.overlap_filter:
             in_front &= example.stats.significant(self.gt_sig_ratio)
         pairs = in_front.nonzero()
-        if self.pairs_per_image is not None and len(pairs) > self.pairs_per_image:
-            sample = torch.randperm(len(pairs), generator=generator)[: self.pairs_per_image]
-            pairs = pairs[sample.to(pairs.device)]
-        return pairs
+        return pairs if self.pairs_per_image is None else sampled(pairs, self.pairs_per_image, generator)
 
 
 class ValueHead(nn.Module):
@@ -129,8 +116,6 @@ class ValueHead(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, hidden: int, fcs: int) -> None:
         super().__init__()
-        if fcs not in (1, 2):
-            raise ConfigError(f"occlusion.fcs={fcs}: allowed: 1 (the paper), 2 (the released code)")
         self.convs = nn.Sequential()
         for inputs, stride in ((in_channels, 1), (channels, 1), (channels, 1), (channels, 2)):
             self.convs.extend([nn.Conv2d(inputs, channels, 3, stride=stride, padding=1), nn.ReLU()])
@@ -141,10 +126,10 @@ class ValueHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c 14 14"]) -> Float[Tensor, " n"]:
         """Relation values (float32), smaller = in front."""
-        values: Tensor = self.value(self.fcs(self.convs(x).flatten(1))).squeeze(1)
-        return values.float()
+        values: Tensor = self.value(self.fcs(self.convs(x).flatten(1)))
+        return values.squeeze(1).float()
 
 
 def ranking_losses(front: Float[Tensor, " p"], back: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-    """log(1 + exp(v_front - v_back)) of every pair, finite for any difference (equation 1)."""
+    """log(1 + exp(v_front - v_back)) of every pair (equation 1)."""
     return F.softplus(front - back)

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.common.errors import ConfigError, check_choice, did_you_mean
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Positive, Scope
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.heads.pairs import PairOrder
 from panoptic_occ.occlusion.heads.roi_head import PairHead, roi_inputs
 from panoptic_occ.occlusion.ocfusion import Symmetry
@@ -32,7 +33,7 @@ from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
 
-INPUTS = ("mask", "feature", "label")
+Input = Literal["mask", "feature", "label"]
 LabelPrior = Literal["embedding", "table"]
 
 
@@ -48,24 +49,27 @@ class SoftOcclusion(PairOrder):
     ``channels``, ``hidden``: as in ``OCFusion``.
     """
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
         in_channels: int,
         channels: int | None = None,
         hidden: int | None = None,
-        inputs: Sequence[str] = INPUTS,
+        inputs: Sequence[Input] = ("mask", "feature", "label"),
         label_prior: LabelPrior = "embedding",
         label_channels: int | None = None,
-        sigma: Annotated[float | None, Scope.RESULT] = 2.5,
+        sigma: Annotated[Positive | None, Scope.RESULT] = 2.5,
         sym: Annotated[Symmetry, Scope.RESULT] = "avg",
         **common: Any,
     ) -> None:
         super().__init__(in_channels=in_channels, **common)
-        _check_options(inputs, label_prior, sigma, sym)
-        self.inputs = tuple(inputs)
-        self.sigma = sigma
-        self.sym = sym
+        if not {"mask", "feature"} & set(inputs):
+            raise ConfigError(
+                f"occlusion.inputs={list(inputs)}: the network needs 'mask' or 'feature'; for an order by class alone "
+                "use occlusion=class_prior, for one by score occlusion=score"
+            )
+        self.inputs, self.sigma, self.sym = tuple(inputs), sigma, sym
         width, things = hidden or 4 * in_channels, self.categories.num_things
         input_channels = ("mask" in inputs) + in_channels * ("feature" in inputs)
         self.head = PairHead(input_channels, channels or 2 * in_channels, width)
@@ -108,8 +112,7 @@ class ClassEmbedding(nn.Module):
 
     def __init__(self, things: int, channels: int, hidden: int) -> None:
         super().__init__()
-        self.above = nn.Embedding(things, channels)  # U
-        self.below = nn.Embedding(things, channels)  # V
+        self.above, self.below = nn.Embedding(things, channels), nn.Embedding(things, channels)  # U, V
         self.fc2 = nn.Linear(hidden + channels, hidden)
         nn.init.kaiming_uniform_(self.fc2.weight, a=1)
         nn.init.zeros_(self.fc2.bias)
@@ -140,29 +143,10 @@ def soft_margin(occlusion: Float[Tensor, "n n"], scores: Float[Tensor, " n"], si
     The logarithm of Ot(i, j) / Ot(j, i), times sigma / 2: with p = O(i, j) and q = O(j, i) that is
     ((q - 1)^2 - (p - 1)^2) / 2 + sigma / 2 ln(s_i / s_j), and p - 1/2 + sigma / 2 ln(s_i / s_j) when p + q = 1.
     """
-    reverse = occlusion.T
-    return (occlusion - reverse) * (2 - (occlusion + reverse)) / 2 + score_margin(scores, sigma)
+    return (occlusion - occlusion.T) * (2 - (occlusion + occlusion.T)) / 2 + score_margin(scores, sigma)
 
 
 def score_margin(scores: Float[Tensor, " n"], sigma: float) -> Float[Tensor, "n n"]:
     """What the scores alone add to ``soft_margin``; a score of 0 counts as the smallest positive number."""
     logs = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
     return sigma / 2 * (logs[:, None] - logs[None, :])
-
-
-def _check_options(inputs: Sequence[str], label_prior: LabelPrior, sigma: float | None, sym: Symmetry) -> None:
-    unknown = [name for name in inputs if name not in INPUTS]
-    if unknown:
-        raise ConfigError(f"occlusion.inputs holds {unknown[0]!r}; {did_you_mean(unknown[0], INPUTS)}")
-    if not {"mask", "feature"} & set(inputs):
-        raise ConfigError(
-            f"occlusion.inputs={list(inputs)}: the network needs 'mask' or 'feature'; for an order by class alone use "
-            "occlusion=class_prior, for one by score occlusion=score"
-        )
-    check_choice("occlusion.label_prior", label_prior, LabelPrior)
-    check_choice("occlusion.sym", sym, Symmetry)
-    if sigma is not None and not 0 < sigma < float("inf"):
-        raise ConfigError(
-            f"occlusion.sigma={sigma}: must be a positive number; null switches the confidence prior off, "
-            "occlusion=score leaves everything to the scores"
-        )

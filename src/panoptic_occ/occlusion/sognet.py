@@ -51,8 +51,7 @@ class RelationalEmbedding(OcclusionModel):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.overlap_thr = overlap_thr
-        self.overlap_weight = overlap_weight
+        self.overlap_thr, self.overlap_weight = overlap_thr, overlap_weight
         things = self.categories.num_things
         self.first_class = nn.Linear(things, class_channels, bias=False)
         self.second_class = nn.Linear(things, class_channels, bias=False)
@@ -83,8 +82,7 @@ class RelationalEmbedding(OcclusionModel):
         """``loss_overlap``: mean squared error of O + O^T over the pairs, against whether they overlap; ``loss_order``:
         cross-entropy of A' over contested pixels."""
         nothing = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0  # with a graph to each
-        squared, crossed = [nothing], [nothing]
-        pairs = pixels = 0
+        squared, crossed, pairs, pixels = [nothing], [nothing], 0, 0
         for example in examples:
             first = first_of_each(example.matches)
             instances, matches = example.instances[first], example.matches[first]

@@ -19,11 +19,12 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, check_choice
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Scope, Share
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.ops.claims import owned_parts
-from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
+from panoptic_occ.ops.suppression import Suppression, duplicates
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import MaskCrops, PairStats, intersections
 from panoptic_occ.structures.relation import Relation
@@ -51,25 +52,20 @@ class PixelArgmax(OcclusionModel):
     scope: ClassVar[Scope] = Scope.RESULT
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "semantic_logits"})
 
+    @checked("occlusion")
     def __init__(
         self,
         *,
         reach: Reach = "mask",
-        relabel: float | None = 0.5,
+        relabel: Share | None = 0.5,
         void: bool = False,
         nms: Suppression = "box",
-        nms_thr: float = 0.5,
-        same_class_thr: float | None = 0.3,
+        nms_thr: Share = 0.5,
+        same_class_thr: Share | None = 0.3,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        check_suppression(nms, nms_thr)
-        check_choice("occlusion.reach", reach, Reach)
-        for name, share in (("same_class_thr", same_class_thr), ("relabel", relabel)):
-            if share is not None and not 0 <= share <= 1:
-                raise ConfigError(f"occlusion.{name}={share!r}: must be a share between 0 and 1, or null")
-        self.reach, self.relabel = reach, relabel
-        self.void = void
+        self.reach, self.relabel, self.void = reach, relabel, void
         self.nms, self.nms_thr, self.same_class_thr = nms, nms_thr, same_class_thr
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
@@ -155,12 +151,12 @@ class PixelArgmax(OcclusionModel):
 
     def _logits(self, context: Context) -> Float[Tensor, "c h w"]:
         semantic = context.semantic
-        if semantic is None or semantic.logits is None or semantic.first_label != 0:
-            raise ConfigError(
-                "occlusion=upsnet reads semantic logits of every thing class, and this stuff branch has none; choose "
-                "one with things=dense, for example stuff=pfpn_dense or stuff=ups"
-            )
-        return semantic.logits
+        if semantic is not None and semantic.logits is not None and semantic.first_label == 0:
+            return semantic.logits
+        raise ConfigError(
+            "occlusion=upsnet reads semantic logits of every thing class, and this stuff branch has none; choose one "
+            "with things=dense, for example stuff=pfpn_dense or stuff=ups"
+        )
 
 
 def owned_pixels(owner: Int[Tensor, "h w"], masks: MaskCrops) -> MaskCrops:

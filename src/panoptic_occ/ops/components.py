@@ -46,18 +46,9 @@ class Components:
     @cached_property
     def windows(self) -> tuple[Window, ...]:
         """The bounding window of every component."""
-        order = np.argsort(self.owners, kind="stable")[np.count_nonzero(self.owners < 0) :]
-        if len(order) == 0:
-            return ()
-        group = np.flatnonzero(np.diff(self.owners[order], prepend=-1))
-        rows, columns = np.divmod(self.starts[order], self.size[1])
-        edges = (
-            np.minimum.reduceat(rows, group),
-            np.maximum.reduceat(rows, group) + 1,
-            np.minimum.reduceat(columns, group),
-            np.maximum.reduceat(columns + self.lengths[order], group),
-        )
-        return tuple((slice(a, b), slice(c, d)) for a, b, c, d in zip(*(e.tolist() for e in edges), strict=True))
+        from scipy.ndimage import find_objects  # here: few fusions need it
+
+        return tuple(find_objects(self._to_pixels(self.owners + 1)))
 
     def spread(self, values: Shaped[np.ndarray, " r"]) -> Shaped[np.ndarray, "h w"]:
         """To every pixel the value of its component, 0 where there is none."""
@@ -77,11 +68,9 @@ def components(labels: Int[Tensor, "h w"]) -> Components:
     starts = np.flatnonzero(begins)
     label = array.ravel()[starts]
     inside = np.flatnonzero(label >= 0)
-    _, first, part = np.unique(
-        _connected_runs(starts[inside], np.append(starts, array.size)[inside + 1], label[inside], width),
-        return_index=True,
-        return_inverse=True,
-    )
+    stops = np.append(starts, array.size)[inside + 1]
+    connected = _connected_runs(starts[inside], stops, label[inside], width)
+    _, first, part = np.unique(connected, return_index=True, return_inverse=True)
     ranking = np.lexsort((first, label[inside][first]))
     owners = np.full(len(starts), -1)
     owners[inside] = np.argsort(ranking)[part]

@@ -10,8 +10,7 @@ def relu_convolutions(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            zero_biases(layer)
 
 
 def zero_biases(module: nn.Module) -> None:

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from panoptic_occ.ops.boxes import box_iou
 from panoptic_occ.structures.instances import InstanceSet, by_score
-from panoptic_occ.structures.masks import MaskCrops, intersections
+from panoptic_occ.structures.masks import MaskCrops, common_rectangles, intersections
 from panoptic_occ.structures.target import Target
 
 UNMATCHED = -1
@@ -23,17 +22,22 @@ def mask_iou(first: MaskCrops, second: MaskCrops, iou_thr: float = 0.0) -> Float
     """Intersection over union of every two masks, on the CPU; 0 for pairs whose areas and windows tell that they are
     below ``iou_thr``."""
     areas = first.area.cpu().numpy()[:, None], second.area.cpu().numpy()[None, :]
-    most = np.minimum(np.minimum(*areas), _common_windows(first, second))
+    low, high = common_rectangles(first, second)
+    most = np.minimum(np.minimum(*areas), np.maximum(high - low, 0).prod(axis=2))
     possible = torch.from_numpy(_iou(most, *areas) >= iou_thr) if iou_thr > 0 else None
     return torch.from_numpy(_iou(intersections(first, second, possible).cpu().numpy(), *areas))
 
 
-def match_instances(instances: InstanceSet, masks: MaskCrops, iou_thr: float = 0.5) -> Int[Tensor, " n"]:
-    """(N,) int64: index of the annotated mask that each detection matches, -1 without one.
+def box_iou(first: Float[Tensor, "n 4"], second: Float[Tensor, "k 4"]) -> Float[Tensor, "n k"]:
+    """Intersection over union of every two boxes (xyxy), 0 where both have no area."""
+    from torchvision import ops  # here: it takes as long to import as torch, and few orders need it
 
-    By falling score (stable), whatever its class, each takes the free annotation of highest mask IoU, if that is
-    ``iou_thr`` or more.
-    """
+    return ops.box_iou(first, second).nan_to_num(0.0)
+
+
+def match_instances(instances: InstanceSet, masks: MaskCrops, iou_thr: float = 0.5) -> Int[Tensor, " n"]:
+    """(N,) int64: index of the annotated mask that each detection matches, -1 without one.  By falling score (stable),
+    whatever its class, each takes the free annotation of highest mask IoU, if that is ``iou_thr`` or more."""
     return one_to_one(mask_iou(instances.masks, masks, iou_thr), instances.scores, iou_thr)
 
 
@@ -76,18 +80,8 @@ def _box_iou(instances: InstanceSet, boxes: Float[Tensor, "k 4"]) -> Float64[Ten
     return box_iou(instances.boxes.double(), boxes.to(instances.boxes.device).double())
 
 
-def _common_windows(first: MaskCrops, second: MaskCrops) -> Int[np.ndarray, "n k"]:
-    """Pixels that the windows of two masks share."""
-    near, far = first.windows.numpy()[:, None], second.windows.numpy()[None]
-    low = np.maximum(near[..., :2], far[..., :2])
-    high = np.minimum(near[..., :2] + near[..., 2:], far[..., :2] + far[..., 2:])
-    pixels: np.ndarray = np.maximum(high - low, 0).prod(axis=2)
-    return pixels
-
-
 def _iou(
     common: Int[np.ndarray, "n k"], first: Int[np.ndarray, "n 1"], second: Int[np.ndarray, "1 k"]
 ) -> Float64[np.ndarray, "n k"]:
     """Quotients of integers, so that more common pixels never give a smaller one."""
-    iou: np.ndarray = common / np.maximum(first + second - common, 1)
-    return iou
+    return common / np.maximum(first + second - common, 1)

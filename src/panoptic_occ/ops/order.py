@@ -28,8 +28,7 @@ def acyclic(pairs: Iterable[Pair], count: int) -> list[Pair]:
 
 def topological_order(ranking: Sequence[int], pairs: Iterable[Pair]) -> list[int]:
     """The instances of ``ranking``, each after all that lie above it; the best ranked of several possible ones is next
-    (Kahn's algorithm).  Raises ``graphlib.CycleError`` when the pairs contradict each other.
-    """
+    (Kahn's algorithm).  Raises ``graphlib.CycleError`` when the pairs contradict each other."""
     sorter: TopologicalSorter[int] = TopologicalSorter(dict.fromkeys(ranking, ()))
     for above, below in pairs:
         sorter.add(below, above)

@@ -1,4 +1,4 @@
-"""Which panoptic segment belongs to which annotated instance.  Plain functions on CPU tensors."""
+"""Which panoptic segment belongs to which annotated instance, on the CPU."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def match_by_box(masks: MaskCrops, panoptic: PanopticMap) -> Int[Tensor, " k"]:
     values, places, _ = unique_ids(panoptic.ids.numpy())
     windows = dict(zip(values.tolist(), find_objects(places + 1), strict=True))
     segments = [s for s in panoptic.segments if s.isthing and not s.iscrowd and s.id in windows]
-    if not len(masks):
-        return matched
-    for segment in segments:
+    for segment in segments if len(masks) else ():
         rows, columns = windows[segment.id]
         box = torch.tensor([rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start])
         nearest = (masks.windows.cpu() - box).square().sum(dim=1).argmin()

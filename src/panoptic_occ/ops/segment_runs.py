@@ -1,7 +1,5 @@
 """Panoptic maps as runs of equal pixels: they are piecewise constant, so a few per cent of the pixels say everything.
-
-Nothing here imports torch, so that evaluation workers start fast.
-"""
+Nothing here imports torch, so that evaluation workers start fast."""
 
 from __future__ import annotations
 
@@ -12,8 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int, Int64
 
-_SLOTS = 2**12
-_SHIFT = np.uint32(32 - 12)
+_SLOTS, _SHIFT = 2**12, np.uint32(32 - 12)
 _FACTORS = (np.arange(1, 32, 2, dtype=np.uint32) * np.uint32(2654435769)).tolist()
 """Odd multiples of 2^32 / golden ratio (multiplicative hashing); the first without collisions is taken."""
 
@@ -65,10 +62,8 @@ def positions(
 
 
 def _hashed_positions(values: np.ndarray, keys: np.ndarray) -> Int64[np.ndarray, " n"] | None:
-    """The only position in ``keys`` that each value can have; None when every hash has a collision.
-
-    A binary search of a few ids is mostly mispredicted branches, and as slow as finding the runs.
-    """
+    """The only position in ``keys`` that each value can have; None when every hash has a collision.  A binary search of
+    a few ids is mostly mispredicted branches, and as slow as finding the runs."""
     narrow = keys.astype(np.uint32)
     for factor in _FACTORS:
         slots = (narrow * factor) >> _SHIFT

@@ -8,19 +8,11 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, check_choice
-from panoptic_occ.ops.boxes import box_iou
+from panoptic_occ.ops.matching import box_iou
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import PairStats
 
 Suppression = Literal["box", "mask", "none"]
-
-
-def check_suppression(nms: Suppression, nms_thr: float) -> None:
-    """ConfigError for settings that do not exist."""
-    check_choice("occlusion.nms", nms, Suppression)
-    if not 0 <= nms_thr <= 1:
-        raise ConfigError(f"occlusion.nms_thr={nms_thr!r}: must be an IoU between 0 and 1; nms=none switches it off")
 
 
 def duplicates(instances: InstanceSet, stats: PairStats, kind: Suppression, iou_thr: float) -> Int[Tensor, " n"]:
@@ -37,10 +29,8 @@ def duplicates(instances: InstanceSet, stats: PairStats, kind: Suppression, iou_
 
 
 def suppress(scores: Float[Tensor, " n"], overlap: Real[Tensor, "n n"]) -> Int[Tensor, " n"]:
-    """Index of the kept instance that suppresses each one, -1 if kept; by falling score (stable).
-
-    Of several, the one of largest ``overlap``, which is 0 for pairs that can both be kept; its diagonal is not read.
-    """
+    """Index of the kept instance that suppresses each one, -1 if kept; by falling score (stable).  Of several, the one
+    of largest ``overlap``, which is 0 for pairs that can both be kept; its diagonal is not read."""
     suppressor = torch.full((len(scores),), -1)
     kept = torch.zeros(len(scores), dtype=torch.bool)
     overlap = overlap.cpu()

@@ -60,21 +60,18 @@ class Categories:
                     "category needs id, name and isthing (1 for things, 0 for stuff)"
                 )
             try:
-                number = int(entry["id"])
+                number, name = int(entry["id"]), str(entry["name"])
             except (TypeError, ValueError, OverflowError):
-                raise DataError(
-                    f"{source}: category '{entry['name']}' has the id {entry['id']!r}; a whole number is needed"
-                ) from None
+                message = f"{source}: category '{entry['name']}' has the id {entry['id']!r}; a whole number is needed"
+                raise DataError(message) from None
             if number in by_id:
                 raise DataError(f"{source}: category id {number} appears twice; ids must be unique")
             color = entry.get("color") or _spread_color(k, len(entries))
             if not (isinstance(color, list | tuple) and len(color) == 3 and all(part in range(256) for part in color)):
-                raise DataError(
-                    f"{source}: category {number} has the color {color!r}; three numbers in 0 .. 255 are needed, or no "
-                    "color at all"
-                )
+                wanted = "three numbers in 0 .. 255 are needed, or no color at all"
+                raise DataError(f"{source}: category {number} has the color {color!r}; {wanted}")
             red, green, blue = color
-            by_id[number] = Category(number, str(entry["name"]), bool(entry["isthing"]), (red, green, blue))
+            by_id[number] = Category(number, name, bool(entry["isthing"]), (red, green, blue))
         if not by_id:
             raise DataError(f"{source}: the list of categories is empty; at least one category is needed")
         return Categories(tuple(sorted(by_id.values(), key=lambda c: (not c.isthing, c.id))))

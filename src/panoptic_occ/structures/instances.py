@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,11 +38,9 @@ class InstanceSet:
     roi_features: Float[Tensor, "n c r r"] | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.scores)
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value is not None and len(value) != n:
-                raise ValueError(f"InstanceSet: {item.name} has {len(value)} entries, scores have {n}")
+        for name, value in vars(self).items():
+            if value is not None and len(value) != len(self):
+                raise ValueError(f"InstanceSet: {name} has {len(value)} entries, scores have {len(self)}")
 
     @staticmethod
     def empty(size: tuple[int, int], channels: int, device: torch.device | str = "cpu") -> InstanceSet:
@@ -69,9 +67,7 @@ class InstanceSet:
         return self._map(lambda value: value.to(device))
 
     def _map(self, function: Callable[[Any], Any]) -> InstanceSet:
-        present = ((item.name, getattr(self, item.name)) for item in fields(self))
-        mapped: dict[str, Any] = {name: function(value) for name, value in present if value is not None}
-        return replace(self, **mapped)
+        return replace(self, **{name: function(value) for name, value in vars(self).items() if value is not None})
 
 
 def by_score(scores: Float[Tensor, " n"]) -> Int[Tensor, " n"]:

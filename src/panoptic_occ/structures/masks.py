@@ -1,7 +1,4 @@
-"""Binary masks of one image, stored as crops: a detection's mask never leaves its box.
-
-Everything downstream (areas, intersections, fusion) reads the crops; dense (N, H, W) maps are made only on request.
-"""
+"""Binary masks of one image, stored as crops, because a detection's mask never leaves its box."""
 
 from __future__ import annotations
 
@@ -22,8 +19,7 @@ Significance = Literal["either", "directional", "both"]
 code), or of each."""
 
 PIXELS_AT_ONCE = 1 << 18
-"""Pixels of every mask that are turned into float32 together: 100 MB for 100 masks, and far below the 2^24 up to which
-float32 counts exactly."""
+"""Of every mask, turned into float32 together: 100 MB for 100 masks, far below the 2^24 that float32 counts exactly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +137,7 @@ class MaskCrops:
 
     def _lengths(self) -> list[int]:
         """Pixels of every crop."""
-        lengths: list[int] = (self.windows[:, 2] * self.windows[:, 3]).tolist()
-        return lengths
+        return (self.windows[:, 2] * self.windows[:, 3]).tolist()
 
 
 def _span(line: Bool[Tensor, " k"]) -> slice:
@@ -167,12 +162,17 @@ class Meetings(NamedTuple):
     rectangles: Int[np.ndarray, "p 4"]
 
 
+def common_rectangles(first: MaskCrops, second: MaskCrops) -> tuple[Int[np.ndarray, "n k 2"], Int[np.ndarray, "n k 2"]]:
+    """(top, left) and (bottom, right) of what the windows of every two crops share; nothing unless they rise."""
+    near, far = first.windows.numpy()[:, None], second.windows.numpy()[None]
+    low = np.maximum(near[..., :2], far[..., :2])
+    return low, np.minimum(near[..., :2] + near[..., 2:], far[..., :2] + far[..., 2:])
+
+
 def meetings(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | None = None) -> Meetings:
     """Pairs of a crop of ``first`` and one of ``second`` (masks of one image) whose windows overlap, by rising index;
     ``where`` (on the CPU): only these pairs."""
-    near, far = first.windows.numpy()[:, None], second.windows.numpy()[None]
-    low = np.maximum(near[..., :2], far[..., :2])
-    high = np.minimum(near[..., :2] + near[..., 2:], far[..., :2] + far[..., 2:])
+    low, high = common_rectangles(first, second)
     meet = (high > low).all(axis=2)
     if where is not None:
         meet &= where.numpy()
@@ -181,10 +181,8 @@ def meetings(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | N
 
 
 def intersections(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"] | None = None) -> Int[Tensor, "n k"]:
-    """Number of pixels that mask i of ``first`` shares with mask j of ``second``, both of one image.
-
-    ``where`` (on the CPU): only these pairs are counted, the others are 0.  Raises ValueError for different sizes.
-    """
+    """Number of pixels that mask i of ``first`` shares with mask j of ``second``, both of one image.  ``where`` (on the
+    CPU): only these pairs are counted, the others are 0.  Raises ValueError for different sizes."""
     if first.size != second.size:
         raise ValueError(f"masks of images of {first.size} and {second.size} px have no common pixels to count")
     if first.pixels.device.type != "cpu":
@@ -193,9 +191,9 @@ def intersections(first: MaskCrops, second: MaskCrops, where: Bool[Tensor, "n k"
     pairs = meetings(first, second, where)
     corners = first.windows.numpy()[pairs.first, :2], second.windows.numpy()[pairs.second, :2]
     inside = [(pairs.rectangles - np.tile(corner, 2)).tolist() for corner in corners]
-    crops = first.arrays(), second.arrays()
+    ones, others = first.arrays(), second.arrays()
     counts = [
-        int(np.count_nonzero(crops[0][i][a:c, b:d] & crops[1][j][e:g, f:h]))
+        int(np.count_nonzero(ones[i][a:c, b:d] & others[j][e:g, f:h]))
         for i, j, (a, b, c, d), (e, f, g, h) in zip(pairs.first.tolist(), pairs.second.tolist(), *inside, strict=True)
     ]
     common = np.zeros((len(first), len(second)), dtype=np.int64)
@@ -233,11 +231,9 @@ class PairStats:
     @staticmethod
     def of(masks: MaskCrops) -> PairStats:
         """Areas and pairwise intersections, counted only where the crops of two masks meet."""
-        area = masks.area
-        once = torch.ones((len(masks), len(masks)), dtype=torch.bool).triu(diagonal=1)
-        above_diagonal = intersections(masks, masks, once)
-        inter = above_diagonal + above_diagonal.T + torch.diag(area)
-        return PairStats(area, inter)
+        area, once = masks.area, torch.ones((len(masks), len(masks)), dtype=torch.bool).triu(diagonal=1)
+        inter = intersections(masks, masks, once)
+        return PairStats(area, inter + inter.T + torch.diag(area))
 
     def ratio(self) -> Tensor:
         """(N, N) float64: ``inter[i, j] / area[i]``, 0 for an empty mask; the diagonal is 0."""
@@ -245,10 +241,8 @@ class PairStats:
         return ratio.fill_diagonal_(0)
 
     def significant(self, sig_ratio: float, mode: Significance = "either", strict: bool = False) -> Bool[Tensor, "n n"]:
-        """Pairs whose intersection is at least ``sig_ratio`` (OCFusion: rho) of a mask, with ``strict`` more than that.
-
-        Disjoint pairs and the diagonal are never significant.  Raises ConfigError for an unknown ``mode``.
-        """
+        """Pairs whose intersection is at least ``sig_ratio`` (OCFusion: rho) of a mask, with ``strict`` more than
+        that.  Disjoint pairs and the diagonal are never significant.  Raises ConfigError for an unknown ``mode``."""
         check_choice("significance", mode, Significance)
         ratio = self.ratio()
         over = (ratio > sig_ratio) if strict else (ratio >= sig_ratio)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -56,17 +56,16 @@ class Relation:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruthRelation:
-    """Raw counts of the K non-crowd instances of one image; thresholds and rules are applied late, so a sweep over
-    them is one pass over the data.
+    """Raw counts of the K non-crowd instances of one image; thresholds and rules are applied late.
 
     ``area[i] = |M_i|``.  ``pan_area[i]``: pixels of its panoptic segment, 0 without one.
-    ``inter[i, j] = |M_i & M_j|``.  ``own[i, j]``: pixels of ``M_i & M_j`` that the panoptic map gives to i (OCFusion
+    ``inter[i, j] = |M_i & M_j|``.  ``visible[i, j]``: pixels of ``M_i & M_j`` that show i in the panoptic map (OCFusion
     3.2).
 
     >>> import torch
     >>> from panoptic_occ import GroundTruthRelation
     >>> area, inter = torch.tensor([8, 4]), torch.tensor([[8, 2], [2, 4]])
-    >>> counts = GroundTruthRelation(area, torch.tensor([4, 2]), inter, own=torch.tensor([[4, 2], [0, 2]]))
+    >>> counts = GroundTruthRelation(area, torch.tensor([4, 2]), inter, visible=torch.tensor([[4, 2], [0, 2]]))
     >>> counts.matrix(sig_ratio=0.2).tolist()
     [[-1, 1], [0, -1]]
     >>> counts.matrix(sig_ratio=0.2, rule="delta").tolist()
@@ -76,20 +75,19 @@ class GroundTruthRelation:
     area: Int[Tensor, " k"]
     pan_area: Int[Tensor, " k"]
     inter: Int[Tensor, "k k"]
-    own: Int[Tensor, "k k"]
+    visible: Int[Tensor, "k k"]
 
     def matrix(self, sig_ratio: float, rule: GroundTruthRule = "majority", strict: bool = False) -> Int[Tensor, "k k"]:
         """(K,K) int8: 1 where i lies above j, 0 where j lies above i, -1 where that is unknown or not significant."""
         lead = self.lead(rule)
-        order = torch.where(lead > 0, 1, torch.where(lead < 0, 0, -1)).to(torch.int8)
         significant = PairStats(self.area, self.inter).significant(sig_ratio, "either", strict)
-        return order.masked_fill(~significant, -1)
+        return torch.where(significant & (lead != 0), (lead > 0).to(torch.int8), -1)
 
     def lead(self, rule: GroundTruthRule = "majority") -> Int[Tensor, "k k"]:
         """Antisymmetric (K,K) int64: by how many pixels i is ahead of j; 0 is a tie.  ConfigError for other rules."""
         check_choice("rule", rule, GroundTruthRule)
         if rule == "majority":
-            return self.own - self.own.T
+            return self.visible - self.visible.T
         lost = self.area - self.pan_area
         return lost[None, :] - lost[:, None]
 
@@ -98,10 +96,9 @@ class GroundTruthRelation:
 
     def __getitem__(self, index: Tensor) -> GroundTruthRelation:
         """The relation among the instances at ``index``."""
-        return GroundTruthRelation(
-            self.area[index], self.pan_area[index], self.inter[index][:, index], self.own[index][:, index]
-        )
+        inter, visible = self.inter[index][:, index], self.visible[index][:, index]
+        return GroundTruthRelation(self.area[index], self.pan_area[index], inter, visible)
 
     def to(self, device: torch.device | str) -> GroundTruthRelation:
         """The same counts on ``device``."""
-        return GroundTruthRelation(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return GroundTruthRelation(*(counts.to(device) for counts in vars(self).values()))

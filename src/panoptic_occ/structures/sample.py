@@ -1,11 +1,12 @@
-"""One image of a data set."""
+"""One image of a data set, and images as the network reads them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from panoptic_occ.structures.target import Target
@@ -52,6 +53,31 @@ class Sample:
 
     def to(self, device: torch.device | str) -> Sample:
         """The same sample on ``device``."""
-        target = None if self.target is None else self.target.to(device)
+        target = self.target and self.target.to(device)
         original = None if self.original is None else self.original.to(device, non_blocking=True)
         return replace(self, image=self.image.to(device, non_blocking=True), target=target, original=original)
+
+
+Features = dict[str, Tensor]
+"""Maps of the images by name: P2..P5 under 0..3, P6 under pool, and what branches add for each other."""
+Requires = frozenset[str]
+"""What the base must compute on demand: ``soft``, ``roi_features``, ``semantic_logits``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images, normalised and padded to one size; ``sizes`` (height, width) without the padding."""
+
+    images: Float[Tensor, "b 3 h w"]
+    sizes: tuple[tuple[int, int], ...]
+    samples: tuple[Sample, ...]
+
+    def __getitem__(self, index: Sequence[int]) -> Batch:
+        """The images at ``index``, with the padding that they have."""
+        sizes, samples = tuple(self.sizes[k] for k in index), tuple(self.samples[k] for k in index)
+        return Batch(self.images[list(index)], sizes, samples)
+
+    @property
+    def targets(self) -> list[Target]:
+        """The annotations of all images; ValueError where an image has none."""
+        return [sample.annotations for sample in self.samples]

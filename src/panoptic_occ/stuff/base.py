@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import check_choice
-from panoptic_occ.structures.batch import Batch, Features, Requires
+from panoptic_occ.config.values import checked
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Batch, Features, Requires
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.stuff.label_map import full_logits, most_likely, upsample
 
@@ -23,8 +23,8 @@ class StuffBranch(nn.Module):
     """Base class of stuff branches."""
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Named losses of the branch for a training batch."""
-        raise NotImplementedError
+        """Named losses of the branch for a training batch; none where there is nothing to train."""
+        return {}
 
     def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The stuff of every image, in its original frame; with logits if ``requires`` names ``semantic_logits``."""
@@ -41,6 +41,7 @@ class StuffHead(StuffBranch):
     ``align_corners``: of the step from stride 4 to pixels.  ``width``: channels of what ``trunk`` gives.
     """
 
+    @checked("stuff")
     def __init__(
         self,
         categories: Categories,
@@ -50,11 +51,7 @@ class StuffHead(StuffBranch):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("stuff.things", things, Things)
-        check_choice("stuff.loss_norm", loss_norm, LossNorm)
-        self.loss_norm = loss_norm
-        self.align_corners = align_corners
-        self.width = width
+        self.loss_norm, self.align_corners, self.width = loss_norm, align_corners, width
         self.num_things = categories.num_things
         # channel c is the contiguous label c + first_label; of things there, the collapsed class stands for all
         self.first_label = {"collapsed": self.num_things - 1, "dense": 0, "none": self.num_things}[things]
@@ -67,8 +64,7 @@ class StuffHead(StuffBranch):
 
     def forward(self, features: Features) -> Float[Tensor, "b c h4 w4"]:
         """Logits at stride 4."""
-        logits: Tensor = self.predictor(self.trunk(features))
-        return logits
+        return self.predictor(self.trunk(features))
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """``stuff``: cross-entropy at full resolution; the padding of the batch is void."""

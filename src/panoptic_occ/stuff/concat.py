@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_occ.backbone.deformable import DeformableConv
-from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Count
+from panoptic_occ.config.values import checked
 from panoptic_occ.ops.initialise import zero_biases
-from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Features
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 from panoptic_occ.stuff.pfpn import LEVELS
 
@@ -38,29 +40,38 @@ class ConcatHead(StuffHead):
     ``things``, ``loss_norm``: see StuffHead.  Raises ConfigError for values that are not allowed.
     """
 
+    @checked("stuff")
     def __init__(
         self,
         *,
         in_channels: int,
         categories: Categories,
         things: Things = "dense",
-        hidden: int | None = None,
-        widths: Sequence[int] = (2, 1, 1),
+        hidden: Count | None = None,
+        widths: Sequence[Count] = (2, 1, 1),
         shared: bool = True,
         norm: Norm = "none",
         deform: Deform = "none",
         fuse_kernel: Literal[1, 3] | None = None,
-        fuse_width: int = 1,
+        fuse_width: Count = 1,
         loss_norm: LossNorm = "valid",
     ) -> None:
         hidden = max(in_channels // 2, GROUPS) if hidden is None else hidden
-        _check(hidden, widths, norm, deform, fuse_kernel, fuse_width)
+        if not widths:
+            raise ConfigError("stuff.widths=[]: a head needs at least one convolution, as in widths=[2, 1, 1]")
+        if norm == "group" and hidden % GROUPS:
+            raise ConfigError(
+                f"stuff.hidden={hidden}: norm=group splits the channels into {GROUPS} groups; give a multiple of "
+                f"{GROUPS}, or norm=none"
+            )
         stacked = len(LEVELS) * widths[-1] * hidden
         width = stacked if fuse_kernel is None else fuse_width * hidden
         super().__init__(categories, width, things, loss_norm)
         channels = [in_channels, *(factor * hidden for factor in widths)]
         self.stacks = nn.ModuleList(_stack(channels, norm, deform) for _ in range(1 if shared else len(LEVELS)))
-        self.fuse = nn.Identity() if fuse_kernel is None else _fusing(stacked, width, fuse_kernel, norm)
+        self.fuse: nn.Module = nn.Identity()
+        if fuse_kernel is not None:
+            self.fuse = nn.Sequential(_conv(stacked, width, fuse_kernel, norm), *_normed(width, norm))
         nn.init.normal_(self.predictor.get_parameter("weight"), std=0.01)
         zero_biases(self)
 
@@ -71,23 +82,16 @@ class ConcatHead(StuffHead):
         for k, name in enumerate(LEVELS):
             level = self.stacks[k % len(self.stacks)](features[name])
             levels.append(level if k == 0 else F.interpolate(level, size=size, mode="bilinear", align_corners=False))
-        fused: Tensor = self.fuse(torch.cat(levels, dim=1))
-        return fused
+        return self.fuse(torch.cat(levels, dim=1))
 
 
 def _stack(channels: Sequence[int], norm: Norm, deform: Deform) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
-        if deform == "none":
-            layers += [_conv(before, after, 3, norm)]
-        else:
-            layers += [DeformableConv(before, after, modulated=deform == "v2", bias=norm == "none")]
-        layers += _normed(after, norm)
+        plain = deform == "none"
+        conv = _conv(before, after, 3, norm) if plain else DeformableConv(before, after, deform == "v2", norm == "none")
+        layers += [conv, *_normed(after, norm)]
     return nn.Sequential(*layers)
-
-
-def _fusing(before: int, after: int, kernel: int, norm: Norm) -> nn.Sequential:
-    return nn.Sequential(_conv(before, after, kernel, norm), *_normed(after, norm))
 
 
 def _conv(before: int, after: int, kernel: int, norm: Norm) -> nn.Conv2d:
@@ -98,21 +102,3 @@ def _conv(before: int, after: int, kernel: int, norm: Norm) -> nn.Conv2d:
 
 def _normed(width: int, norm: Norm) -> list[nn.Module]:
     return [nn.GroupNorm(GROUPS, width), nn.ReLU()] if norm == "group" else [nn.ReLU()]
-
-
-def _check(
-    hidden: int, widths: Sequence[int], norm: Norm, deform: Deform, fuse_kernel: int | None, fuse_width: int
-) -> None:
-    check_choice("stuff.norm", norm, Norm)
-    check_choice("stuff.deform", deform, Deform)
-    check_choice("stuff.fuse_kernel", "null" if fuse_kernel is None else fuse_kernel, Literal[1, 3, "null"])
-    if not widths or min(*widths, fuse_width, hidden) < 1:
-        raise ConfigError(
-            f"stuff.widths={list(widths)}, stuff.fuse_width={fuse_width}, stuff.hidden={hidden}: a head needs at least "
-            "one convolution and positive widths, as in widths=[2, 1, 1]"
-        )
-    if norm == "group" and hidden % GROUPS:
-        raise ConfigError(
-            f"stuff.hidden={hidden}: norm=group splits the channels into {GROUPS} groups; give a multiple of {GROUPS}, "
-            "or norm=none"
-        )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Batch, Features, Requires
 from panoptic_occ.structures.semantic_map import VOID_LABEL, SemanticMap
 from panoptic_occ.structures.target import Target
 from panoptic_occ.stuff.base import StuffBranch
@@ -18,10 +17,6 @@ class GroundTruthStuff(StuffBranch):
     def __init__(self, *, in_channels: int, categories: Categories) -> None:
         super().__init__()
         self.num_things = categories.num_things
-
-    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Nothing to train."""
-        return {}
 
     def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The annotated stuff label of every pixel; logits do not exist here."""

@@ -27,9 +27,8 @@ def most_likely(
     """The channel of the highest logit at every pixel of the original image (int64), the first of equal ones.
 
     ``logits`` are at stride 4 of the padded input, whose first ``inside`` = (height, width) pixels show the image of
-    ``size`` (height, width); ``align_corners``: of the step to pixels.  The same as
-    ``full_logits(...).argmax(dim=0)``, which is also the form that GPUs use, but for pixels whose two highest logits
-    differ by less than rounding does (1e-6 of the largest logit there).
+    ``size``; ``align_corners``: of the step to pixels.  The same as ``full_logits(...).argmax(dim=0)``, the form of
+    GPUs, but for pixels whose two highest logits differ by less than rounding does (1e-6 of the largest).
     """
     if logits.device.type != "cpu":
         return full_logits(logits, inside, size, align_corners).argmax(dim=0)
@@ -62,9 +61,7 @@ def upsample(logits: Float[Tensor, "b c h4 w4"], align_corners: bool = False) ->
 
 class Axis(NamedTuple):
     """Where the pixels of one axis read: pixel p takes ``weights[p]`` of the cells ``windows[window_of[p]]``.
-
-    Neighbouring pixels share windows.  A window of fewer cells than the widest repeats its last one, at weight 0.
-    """
+    Neighbouring pixels share windows.  A window of fewer cells than the widest repeats its last one, at weight 0."""
 
     windows: Int[np.ndarray, "m k"]
     window_of: Int[np.ndarray, " pixels"]

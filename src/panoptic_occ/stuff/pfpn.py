@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.kinds import Size
+from panoptic_occ.config.values import checked
 from panoptic_occ.ops.initialise import relu_convolutions
-from panoptic_occ.structures.batch import Features
 from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.sample import Features
 from panoptic_occ.stuff.base import LossNorm, StuffHead, Things
 
 LEVELS = ("0", "1", "2", "3")
@@ -26,6 +29,7 @@ class PanopticFPNHead(StuffHead):
     ``things``, ``loss_norm``: see StuffHead.
     """
 
+    @checked("stuff")
     def __init__(
         self,
         *,
@@ -35,23 +39,18 @@ class PanopticFPNHead(StuffHead):
         hidden: int | None = None,
         loss_norm: LossNorm = "valid",
         fuse: bool = False,
-        levels: int = 4,
+        levels: Literal[4, 5] = 4,
         bias: bool = False,
         align_corners: bool = False,
-        predictor_convs: int = 0,
+        predictor_convs: Size = 0,
     ) -> None:
-        if predictor_convs < 0:
-            raise ConfigError(f"stuff.predictor_convs={predictor_convs}: must be 0 (the 1x1 convolution alone) or more")
-        if levels not in (4, 5):
-            raise ConfigError(f"stuff.levels={levels}: allowed: 4 (P2 to P5), 5 (P6 too)")
         usual = max(in_channels // 2, 32)
         hidden = usual if hidden is None else hidden
         super().__init__(categories, hidden, things, loss_norm, align_corners)
         if predictor_convs > 0:
             self.predictor = DeepPredictor(hidden, usual, self.num_classes, predictor_convs)
-        self.paths = nn.ModuleList(
-            pyramid_path(in_channels, hidden, level, bias, align_corners) for level in range(levels)
-        )
+        paths = (pyramid_path(in_channels, hidden, level, bias, align_corners) for level in range(levels))
+        self.paths = nn.ModuleList(paths)
         self.fuse = nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.ReLU()) if fuse else nn.Identity()
         relu_convolutions(self)
 
@@ -63,8 +62,7 @@ class PanopticFPNHead(StuffHead):
             m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear", align_corners=self.align_corners)
             for m in maps
         )
-        total: Tensor = self.fuse(sum(same))
-        return total
+        return self.fuse(sum(same))
 
 
 def pyramid_path(
@@ -73,21 +71,21 @@ def pyramid_path(
     """From level ``level`` (0 is P2) to stride 4: a 3x3 convolution for every doubling, and one where there is none."""
     layers: list[nn.Module] = []
     for step in range(max(1, level)):
-        width = in_channels if step == 0 else hidden
-        layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=bias), nn.GroupNorm(32, hidden), nn.ReLU()]
+        layers += _convolution(hidden if step else in_channels, hidden, bias)
         if level > 0:
             layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners))
     return nn.Sequential(*layers)
 
 
 class DeepPredictor(nn.Sequential):
-    """``convs`` times [3x3 convolution to ``hidden`` channels, GroupNorm, ReLU], then a 1x1 convolution to the classes.
-
-    With two this is H_sem of REFINE (Ren et al., AAAI 2021, Figure 3; the paper does not give its layers).
-    """
+    """``convs`` times [3x3 convolution to ``hidden`` channels, GroupNorm, ReLU], then a 1x1 convolution to the
+    classes.  With two this is H_sem of REFINE (Ren et al., AAAI 2021, Figure 3; the paper does not give its layers)."""
 
     def __init__(self, in_channels: int, hidden: int, classes: int, convs: int = 2) -> None:
-        layers: list[nn.Module] = []
-        for width in (in_channels, *[hidden] * (convs - 1)):
-            layers += [nn.Conv2d(width, hidden, 3, padding=1, bias=False), nn.GroupNorm(32, hidden), nn.ReLU()]
+        widths = (in_channels, *[hidden] * (convs - 1))
+        layers = [layer for width in widths for layer in _convolution(width, hidden)]
         super().__init__(*layers, nn.Conv2d(hidden, classes, 1))
+
+
+def _convolution(before: int, after: int, bias: bool = False) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, padding=1, bias=bias), nn.GroupNorm(32, after), nn.ReLU()]

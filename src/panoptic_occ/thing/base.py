@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch, Features, Requires
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +61,19 @@ class RoiChange(Protocol):
     ) -> list[Rois]: ...
 
 
+def resized(boxes: Float[Tensor, "n 4"], size: tuple[int, int], new_size: tuple[int, int]) -> Float[Tensor, "n 4"]:
+    """Boxes of an image of ``size`` (height, width), where the same image has ``new_size``."""
+    return boxes * boxes.new_tensor([new_size[1] / size[1], new_size[0] / size[0]]).repeat(2)
+
+
 class ThingBranch(nn.Module):
     """Base class of thing branches; ``requires`` names what the occlusion method reads beside masks and boxes."""
 
     oracle: RoiChange | None = None
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Named losses of the branch for a training batch."""
-        raise NotImplementedError
+        """Named losses of the branch for a training batch; none where there is nothing to train."""
+        return {}
 
     def detect(self, features: Features, batch: Batch, conf_thr: float, requires: Requires) -> list[InstanceSet]:
         """Detections with ``score >= conf_thr``, ranked, with masks in the frame of the original image."""

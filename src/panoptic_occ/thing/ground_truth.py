@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.sample import Batch, Features, Requires
 from panoptic_occ.thing.base import Positives, RoiChange, ThingBranch, Trainable
 
 
 class GroundTruthThings(ThingBranch):
-    """Boxes, labels and full masks of the annotations, all with score 1, in an order shuffled by the image id.
-
-    The shuffle keeps the order of the annotation file from deciding ties.
-    """
+    """Boxes, labels and full masks of the annotations, all with score 1, in an order shuffled by the image id, so that
+    the annotation file decides no ties."""
 
     def __init__(self, *, in_channels: int, categories: Categories) -> None:
         super().__init__()
-
-    def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Nothing to train."""
-        return {}
 
     def detect(self, features: Features, batch: Batch, conf_thr: float, requires: Requires) -> list[InstanceSet]:
         """The annotated instances of every image; soft masks and RoI features do not exist here."""

@@ -27,10 +27,8 @@ def mask_head(in_channels: int, convs: int, norm: MaskNorm) -> MaskRCNNHeads:
 def mask_loss(
     mask_logits: Float[Tensor, "n k s s"], rois: Sequence[Rois], targets: Sequence[Target]
 ) -> Float[Tensor, ""]:
-    """Mean binary cross-entropy of the annotation's class channel against its mask, resampled into each RoI.
-
-    Targets are sampled at pixel centres and cut at one half, as in ``paste_masks``.  No RoI: 0 with a graph.
-    """
+    """Mean binary cross-entropy of the annotation's class channel against its mask, resampled into each RoI.  Targets
+    are sampled at pixel centres and cut at one half, as in ``paste_masks``.  No RoI: 0 with a graph."""
     if len(mask_logits) == 0:
         return mask_logits.sum() * 0
     size = mask_logits.shape[-1]

@@ -20,10 +20,10 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import nms
 
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.structures.batch import Batch, Features, Requires
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet, by_score
-from panoptic_occ.thing.base import Pooled, Positives, RoiChange, Rois, Soft, ThingBranch, Trainable
+from panoptic_occ.structures.sample import Batch, Features, Requires
+from panoptic_occ.thing.base import Pooled, Positives, RoiChange, Rois, Soft, ThingBranch, Trainable, resized
 from panoptic_occ.thing.mask_head import MaskNorm, mask_head, mask_loss
 from panoptic_occ.thing.paste import paste_instances
 from panoptic_occ.thing.pooling import PyramidRoIAlign
@@ -56,8 +56,7 @@ class MaskRCNN(ThingBranch):
     ``rpn_train``/``rpn_test``: proposals kept per level before NMS and per image after it.
     ``rois_per_image``: proposals sampled for the heads in training, ``positive_fraction`` of them positive.
     ``masks_per_image``: most positive proposals that train the mask head (None: all).
-    ``mask_convs``, ``mask_norm``: 3x3 convolutions of the mask head and what follows them.
-    ``hidden``: width of the box head, 4 x ``in_channels`` by default.
+    ``mask_convs``, ``mask_norm``: see ``mask_head``.  ``hidden``: width of the box head, 4 ``in_channels`` by default.
     ``score_thr``, ``nms_thr``, ``max_detections``: lowest score, IoU of suppression within every class, or with
     ``class_agnostic_nms`` among all (UPSNet, BANet), and number of the detections of an image.
     """
@@ -172,8 +171,7 @@ class MaskRCNN(ThingBranch):
         logits, _ = self._box_outputs(features, boxes)
         scores, labels = logits.float().softmax(dim=1)[:, 1:].max(dim=1)
         counts = [len(b) for b in boxes]
-        parts = zip(boxes, labels.split(counts), scores.split(counts), strict=True)
-        return [Rois(box, label, score) for box, label, score in parts]
+        return list(map(Rois, boxes, labels.split(counts), scores.split(counts)))
 
     @torch.no_grad()
     def positives(self, features: Features, batch: Batch, requires: Requires, trainable: Trainable = None) -> Positives:
@@ -198,18 +196,15 @@ class MaskRCNN(ThingBranch):
 
     def pool(self, features: Features, rois: Sequence[Rois]) -> Pooled:
         """RoIAlign of all regions for the mask head, image after image."""
-        pooled: Tensor = self.roi_heads.mask_roi_pool(features, [r.boxes for r in rois])
-        return pooled
+        return self.roi_heads.mask_roi_pool(features, [r.boxes for r in rois])
 
     def mask_features(self, pooled: Pooled) -> Pooled:
         """The convolutions of the mask head."""
-        inner: Tensor = self.roi_heads.mask_head(pooled)
-        return inner
+        return self.roi_heads.mask_head(pooled)
 
     def mask_logits(self, mask_features: Pooled) -> Float[Tensor, "n k 28 28"]:
         """Deconvolution and predictor of the mask head; channel c + 1 is the contiguous label c."""
-        logits: Tensor = self.roi_heads.mask_predictor(mask_features)
-        return logits
+        return self.roi_heads.mask_predictor(mask_features)
 
     @staticmethod
     def soft_masks(logits: Float[Tensor, "n k 28 28"], rois: Sequence[Rois]) -> Soft:
@@ -220,12 +215,10 @@ class MaskRCNN(ThingBranch):
     @staticmethod
     def placed(rois: Sequence[Rois], soft: Soft, pooled: Pooled, batch: Batch, requires: Requires) -> list[InstanceSet]:
         """Detections of every image with boxes and masks in the frame of the original image."""
-        in_original = []
-        for r, sample, inside in zip(rois, batch.samples, batch.sizes, strict=True):
-            height, width = sample.original_size
-            scale = r.boxes.new_tensor([width / inside[1], height / inside[0]] * 2)
-            in_original.append(replace(r, boxes=r.boxes * scale))
-        return paste_instances(in_original, soft, pooled, [sample.original_size for sample in batch.samples], requires)
+        sizes = [sample.original_size for sample in batch.samples]
+        frames = zip(rois, batch.sizes, sizes, strict=True)
+        in_original = [replace(r, boxes=resized(r.boxes, inside, size)) for r, inside, size in frames]
+        return paste_instances(in_original, soft, pooled, sizes, requires)
 
     @staticmethod
     def matched(rois: Sequence[Rois], soft: Soft, pooled: Pooled, batch: Batch, requires: Requires) -> Positives:
@@ -241,8 +234,7 @@ class MaskRCNN(ThingBranch):
     def _box_outputs(self, features: Features, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of the classes and offsets of the boxes, for boxes of every image."""
         heads = self.roi_heads
-        logits, offsets = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes)))
-        return logits, offsets
+        return heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes)))
 
     def _masks_in(self, features: Features, rois: Sequence[Rois]) -> tuple[Soft, Pooled]:
         """Soft masks of all regions, and the RoI features that they are read from."""

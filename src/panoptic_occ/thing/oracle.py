@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from panoptic_occ.structures.batch import Batch, Features
 from panoptic_occ.structures.instances import by_score
-from panoptic_occ.thing.base import Classify, Rois
+from panoptic_occ.structures.sample import Batch, Features
+from panoptic_occ.thing.base import Classify, Rois, resized
 
 BOX_IOU = 0.5
 """IoU from which a detected box shows an annotated one (the paper does not say)."""
@@ -22,8 +22,7 @@ BOX_IOU = 0.5
 class RoiOracle:
     """Replaces detected boxes, classes, or both by annotated ones; scores are always the branch's.
 
-    ``boxes``: the annotated boxes replace the detected ones; the branch gives each its best class and score, and none
-    is dropped.
+    ``boxes``: the branch gives each annotated box its best class and score, and none is dropped.
     ``classes``: a box takes the class of the annotated box that it is, or that it overlaps most, if by ``BOX_IOU``;
     other boxes keep their class.
     """
@@ -53,9 +52,5 @@ class RoiOracle:
 
 def annotated_boxes(batch: Batch) -> list[Float[Tensor, "k 4"]]:
     """The annotated boxes of every image, from the original frame to the network's."""
-    scaled = []
-    for sample, (height, width) in zip(batch.samples, batch.sizes, strict=True):
-        boxes = sample.annotations.boxes.float()
-        scale = boxes.new_tensor([width / sample.original_size[1], height / sample.original_size[0]])
-        scaled.append(boxes * scale.repeat(2))
-    return scaled
+    samples = zip(batch.samples, batch.sizes, strict=True)
+    return [resized(sample.annotations.boxes.float(), sample.original_size, size) for sample, size in samples]

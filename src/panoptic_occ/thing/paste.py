@@ -10,22 +10,26 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from panoptic_occ.structures.batch import Requires
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, Window
+from panoptic_occ.structures.sample import Requires
 from panoptic_occ.thing.base import Pooled, Rois, Soft
 
 LARGEST = 30.0
 """Largest logit: probabilities of exactly 0 and 1 have none."""
 
 
-def _weights(
+def cell_position(
     pixels: Int[Tensor, " p"], low: Float[Tensor, "#p"], high: Float[Tensor, "#p"], cells: int
-) -> Float[Tensor, "p {cells}"]:
-    """Bilinear weights at the centres of ``pixels`` of the cells of a mask from ``low`` to ``high``, with 0 around."""
-    position = (pixels.to(low.dtype) + 0.5 - low) / (high - low).clamp(min=1e-6) * cells - 0.5
-    cell = torch.arange(cells, dtype=low.dtype, device=low.device)
-    return (position[:, None] - cell).abs_().neg_().add_(1).clamp_(min=0)
+) -> Float[Tensor, " p"]:
+    """Where the centres of ``pixels`` lie among the cells of a mask that spans ``low`` to ``high``."""
+    return (pixels.to(low.dtype) + 0.5 - low) / (high - low).clamp(min=1e-6) * cells - 0.5
+
+
+def cell_weights(position: Float[Tensor, "*p"], cells: int) -> Float[Tensor, "*p {cells}"]:
+    """Bilinear weights of the cells, with 0 around: sampling on a grid is separable, so a box costs two products."""
+    cell = torch.arange(cells, dtype=position.dtype, device=position.device)
+    return (position[..., None] - cell).abs_().neg_().add_(1).clamp_(min=0)
 
 
 @torch.no_grad()
@@ -36,7 +40,7 @@ def paste_masks(
 
     The same as ``grid_sample`` of the mask over its box with zero padding (the convention of detectron2), restricted to
     the pixels whose centres lie in the box.  Boxes may leave the image or be thinner than a pixel; such masks are cut
-    or empty.  Bilinear sampling is separable, so each box costs two small matrix products.
+    or empty.
     """
     if len(probs) == 0:
         return MaskCrops.empty(size, probs.device)
@@ -80,13 +84,14 @@ def _windows(boxes: Float[Tensor, "n 4"], size: tuple[int, int]) -> Int[Tensor, 
 def _all_weights(
     windows: Int[Tensor, "n 4"], boxes: Float[Tensor, "n 4"], cells: int
 ) -> tuple[Sequence[Float[Tensor, "y {cells}"]], Sequence[Float[Tensor, "x {cells}"]]]:
-    """``_weights`` for the rows and for the columns of every window, all computed at once."""
+    """``cell_weights`` for the rows and for the columns of every window, all computed at once."""
     first, lengths = windows[:, :2].T.flatten(), windows[:, 2:].T.flatten()  # of all rows, then of all columns
     edge = torch.repeat_interleave(lengths)
     pixels = torch.arange(len(edge)) + (first - lengths.cumsum(dim=0) + lengths)[edge]
     edge, pixels = edge.to(boxes.device), pixels.to(boxes.device)
     x0, y0, x1, y1 = boxes.unbind(dim=1)
-    parts = _weights(pixels, torch.cat([y0, x0])[edge], torch.cat([y1, x1])[edge], cells).split(lengths.tolist())
+    position = cell_position(pixels, torch.cat([y0, x0])[edge], torch.cat([y1, x1])[edge], cells)
+    parts = cell_weights(position, cells).split(lengths.tolist())
     return parts[: len(boxes)], parts[len(boxes) :]
 
 
@@ -110,4 +115,7 @@ def place_soft(values: Float[Tensor, "s s"], box: Float[Tensor, " 4"], window: W
     them; 0 beyond the box's outermost cells."""
     ys, xs = (torch.arange(side.start, side.stop, device=values.device) for side in window)
     x0, y0, x1, y1 = box.to(values.dtype).to(values.device).split(1)
-    return _weights(ys, y0, y1, values.shape[-1]) @ values @ _weights(xs, x0, x1, values.shape[-1]).T
+    rows, columns = (
+        cell_weights(cell_position(*edge, len(values)), len(values)) for edge in ((ys, y0, y1), (xs, x0, x1))
+    )
+    return rows @ values @ columns.T

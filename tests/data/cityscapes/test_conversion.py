@@ -78,7 +78,7 @@ def test_instances_are_whole_objects_that_can_be_seen(street: CocoPanoptic) -> N
 def test_the_later_of_two_is_in_front(street: CocoPanoptic) -> None:
     relation = street.target(0).relation
     assert relation.matrix(0.0).tolist() == [[-1, 0, 0], [1, -1, 0], [1, 1, -1]]
-    assert relation.inter[0, 1] == 8 * 10 and relation.own[0, 1] == 0 and relation.own[1, 0] == 80 - 3 * 8
+    assert relation.inter[0, 1] == 8 * 10 and relation.visible[0, 1] == 0 and relation.visible[1, 0] == 80 - 3 * 8
 
 
 @pytest.mark.parametrize("seed", range(6))

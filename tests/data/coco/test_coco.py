@@ -54,10 +54,10 @@ def test_relation_of_the_tiny_set(tiny_coco: Any) -> None:
     assert relation.area.tolist() == [64, 32]
     assert relation.pan_area.tolist() == [52, 32]
     assert relation.inter.tolist() == [[64, 12], [12, 32]]
-    assert relation.own.tolist() == [[52, 0], [12, 32]]
+    assert relation.visible.tolist() == [[52, 0], [12, 32]]
     assert relation.matrix(0.2).tolist() == [[-1, 0], [1, -1]]
     alone = data.target(2).relation  # a cat that the panoptic annotation leaves out
-    assert (alone.area.tolist(), alone.pan_area.tolist(), alone.own.tolist()) == ([6], [0], [[0]])
+    assert (alone.area.tolist(), alone.pan_area.tolist(), alone.visible.tolist()) == ([6], [0], [[0]])
 
 
 def test_an_image_without_instances_is_kept_unless_asked(tiny_coco: Any) -> None:
@@ -151,7 +151,7 @@ def test_coco_mini_targets_equal_dense_ones(coco_mini: Path, mini_oracle: Any, s
         flat = masks.reshape(len(masks), -1).astype(np.int64)
         owned = flat * np.array(segments, dtype=np.int64).reshape(flat.shape)
         assert np.array_equal(target.relation.inter.numpy(), flat @ flat.T)
-        assert np.array_equal(target.relation.own.numpy(), owned @ flat.T)
+        assert np.array_equal(target.relation.visible.numpy(), owned @ flat.T)
         assert target.relation.pan_area.tolist() == [int(segment.sum()) for segment in segments]
         if sample.image_id == 39769:  # its panoptic annotation leaves one instance out
             assert truth["segments"].count(0) == 1
@@ -203,7 +203,7 @@ def test_source_uses_the_cache_that_prepare_made(tiny_coco: Any, tmp_path: Path)
     assert isinstance(cached.relations, RelationCache)
     for index in range(len(data)):
         computed, read = (d.target(index).relation for d in (data, cached))
-        for name in ("area", "pan_area", "inter", "own"):
+        for name in ("area", "pan_area", "inter", "visible"):
             assert torch.equal(getattr(computed, name), getattr(read, name))
             assert getattr(computed, name).dtype == getattr(read, name).dtype == torch.int64
 

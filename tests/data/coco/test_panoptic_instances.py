@@ -23,7 +23,7 @@ from panoptic_occ.structures.target import Target
 def disjoint(target: Target) -> bool:
     """Whether masks and relation agree that no two instances meet and every mask is its own segment."""
     relation, stats = target.relation, PairStats.of(target.masks)
-    matrices = (relation.inter, relation.own, stats.inter)
+    matrices = (relation.inter, relation.visible, stats.inter)
     return (
         torch.equal(relation.area, stats.area)
         and torch.equal(relation.pan_area, stats.area)
@@ -71,8 +71,8 @@ def test_one_cache_of_the_annotated_instances(tiny_coco: Any, tmp_path: Path, fi
     assert annotated.relations is not None and cut.relations is None
     path = sources["coco"].relations_path(annotated)
     assert path == sources["panoptic"].relations_path(cut)
-    assert annotated.target(0).relation.own.tolist() == [[52, 0], [12, 32]]
-    assert cut.target(0).relation.own.tolist() == [[52, 0], [0, 32]]
+    assert annotated.target(0).relation.visible.tolist() == [[52, 0], [12, 32]]
+    assert cut.target(0).relation.visible.tolist() == [[52, 0], [0, 32]]
     cut.relations = ensure_relations(annotated, path)
     assert disjoint(cut.target(0))  # not even then
     for source in sources.values():  # only training images change

@@ -96,7 +96,7 @@ def test_everything_shows_the_pixels_of_one_window(seed: int, size: dict[str, An
     relation = before.relation[torch.from_numpy(kept)]
     meet = torch.from_numpy((masks[kept, None] & masks[None, kept]).any(axis=(2, 3)))
     if crop is not None:  # a pair that was parted by the crop counts no more; all else is that of the original image
-        relation = replace(relation, inter=relation.inter * meet, own=relation.own * meet)
+        relation = replace(relation, inter=relation.inter * meet, visible=relation.visible * meet)
     assert_same(after.relation, relation)
 
 

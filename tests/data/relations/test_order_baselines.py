@@ -19,7 +19,7 @@ def slow_tables(dataset, sig_ratios):
     tables = [torch.zeros((dataset.categories.num_things,) * 2, dtype=torch.int64) for _ in sig_ratios]
     for index in range(len(dataset)):
         target = dataset.target(index)
-        own, masks = target.relation.own, target.masks.dense()
+        own, masks = target.relation.visible, target.masks.dense()
         for a in range(len(masks)):
             for b in range(len(masks)):
                 common = int((masks[a] & masks[b]).sum())

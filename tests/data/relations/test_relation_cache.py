@@ -44,7 +44,7 @@ def test_cache_round_trip(tmp_path: Path) -> None:
     for image in images:
         relation = cache.get(image.image_id)
         assert relation is not None
-        for name in ("area", "pan_area", "inter", "own"):
+        for name in ("area", "pan_area", "inter", "visible"):
             assert torch.equal(getattr(relation, name), getattr(image.relation, name)), name
     assert cache.get(6) is None and cache.get(10**12) is None
     assert cache.labels.tolist() == [50, 51, 52, 53, 54, 55, 80, 0, 1, 2]
@@ -146,7 +146,7 @@ def test_the_match_rule_reaches_training_data_and_cache(tiny_coco: Any, tmp_path
     cache = build_relations(train, source.relations_path(train))
     for index, image_id in enumerate(train.image_ids.tolist()):
         cached = cache.get(image_id)
-        assert cached is not None and torch.equal(train.target(index).relation.own, cached.own)
+        assert cached is not None and torch.equal(train.target(index).relation.visible, cached.visible)
 
 
 KILLED = """

@@ -29,7 +29,7 @@ def met(*others: tuple[int, ...]) -> list[InstanceRecord]:
 
 
 SMALL = truth(3, [(1, 0)])
-SMALL.inter[0, 2] = SMALL.inter[2, 0] = SMALL.own[2, 0] = 1  # 1 of 10 px
+SMALL.inter[0, 2] = SMALL.inter[2, 0] = SMALL.visible[2, 0] = 1  # 1 of 10 px
 
 
 @pytest.mark.parametrize(

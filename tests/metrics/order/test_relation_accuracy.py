@@ -118,7 +118,7 @@ def test_equals_pairwise_loop(scene):
     for a in range(len(target)):
         for b in range(a):
             inter = int(target.inter[a, b])
-            lead = int(target.own[a, b] - target.own[b, a])
+            lead = int(target.visible[a, b] - target.visible[b, a])
             if inter == 0 or lead == 0 or max(inter / int(target.area[a]), inter / int(target.area[b])) < 0.2:
                 continue
             known += 1

@@ -62,7 +62,7 @@ def test_boxes_match_where_masks_do_not():
 def test_annotations_without_a_known_order_are_not_decided():
     target = toy_target(MASKS, LABELS)
     counts = target.relation
-    nobody = replace(target, relation=replace(counts, own=torch.zeros_like(counts.own)))
+    nobody = replace(target, relation=replace(counts, visible=torch.zeros_like(counts.visible)))
     assert not relation_of(detections(MASKS), nobody).valid.any()
 
 

@@ -12,8 +12,7 @@ from helpers.toy_orders import COMMON
 from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.occlusion.base import Context
 from panoptic_occ.occlusion.baselines.area import AreaOrder
-from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder
-from panoptic_occ.occlusion.baselines.oracle import with_annotated_order
+from panoptic_occ.occlusion.baselines.ground_truth import GroundTruthOrder, with_annotated_order
 from panoptic_occ.occlusion.baselines.score import ScoreOrder
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.relation import Relation

@@ -188,7 +188,7 @@ def transform_target(target: Target, grid: Grid, cropped: bool) -> Target:
     relation = target.relation[keep.nonzero().flatten()]
     if cropped:
         meet = PairStats.of(masks).inter > 0
-        relation = replace(relation, inter=relation.inter * meet, own=relation.own * meet)
+        relation = replace(relation, inter=relation.inter * meet, visible=relation.visible * meet)
     return Target(
         boxes=masks.boxes.to(target.boxes.dtype),
         labels=target.labels[keep],

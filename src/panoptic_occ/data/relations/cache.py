@@ -62,7 +62,7 @@ class RelationCache:
         inter, own = [], []
         for relation, (first, second) in zip(relations, (p.unbind(dim=1) for p in pairs), strict=True):
             inter.append(relation.inter[first, second])
-            own.append(torch.stack((relation.own[first, second], relation.own[second, first]), dim=1))
+            own.append(torch.stack((relation.visible[first, second], relation.visible[second, first]), dim=1))
         none = torch.zeros(0, dtype=torch.int64)
         return RelationCache(
             image_ids=torch.tensor([image.image_id for image in images], dtype=torch.int64),
@@ -71,7 +71,7 @@ class RelationCache:
             labels=torch.cat([none, *(image.labels for image in images)]),
             area=torch.cat([none, *(r.area for r in relations)]).int(),
             pan_area=torch.cat([none, *(r.pan_area for r in relations)]).int(),
-            own_self=torch.cat([none, *(r.own.diagonal() for r in relations)]).int(),
+            own_self=torch.cat([none, *(r.visible.diagonal() for r in relations)]).int(),
             pairs=torch.cat([none.view(0, 2), *pairs]).int(),
             inter=torch.cat([none, *inter]).int(),
             own_pair=torch.cat([none.view(0, 2), *own]).int(),

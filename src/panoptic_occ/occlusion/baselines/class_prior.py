@@ -9,7 +9,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.kinds import NotNegative, Scope
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
@@ -18,18 +19,15 @@ from panoptic_occ.structures.relation import Relation
 
 class ClassPrior(OcclusionModel):
     """Counts of the training set decide, with ``prior_count`` imaginary pairs added to either order of two classes.
-
-    Pairs of one class, and of classes that never overlapped or overlapped as often either way, go by score.
-    """
+    Pairs of one class, and of classes that never overlapped or overlapped as often either way, go by score."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"class_table"})
     scope: ClassVar[Scope] = Scope.RESULT
     table: Int[Tensor, "t t"] | None
 
-    def __init__(self, *, prior_count: float = 1.0, **common: Any) -> None:
+    @checked("occlusion")
+    def __init__(self, *, prior_count: NotNegative = 1.0, **common: Any) -> None:
         super().__init__(**common)
-        if prior_count < 0:
-            raise ConfigError(f"occlusion.prior_count={prior_count}: must be 0 (the plain shares) or more")
         self.prior_count = prior_count
         self.register_buffer("table", None)
 

@@ -17,9 +17,8 @@ from panoptic_occ.structures.relation import Relation
 class RandomOrder(OcclusionModel):
     """Every instance gets a random depth, a hash of ``seed`` and of its mask.
 
-    The hash reads the mask's pixel count and the sums of its row and of its column numbers: exact integers, whatever
-    the crop.  So the order is the same in every process, on every device, in any order of images or instances.
-    Masks equal in all three numbers keep the order of the scores.
+    The hash reads exact integers, whatever the crop, so that the order is the same in every process, on every device,
+    in any order of images or instances.  Masks equal in all of them keep the order of the scores.
     """
 
     scope: ClassVar[Scope] = Scope.RESULT
@@ -30,9 +29,8 @@ class RandomOrder(OcclusionModel):
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin: difference of two depths, each uniform in [0, 1)."""
-        value = torch.tensor(
-            [_uniform(self.seed, *numbers) for numbers in _fingerprints(instances.masks)], device=stats.inter.device
-        )
+        depths = [_uniform(self.seed, *numbers) for numbers in _fingerprints(instances.masks)]
+        value = torch.tensor(depths, device=stats.inter.device)
         return Relation(value[:, None] - value[None, :], self.pairs(instances, stats), value=value, transitive=True)
 
 

@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from panoptic_occ.common.kinds import Scope
+from panoptic_occ.common.kinds import Scope, Share
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import NO_CONTEXT, Context, OcclusionModel
-from panoptic_occ.ops.suppression import Suppression, check_suppression, duplicates
+from panoptic_occ.ops.suppression import Suppression, duplicates
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.relation import Relation
@@ -23,11 +24,10 @@ class ScoreOrder(OcclusionModel):
 
     scope: ClassVar[Scope] = Scope.RESULT
 
-    def __init__(self, *, nms: Suppression = "none", nms_thr: float = 0.5, **common: Any) -> None:
+    @checked("occlusion")
+    def __init__(self, *, nms: Suppression = "none", nms_thr: Share = 0.5, **common: Any) -> None:
         super().__init__(**common)
-        check_suppression(nms, nms_thr)
-        self.nms: Suppression = nms
-        self.nms_thr = nms_thr
+        self.nms, self.nms_thr = nms, nms_thr
 
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin 0 and no valid pair; ``value`` is the score."""

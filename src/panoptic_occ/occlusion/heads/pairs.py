@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from panoptic_occ.common.errors import ConfigError, check_choice
+from panoptic_occ.common.kinds import Count
+from panoptic_occ.config.values import checked
 from panoptic_occ.occlusion.base import OcclusionModel, TrainingExample
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import PairStats
@@ -21,17 +22,15 @@ from panoptic_occ.structures.target import Target
 class PairOrder(OcclusionModel):
     """An order that learns whether the first of two instances lies above the second; subclasses write ``logits``.
 
-    ``pairs_per_image``: training pairs, each seen in both directions (B = 128).  ``gt_rule``: which order of two
-    annotations it learns.  ``later_only``: the logit of the later instance by score decides alone.
+    ``pairs_per_image``: training pairs, each in both directions (B = 128).  ``gt_rule``: which order of two annotations
+    it learns.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"soft", "roi_features"})
 
-    def __init__(self, *, pairs_per_image: int = 128, gt_rule: GroundTruthRule = "majority", **common: Any) -> None:
+    @checked("occlusion")
+    def __init__(self, *, pairs_per_image: Count = 128, gt_rule: GroundTruthRule = "majority", **common: Any) -> None:
         super().__init__(**common)
-        check_choice("occlusion.gt_rule", gt_rule, GroundTruthRule)
-        if pairs_per_image < 1:
-            raise ConfigError(f"occlusion.pairs_per_image={pairs_per_image}: at least one pair is needed to train")
         self.pairs_per_image = pairs_per_image
         self.gt_rule: GroundTruthRule = gt_rule
 
@@ -41,8 +40,7 @@ class PairOrder(OcclusionModel):
         raise NotImplementedError
 
     def logits(self, images: Sequence[InstanceSet], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, " p"]:
-        """Logits of "the first of the pair lies above the second"; ``pairs`` count through the instances of all
-        ``images``."""
+        """Logits of "the first lies above the second"; ``pairs`` count through the instances of all ``images``."""
         raise NotImplementedError
 
     def selected_pairs(self, instances: InstanceSet, stats: PairStats) -> Bool[Tensor, "n n"]:
@@ -79,21 +77,22 @@ class PairOrder(OcclusionModel):
     ) -> tuple[Int[Tensor, "p 2"], Float[Tensor, " p"]]:
         """Ordered pairs of proposals and whether the first lies above (1.0) or below (0.0) the second.
 
-        A pair counts when the two proposals match different annotations that have an order, and their predicted masks
-        overlap significantly (either ratio: with both directions emitted, the directional rule gives the same pairs).
-        The unordered pairs are drawn uniformly; the second half of the rows is the first half swapped.
+        A pair counts when the annotations of the two have an order, and their predicted masks overlap significantly
+        (either ratio: the directional rule gives the same pairs of both directions).  The second half of the rows is
+        the first half swapped.
         """
-        matches = example.matches
-        order = example.target.relation.matrix(self.sig_ratio, self.gt_rule).to(matches.device)
-        if len(order) == 0:
-            return matches.new_zeros((0, 2)), torch.zeros(0, device=matches.device)
-        above = order[matches[:, None], matches[None, :]]  # -1 for proposals of the same annotation
+        above = example.annotated_order(self.sig_ratio, self.gt_rule)
         candidates = (example.stats.significant(self.sig_ratio) & (above >= 0)).triu(diagonal=1).nonzero()
-        if len(candidates) > self.pairs_per_image:
-            sample = torch.randperm(len(candidates), generator=generator)[: self.pairs_per_image]
-            candidates = candidates[sample.to(candidates.device)]
-        targets = above[candidates[:, 0], candidates[:, 1]].float()
-        return torch.cat([candidates, candidates.flip(1)]), torch.cat([targets, 1 - targets])
+        pairs = sampled(candidates, self.pairs_per_image, generator)
+        targets = above[pairs[:, 0], pairs[:, 1]].float()
+        return torch.cat([pairs, pairs.flip(1)]), torch.cat([targets, 1 - targets])
+
+
+def sampled(pairs: Int[Tensor, "n 2"], most: int, generator: torch.Generator) -> Int[Tensor, "p 2"]:
+    """At most ``most`` of the rows, drawn uniformly."""
+    if len(pairs) <= most:
+        return pairs
+    return pairs[torch.randperm(len(pairs), generator=generator)[:most].to(pairs.device)]
 
 
 def later_rows(instances: InstanceSet) -> Bool[Tensor, "n n"]:

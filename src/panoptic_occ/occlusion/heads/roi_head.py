@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from panoptic_occ.ops.initialise import zero_biases
+from panoptic_occ.ops.initialise import relu_convolutions, zero_biases
 from panoptic_occ.structures.instances import InstanceSet
 
 RoiMaps = Float[Tensor, "n c 14 14"]
@@ -25,8 +25,7 @@ class PairHead(nn.Module):
     def __init__(self, in_channels: int, channels: int, hidden: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(2 * in_channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv3 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2, self.conv3 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         self.conv4 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         self.fc1 = nn.Linear(channels * (ROI_SIZE // 2) ** 2, hidden)
         self.project = nn.Linear(hidden, 1)
@@ -61,17 +60,16 @@ class PairHead(nn.Module):
 
     def first_halves(self, firsts: RoiMaps, seconds: RoiMaps) -> tuple[Tensor, Tensor]:
         """What each instance adds to ``conv1`` as first and as second of a pair: a convolution of joined channels is a
-        sum of two, so it runs once per instance instead of once per pair."""
+        sum of two."""
         above, below = self.conv1.weight.chunk(2, dim=1)
         return F.conv2d(firsts, above, self.conv1.bias, padding=1), F.conv2d(seconds, below, padding=1)
 
 
 def initialise(head: nn.Module, last: nn.Linear) -> None:
     """Weights of convolutions and linear layers as in the released code; biases 0, ``last`` almost 0."""
+    relu_convolutions(head)
     for module in head.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear) and module is not last:  # drawn once: a seed keeps its weights
+        if isinstance(module, nn.Linear) and module is not last:  # drawn once: a seed keeps its weights
             nn.init.kaiming_uniform_(module.weight, a=1)
     nn.init.normal_(last.weight, std=0.01)
     zero_biases(head)
