@@ -10,8 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.config.trust import check_targets
+from panoptic_occ.config.instantiate import check_targets, safe_instantiate
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def breakdown_of(target, instances, said=None, policy=POLICY):
 
 def filled(result, count):
     """Names of the bins of overlap, size and neighbours in which ``count`` is not 0."""
-    bins = [entry for entry in result.bins if getattr(entry, count)]
-    assert [entry.group for entry in bins] in ([], list(GROUPS))
-    return [entry.name for entry in bins]
+    bins = [(group, name) for group in GROUPS for name, b in result.groups[group].items() if getattr(b, count)]
+    assert [group for group, _ in bins] in ([], list(GROUPS))
+    return [name for _, name in bins]
 
 
 def test_binning_by_hand():
@@ -86,7 +86,7 @@ def test_a_match_counts_where_the_annotation_is_and_a_false_positive_where_the_p
     assert filled(result, "fp") == ["0", "small", "0"]
     assert filled(result, "fn") == ["to .2", "medium", "1"]
     assert (result.fn, result.errors["missed"]) == (1, 1)
-    small = next(entry for entry in result.bins if entry.name == "small")
+    small = result.groups["size"]["small"]
     assert small.pq == pytest.approx(0.5)  # class 1: 1, class 2: only a false positive
 
 
@@ -207,7 +207,7 @@ def test_tables_show_every_bin_and_reason():
         assert group in text.splitlines()[0]
         rows = cells(text)
         assert rows[0] == ["", "", *names]
-        bins = [entry for entry in result.bins if entry.group == group]
+        bins = result.groups[group].values()
         assert rows[2] == ["", "annotated", *(str(entry.tp + entry.fn) for entry in bins)]
         assert rows[3][:2] == ["plain", "score"] and rows[4][:2] == ["", "area"]
         empty = [entry.tp + entry.fp + entry.fn == 0 for entry in bins]

@@ -17,9 +17,8 @@ from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels
 from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
-from panoptic_occ.metrics.order.canvas_accuracy import CanvasAccuracy
 from panoptic_occ.metrics.order.profile import OrderProfile
-from panoptic_occ.metrics.order.relation_accuracy import RelationAccuracy
+from panoptic_occ.metrics.order.relation_accuracy import CanvasAccuracy, RelationAccuracy
 from panoptic_occ.metrics.pq.core import PQCounts
 from panoptic_occ.metrics.pq.metric import PanopticQuality, PQResult, panoptic_counts
 from panoptic_occ.metrics.step_time import StepTime, timed

@@ -96,14 +96,11 @@ class AnnotatedThings:
         return AnnotatedThings(target.panoptic, thing_of, binning(PairStats.of(masks)), matches)
 
 
-class BreakdownCounts(NamedTuple):
-    """Counts of things: ``tp``, ``fp``, ``fn`` and IoU sums (see ``pq.core``) by bin and category, ``errors`` among the
-    false negatives of a bin, the killed ones by way and by killer (see ``misses``)."""
+@dataclass(frozen=True, eq=False)
+class BreakdownCounts(PQCounts):
+    """Counts of things by bin and category (B,C), ``errors`` among the false negatives of a bin, the killed ones by way
+    and by killer (see ``misses``)."""
 
-    tp: Int64[np.ndarray, "b c"]
-    fp: Int64[np.ndarray, "b c"]
-    fn: Int64[np.ndarray, "b c"]
-    iou: Int64[np.ndarray, "b c"]
     errors: Int64[np.ndarray, "b e"]
     killed: Int64[np.ndarray, " w"]
     killers: Int64[np.ndarray, " 2"]
@@ -111,8 +108,8 @@ class BreakdownCounts(NamedTuple):
     @staticmethod
     def zeros(num_categories: int) -> BreakdownCounts:
         """Counts of no image."""
-        table, lists = (len(BINS), num_categories), ((len(BINS), len(ERRORS)), (len(KILLED),), (len(KILLERS),))
-        return BreakdownCounts(*(np.zeros(shape, dtype=np.int64) for shape in (table, table, table, table, *lists)))
+        shapes = *[(len(BINS), num_categories)] * 4, (len(BINS), len(ERRORS)), (len(KILLED),), (len(KILLERS),)
+        return BreakdownCounts(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
 
 def breakdown_counts(
@@ -156,8 +153,6 @@ def breakdown_counts(
 class BinScores(NamedTuple):
     """PQ, SQ and RQ of the things in one bin, averaged over the classes that occur there, and their counts."""
 
-    group: str
-    name: str
     pq: float
     sq: float
     rq: float
@@ -168,9 +163,10 @@ class BinScores(NamedTuple):
 
 
 class BreakdownResult(NamedTuple):
-    """All bins, and the reasons for all false negatives: ``errors`` add up to ``fn``, ``killed`` to its killed ones."""
+    """All bins by group and name, and the reasons for all false negatives: ``errors`` add up to ``fn``, ``killed`` to
+    its killed ones."""
 
-    bins: tuple[BinScores, ...]
+    groups: dict[str, dict[str, BinScores]]
     fn: int
     errors: dict[str, int]
     killed: dict[str, int]
@@ -178,10 +174,7 @@ class BreakdownResult(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, bins by group and name."""
-        groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-        for entry in self.bins:
-            scores = entry._asdict()
-            groups[scores.pop("group")][scores.pop("name")] = scores
+        groups = {group: {name: b._asdict() for name, b in bins.items()} for group, bins in self.groups.items()}
         return {**groups, "fn": self.fn, "errors": self.errors, "killed": self.killed, "killers": self.killers}
 
 
@@ -191,7 +184,7 @@ class Breakdown(CountingMetric):
     higher_is_better = None
 
     def __init__(self, categories: Categories, binning: Binning | None = None, **kwargs: Any) -> None:
-        super().__init__(BreakdownCounts.zeros(len(categories))._asdict(), **kwargs)
+        super().__init__(vars(BreakdownCounts.zeros(len(categories))), **kwargs)
         self.categories = categories
         self.binning = binning or Binning()
 
@@ -199,20 +192,20 @@ class Breakdown(CountingMetric):
         self, prediction: PanopticMap, instances: InstanceSet, stats: PairStats, annotated: AnnotatedThings
     ) -> None:
         """Adds one image; see ``breakdown_counts``."""
-        self.add(breakdown_counts(prediction, instances, stats, annotated, self.categories, self.binning)._asdict())
+        self.add(vars(breakdown_counts(prediction, instances, stats, annotated, self.categories, self.binning)))
 
     def compute(self) -> BreakdownResult:
         """The scores so far."""
         counts = BreakdownCounts(**self.totals())
-        bins = []
+        groups: dict[str, dict[str, BinScores]] = {group: {} for group in GROUPS}
         for b, (group, name) in enumerate(BINS):
             table = PQCounts(counts.tp[b], counts.fp[b], counts.fn[b], counts.iou[b])
             pq, sq, rq, _ = result_of(table, self.categories).things
-            tp, fp, fn = (int(part[b].sum()) for part in (counts.tp, counts.fp, counts.fn))
-            bins.append(BinScores(group, name, pq, sq, rq, tp, fp, fn, _named(ERRORS, counts.errors[b])))
+            tp, fp, fn = (int(part.sum()) for part in (table.tp, table.fp, table.fn))
+            groups[group][name] = BinScores(pq, sq, rq, tp, fp, fn, _named(ERRORS, counts.errors[b]))
         first = slice(0, len(GROUPS["overlap"]))  # every group holds all things
         return BreakdownResult(
-            tuple(bins),
+            groups,
             fn=int(counts.fn[first].sum()),
             errors=_named(ERRORS, counts.errors[first].sum(axis=0)),
             killed=_named(KILLED, counts.killed),

@@ -35,12 +35,12 @@ def breakdown_tables(results: Mapping[str, BreakdownResult]) -> list[str]:
     Below the heads stands how many things are annotated in each bin, which is the same for every order.
     """
     tables = []
-    for group in dict.fromkeys(entry.group for result in results.values() for entry in result.bins):
+    for group in dict.fromkeys(group for result in results.values() for group in result.groups):
         rows: dict[str, dict[str, float]] = {"annotated": {}}
         for order, result in results.items():
-            bins = [entry for entry in result.bins if entry.group == group]
-            rows["annotated"] = {entry.name: entry.tp + entry.fn for entry in bins}
-            rows[order] = {entry.name: entry.pq if entry.tp + entry.fp + entry.fn else math.nan for entry in bins}
+            bins = result.groups[group].items()
+            rows["annotated"] = {name: scores.tp + scores.fn for name, scores in bins}
+            rows[order] = {name: b.pq if b.tp + b.fp + b.fn else math.nan for name, b in bins}
         tables.append(comparison_table(rows, f"PQ of things by {group}"))
     reasons = {
         order: {"FN": result.fn, **result.errors, **{f"killed: {way}": n for way, n in result.killed.items()}}

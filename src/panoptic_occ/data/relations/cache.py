@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import DataError
@@ -93,6 +93,12 @@ class RelationCache:
         inter[first, second] = inter[second, first] = self.inter[rows].long()
         own[first, second], own[second, first] = self.own_pair[rows].long().unbind(dim=1)
         return GroundTruthRelation(area, self.pan_area[instances].long(), inter, own)
+
+    def all_pairs(self) -> tuple[Int[Tensor, " p"], Int[Tensor, "p 2"], Float[Tensor, " p"]]:
+        """Of every pair: the row of its image, the rows of its instances, and its intersection / smaller mask."""
+        image = torch.repeat_interleave(torch.arange(len(self)), self.pair_offsets.diff())
+        instances = self.offsets[image][:, None] + self.pairs
+        return image, instances, self.inter.double() / self.area[instances].amin(dim=1).clamp(min=1).double()
 
     def write(self, path: Path, fingerprint: str) -> None:
         """Writes everything into one file, atomically; ``fingerprint``: of the annotation files."""

@@ -70,11 +70,8 @@ def _pairs(relation: GroundTruthRelation, sig_ratio: float) -> Pairs:
 
 def _cached_pairs(cache: RelationCache, image_ids: Int[Tensor, " n"], sig_ratio: float) -> Pairs:
     """The same of all images of ``image_ids``, as rows of ``cache.labels``."""
-    image = torch.repeat_interleave(torch.arange(len(cache)), cache.pair_offsets.diff())
-    pairs = cache.offsets[image][:, None] + cache.pairs
+    image, pairs, ratio = cache.all_pairs()
     lead = cache.own_pair[:, 0] - cache.own_pair[:, 1]
-    smaller = cache.area[pairs].amin(dim=1).clamp(min=1)
-    decided = (lead != 0) & (cache.inter.double() / smaller.double() >= sig_ratio)
-    decided &= torch.isin(cache.image_ids[image], image_ids)
+    decided = (lead != 0) & (ratio >= sig_ratio) & torch.isin(cache.image_ids[image], image_ids)
     front, back = torch.where(lead[:, None] > 0, pairs, pairs.flip(1))[decided].unbind(dim=1)
     return front, back

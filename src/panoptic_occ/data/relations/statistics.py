@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from rich.table import Column, Table
 
 from panoptic_occ.data.relations.cache import RelationCache
@@ -37,13 +36,12 @@ def relation_statistics(
     cache: RelationCache, sig_ratios: Sequence[float] = (0.05, 0.10, 0.20)
 ) -> tuple[RelationStatistics, ...]:
     """Statistics at every ratio of intersection to smaller mask, from which on a pair is significant."""
-    image = torch.repeat_interleave(torch.arange(len(cache)), cache.pair_offsets.diff())
-    first, second = (cache.offsets[image][:, None] + cache.pairs).unbind(dim=1)
+    image, instances, ratio = cache.all_pairs()
+    first, second = instances.unbind(dim=1)
     area, lost = cache.area.long(), (cache.area - cache.pan_area).long()
     majority = (cache.own_pair[:, 0] - cache.own_pair[:, 1]).sign()
     delta = (lost[second] - lost[first]).sign()
     larger_on_top = majority * (area[first] - area[second]).sign()
-    ratio = cache.inter.double() / torch.minimum(area[first], area[second]).clamp(min=1).double()
     statistics = []
     for sig_ratio in sig_ratios:
         significant = ratio >= sig_ratio
