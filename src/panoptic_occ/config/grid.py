@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,11 @@ Values = Mapping[str, Any]
 """Settings by dotted key."""
 
 
+@dataclass(frozen=True, eq=False)
 class Grid:
     """The values of a grid by dotted key; none at all without a grid."""
 
-    def __init__(self, values: Mapping[str, list[Any]]) -> None:
-        self.values = values
+    values: Mapping[str, list[Any]]
 
     @classmethod
     def of(cls, config: DictConfig) -> Grid:

@@ -11,7 +11,8 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Interval
@@ -246,12 +247,15 @@ def values_of(config: DictConfig, scopes: Collection[Scope]) -> dict[str, Any]:
     values = {}
     for key, entries in entries_of(config):
         if entries and entries[0].scope in scopes and not key.endswith("._partial_"):
-            value = plain
-            for part in key.split("."):
-                value = value[part]
+            value = value_at(plain, key)
             is_ours = key.endswith("._target_") and str(value).startswith(OURS)
             values[key] = str(value).rpartition(".")[2] if is_ours else value
     return values
+
+
+def value_at(plain: Any, key: str) -> Any:
+    """The value at a dotted key of a plain configuration."""
+    return reduce(getitem, key.split("."), plain)
 
 
 def setting_of(config: DictConfig, key: str) -> Setting | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import torch
 from jaxtyping import Int64
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.tables import comparison_table
 from panoptic_occ.metrics.counting import CountingMetric
 from panoptic_occ.metrics.misses import ERRORS, KILLED, KILLERS, explain_miss, is_merged
 from panoptic_occ.metrics.pq.core import PQCounts
@@ -211,6 +214,26 @@ class Breakdown(CountingMetric):
             killed=_named(KILLED, counts.killed),
             killers=_named(KILLERS, counts.killers),
         )
+
+
+def breakdown_tables(results: Mapping[str, BreakdownResult]) -> list[str]:
+    """PQ of things in every bin, a table for each property, and one of the reasons for false negatives.
+
+    Below the heads stands how many things are annotated in each bin, which is the same for every order.
+    """
+    tables = []
+    for group in dict.fromkeys(group for result in results.values() for group in result.groups):
+        rows: dict[str, dict[str, float]] = {"annotated": {}}
+        for order, result in results.items():
+            bins = result.groups[group].items()
+            rows["annotated"] = {name: scores.tp + scores.fn for name, scores in bins}
+            rows[order] = {name: b.pq if b.tp + b.fp + b.fn else math.nan for name, b in bins}
+        tables.append(comparison_table(rows, f"PQ of things by {group}"))
+    reasons = {
+        order: {"FN": result.fn, **result.errors, **{f"killed: {way}": n for way, n in result.killed.items()}}
+        for order, result in results.items()
+    }
+    return [*tables, comparison_table(reasons, "annotated things without a match")]
 
 
 def _segment_bins(prediction: PanopticMap, stats: PairStats, binning: Binning) -> dict[int, Int64[np.ndarray, " 3"]]:

@@ -16,7 +16,7 @@ from panoptic_occ.common.distributed import all_gather, all_reduce_mean, is_main
 from panoptic_occ.common.errors import NonFiniteLossError
 from panoptic_occ.common.seeding import stable_seed
 from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.metrics.step_time import timed
+from panoptic_occ.metrics.counting import timed
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.sample import Sample

@@ -30,8 +30,7 @@ from panoptic_occ.runs.plan import OrderPlan, RunPlan
 from panoptic_occ.runs.weights import save_weights
 from panoptic_occ.training.callbacks.compiled import CompiledBackbone
 from panoptic_occ.training.callbacks.preemption import Preemption
-from panoptic_occ.training.callbacks.progress import stage_progress
-from panoptic_occ.training.callbacks.throughput import Throughput
+from panoptic_occ.training.callbacks.progress import Throughput, stage_progress
 from panoptic_occ.training.callbacks.two_stage import TwoStage
 from panoptic_occ.training.module import PanopticModule, Stage
 from panoptic_occ.training.schedule import Schedule

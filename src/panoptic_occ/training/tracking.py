@@ -25,7 +25,7 @@ from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.common.files import write_text
 from panoptic_occ.config.instantiate import Blueprint
 from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.metrics.pq.scores import PQResult
+from panoptic_occ.metrics.pq.scores import ClassScores, PQResult
 from panoptic_occ.runs.plan import OrderPlan, RunPlan
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def track_results(
             logger.log_metrics(summary_scalars(evaluation, rows, plan.method), step=0)
             if isinstance(logger, WandbLogger):
                 logger.log_table("orders", *_order_table(evaluation, rows))
-                logger.log_table("per_class", *_class_table(quality))
+                logger.log_table("per_class", ["entry", *ClassScores._fields[1:]], _class_rows(quality))
                 if pictures:
                     logger.log_image("overlays", list(pictures.values()), caption=list(pictures))
             elif isinstance(logger, TensorBoardLogger):
@@ -177,12 +177,6 @@ def _order_table(
     return ["entry", "order", *keys, *names], data
 
 
-def _class_table(quality: Mapping[str, PQResult]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows: the scores of every class with every order."""
-    columns = ["name", "isthing", "pq", "sq", "rq", "tp", "fp", "fn"]
-    data: list[list[object]] = [
-        [order, *(getattr(scores, column) for column in columns)]
-        for order, result in quality.items()
-        for scores in result.per_class
-    ]
-    return ["entry", *columns], data
+def _class_rows(quality: Mapping[str, PQResult]) -> list[list[object]]:
+    """The scores of every class with every order."""
+    return [[order, *scores[1:]] for order, result in quality.items() for scores in result.per_class]

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.coco.doctor import check
-from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
+from panoptic_occ.data.relations.statistics import class_table, rule_accuracies
 from panoptic_occ.data.scenes import source as scenes
 from panoptic_occ.data.scenes.layout import BADGES, BODIES, COVERS, NEUTRAL, THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene

@@ -59,10 +59,9 @@ class RelationCache:
         images = sorted(images, key=lambda image: image.image_id)
         relations = [image.relation for image in images]
         pairs = [r.inter.triu(diagonal=1).nonzero() for r in relations]
-        inter, own = [], []
-        for relation, (first, second) in zip(relations, (p.unbind(dim=1) for p in pairs), strict=True):
-            inter.append(relation.inter[first, second])
-            own.append(torch.stack((relation.own[first, second], relation.own[second, first]), dim=1))
+        at = [tuple(p.T) for p in pairs]
+        inter = [r.inter[pair] for r, pair in zip(relations, at, strict=True)]
+        own = [torch.stack((r.own[pair], r.own.T[pair]), dim=1) for r, pair in zip(relations, at, strict=True)]
         none = torch.zeros(0, dtype=torch.int64)
         return RelationCache(
             image_ids=torch.tensor([image.image_id for image in images], dtype=torch.int64),

@@ -6,7 +6,7 @@ import hashlib
 import logging
 
 import pytorch_lightning as pl
-import torch
+from safetensors.torch import save
 from torch import nn
 
 from panoptic_occ.common.errors import CheckpointError
@@ -17,12 +17,9 @@ log = logging.getLogger(__name__)
 
 def fingerprint(modules: dict[str, nn.Module]) -> str:
     """SHA-256 over names, shapes, types and bits of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for part, module in sorted(modules.items()):
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{part}.{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    states = {part: module.state_dict().items() for part, module in modules.items()}
+    tensors = {f"{part}.{name}": tensor.contiguous() for part, state in states.items() for name, tensor in state}
+    return hashlib.sha256(save(tensors)).hexdigest()
 
 
 class TwoStage(pl.Callback):
