@@ -13,8 +13,16 @@ from helpers.breakdown import CATEGORIES, POLICY, SMALL, fused, random_case, slo
 from helpers.orders import detections, relation
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.policy import FusionPolicy
-from panoptic_occ.metrics.breakdown import BINS, GROUPS, AnnotatedThings, Binning, Breakdown, breakdown_tables
-from panoptic_occ.metrics.misses import ERRORS, KILLED
+from panoptic_occ.metrics.breakdown import (
+    BINS,
+    ERRORS,
+    GROUPS,
+    KILLED,
+    AnnotatedThings,
+    Binning,
+    Breakdown,
+    breakdown_tables,
+)
 from panoptic_occ.metrics.pq.metric import PanopticQuality, panoptic_matches
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment

@@ -95,10 +95,10 @@ def write_results(folder: Path, evaluation: Evaluation, method: str, images: int
         metrics: dict[str, object] = {"method": method, "images": images, "relations": plain}
         if settings:
             metrics["settings"] = settings
-            points = []
-            for entry in evaluation.entries:
-                order = SEPARATOR.join(part for part in (entry.order, entry.policy_name) if part)
-                points.append(GridPoint(order, entry.values, rows[entry.name]["PQ"]))
+            points = [
+                GridPoint(SEPARATOR.join(filter(None, (e.order, e.policy_name))), e.values, rows[e.name]["PQ"])
+                for e in evaluation.entries
+            ]
             save_grid(folder / "grid.png", points, method)
         write_json(folder / "metrics.json", metrics, indent=2)
         return metrics
