@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
-from panoptic_occ.config.explain import explain
-from panoptic_occ.config.files import composed, group_choices, users_conf
+from panoptic_occ.config.files import explain, explained, group_choices, users_conf
 from panoptic_occ.config.grid import grid_lists
 from panoptic_occ.config.schema import ORACLES, SETTINGS, entries_of
 from panoptic_occ.config.values import fits, is_text, problem
@@ -141,14 +140,3 @@ def stage_of_order(config: DictConfig) -> DictConfig:
     stage._set_parent(config.schedule)  # errors name the whole key
     stage._set_key("occlusion")
     return stage
-
-
-def explained(overrides: Sequence[str], config_dir: Path | None) -> tuple[DictConfig, Mapping[str, Any]]:
-    """``composed``, with errors that say what would have been right."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return composed(overrides, config_dir)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides, config_dir) from error

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import CheckpointError, ConfigError
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.config.compose import MISSING, explained, finish
-from panoptic_occ.config.files import group_choices, users_conf
+from panoptic_occ.config.compose import MISSING, finish
+from panoptic_occ.config.files import explained, group_choices, users_conf
 from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of, value_at
 
 if TYPE_CHECKING:

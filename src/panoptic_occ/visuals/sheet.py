@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -106,28 +107,26 @@ class MostDifferent:
         self.baseline = baseline
         self.method = method
         self._added = 0
-        self._heap: list[tuple[int, int, SheetRow]] = []
+        self._best: list[tuple[int, int, SheetRow]] = []  # pixels, how late it came (negative), the row
 
     def add(self, row: SheetRow) -> None:
         """Looks at a row."""
         pixels = difference(row.panels[self.baseline], row.panels[self.method], row.target).pixels
-        heapq.heappush(self._heap, (pixels, -self._added, row))
+        self._best = heapq.nlargest(self.k, [*self._best, (pixels, -self._added, row)], key=itemgetter(0, 1))
         self._added += 1
-        if len(self._heap) > self.k:
-            heapq.heappop(self._heap)
 
     @staticmethod
     def merged(parts: Sequence[MostDifferent]) -> MostDifferent:
         """What one alone would hold after the first row of every part, then the second of every part, ..."""
         whole = MostDifferent(parts[0].k, parts[0].baseline, parts[0].method)
-        entries = ((n, -(-place * len(parts) + k), row) for k, part in enumerate(parts) for n, place, row in part._heap)
-        whole._heap = heapq.nlargest(whole.k, entries, key=lambda entry: entry[:2])[::-1]  # ascending, as a heap is
+        entries = ((n, -(-place * len(parts) + k), row) for k, part in enumerate(parts) for n, place, row in part._best)
+        whole._best = heapq.nlargest(whole.k, entries, key=itemgetter(0, 1))
         whole._added = sum(part._added for part in parts)
         return whole
 
     def rows(self) -> list[SheetRow]:
         """The rows so far, the most different first."""
-        return [row for _, _, row in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
+        return [row for _, _, row in self._best]
 
 
 def _cells(row: SheetRow, categories: Categories, baseline: str, method: str, panel: int) -> Iterator[Cell]:
