@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import Any, get_origin
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.config.files import explain, explained, group_choices, users_conf
 from panoptic_occ.config.grid import grid_lists
 from panoptic_occ.config.schema import ORACLES, SETTINGS, entries_of
 from panoptic_occ.config.values import fits, is_text, problem
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 MISSING = object()  # a value that is given later, as those of loggers
 
@@ -35,9 +35,6 @@ def finish(
 
     A reference to a key that does not exist and a value that is not allowed fail here, not after an hour of training.
     """
-    from omegaconf import OmegaConf, open_dict
-    from omegaconf.errors import OmegaConfBaseException
-
     with open_dict(config):
         config.choices = {group: name for group, name in choices.items() if not group.startswith("hydra/")}
         config.command = [word for word in overrides if not word.startswith("hydra")]
@@ -60,8 +57,6 @@ def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[
 
     What can only be meant in one way is put in place: ``compare=score``, ``run=2024``, ``validate=null``, 1e3 steps.
     """
-    from omegaconf import OmegaConf
-
     if config.validate is None:
         config.validate = {"every": None, "images": 1}
     if config.policies is None:
@@ -109,8 +104,6 @@ def _check_words(key: str, words: Collection[Any], allowed: Collection[Any], hin
 
 def order_configs(config: DictConfig, names: Sequence[str], config_dir: Path | None = None) -> dict[str, DictConfig]:
     """``config`` with each of the orders ``names``, on the same base; all are read in one composition."""
-    from omegaconf import OmegaConf, open_dict
-
     others = [name for name in names if name != config.choices.occlusion]
     nodes = _orders(tuple(others), config_dir or users_conf()) if others else {}
     configs = {str(config.choices.occlusion): config}
@@ -133,8 +126,6 @@ def _orders(names: tuple[str, ...], config_dir: Path | None) -> DictConfig:
 
 def stage_of_order(config: DictConfig) -> DictConfig:
     """How the occlusion module of ``config`` trains: ``schedule.occlusion``, and what its method does differently."""
-    from omegaconf import OmegaConf
-
     different = (config.schedule.get("methods") or {}).get(config.choices.occlusion, {})
     stage: Any = OmegaConf.create({**config.schedule.occlusion, **different})
     stage._set_parent(config.schedule)  # errors name the whole key

@@ -8,13 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.config.schema import is_parameter
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 CONFIG_NAME = "config"
 REBUILD = "a file of your own may lack it, or the run is of another version; --cfg job prints what there is"
@@ -56,7 +62,6 @@ def users_conf() -> Path | None:
 def composed(overrides: Sequence[str], config_dir: Path | None) -> tuple[DictConfig, Mapping[str, Any]]:
     """What Hydra composes for these words, references not resolved, and what it chose for every group."""
     import hydra
-    from omegaconf import open_dict
 
     search = [] if config_dir is None else [f"hydra.searchpath=[{json.dumps(f'file://{config_dir.resolve()}')}]"]
     with _another_hydra(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -71,7 +76,6 @@ def composed(overrides: Sequence[str], config_dir: Path | None) -> tuple[DictCon
 def explained(overrides: Sequence[str], config_dir: Path | None) -> tuple[DictConfig, Mapping[str, Any]]:
     """``composed``, with errors that say what would have been right."""
     from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     try:
         return composed(overrides, config_dir)
@@ -95,12 +99,6 @@ def _another_hydra() -> Iterator[None]:
 def explain(error: Exception, overrides: Sequence[str] = (), config_dir: Path | None = None) -> ConfigError:
     """What a Hydra or OmegaConf error means for the user, with the closest name that exists."""
     from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import (
-        ConfigAttributeError,
-        ConfigKeyError,
-        InterpolationResolutionError,
-        MissingMandatoryValue,
-    )
 
     text = str(error)
     cause = error.__cause__
@@ -139,8 +137,6 @@ def _unknown_choice(path: str, options: Sequence[str] | None, config_dir: Path |
 
 
 def _unknown_key(key: str, overrides: Sequence[str], config_dir: Path | None) -> ConfigError:
-    from omegaconf import OmegaConf
-
     if key.startswith("hydra."):
         return ConfigError(f"there is no key '{key}'; --cfg hydra prints Hydra's own settings")
     groups = group_choices(config_dir)

@@ -11,14 +11,13 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError, PanopticOccError, did_you_mean
 from panoptic_occ.config.schema import parameters_of
 from panoptic_occ.config.values import problem, shown
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 T = TypeVar("T")
 
@@ -77,7 +76,6 @@ def safe_instantiate(config: DictConfig, /, **kwargs: Any) -> Any:
     """
     import hydra
     from hydra.errors import InstantiationException
-    from omegaconf import OmegaConf
 
     key = config._get_full_key(None) or "configuration"
     if not OmegaConf.is_dict(config) or "_target_" not in config:
@@ -109,8 +107,6 @@ def check_targets(config: DictConfig, source: object, trusted: Iterable[str] = (
     A configuration that comes with a run folder may have been written by anybody, and ``_target_`` can name any
     callable: only what a model, its data and its training consist of is allowed, and packages that are ``trusted``.
     """
-    from omegaconf import OmegaConf
-
     packages = tuple(f"{package.rstrip('.')}." for package in trusted)
     for key, node in _nodes(OmegaConf.to_container(config, resolve=True)):
         target = node["_target_"]

@@ -10,16 +10,16 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_occ.common.errors import CheckpointError, ConfigError
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.config.compose import MISSING, finish
 from panoptic_occ.config.files import explained, group_choices, users_conf
 from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of, value_at
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 WIDE = ("preset", "method", "experiment", "sweep")
 """Groups that choose in other groups."""
@@ -28,8 +28,6 @@ WIDE = ("preset", "method", "experiment", "sweep")
 def read_config(file: Path) -> DictConfig:
     """The configuration that a run has saved; CheckpointError when there is none or the file is damaged."""
     import yaml
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     if not file.exists():
         runs = sorted(str(path.parent) for path in file.parent.glob("**/config.yaml")) if file.parent.is_dir() else []
@@ -61,8 +59,6 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
     A group chosen by a word reads what the run chose (its data, its schedule), not the defaults.  ConfigError for
     words that do not fit the configuration of this run.
     """
-    from omegaconf import OmegaConf
-
     config_dir = config_dir or users_conf()
     words = [word.removeprefix("++") for word in words if not word.startswith("hydra")]
     keys = [word.lstrip("+~").partition("=")[0] for word in words]
@@ -109,9 +105,6 @@ def _chosen_by(words: Sequence[str], config_dir: Path | None) -> set[str]:
 def _followed(fresh: DictConfig, saved: DictConfig) -> set[str]:
     """Leaves of ``fresh`` that refer to others, as ``data.source.root`` to ``data.root``, and whose value in the run is
     that of the other: they go with it, except for what the weights depend on."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     values, trial, followed = _plain(fresh), saved.copy(), set()
     for key, entries in entries_of(fresh):
         reference, value = value_at(values, key), OmegaConf.select(saved, key, default=MISSING)
@@ -138,8 +131,6 @@ def _leaves(config: DictConfig) -> dict[str, Any]:
 
 
 def _plain(config: DictConfig) -> Any:
-    from omegaconf import OmegaConf
-
     return OmegaConf.to_container(config, resolve=False)
 
 

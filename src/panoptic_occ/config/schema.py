@@ -13,16 +13,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import getitem
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Interval
+from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import IN_GRID, Count, NotNegative, Positive, Scope, Share, Size
 from panoptic_occ.config.values import is_path
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 OURS = "panoptic_occ."
 Oracle = Literal["box", "class", "order", "order_by_box", "stuff"]
@@ -166,8 +164,6 @@ def table_of(config: DictConfig) -> dict[str, Setting]:
 
 def entries_of(config: DictConfig) -> Iterator[tuple[str, list[Setting]]]:
     """Every leaf of ``config`` with all its entries; a part that has an entry of its own counts as a leaf."""
-    from omegaconf import OmegaConf
-
     plain: Any = OmegaConf.to_container(config, resolve=False)
     yield from _entries(plain, "", Scope.LABEL)
 
@@ -241,8 +237,6 @@ def parameters_of(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def values_of(config: DictConfig, scopes: Collection[Scope]) -> dict[str, Any]:
     """The values of all leaves of ``scopes`` by dotted key; classes of ours without the module that they lie in."""
-    from omegaconf import OmegaConf
-
     plain: Any = OmegaConf.to_container(config, resolve=True)
     values = {}
     for key, entries in entries_of(config):
@@ -271,8 +265,6 @@ def _touches(path: str, key: str) -> bool:
 
 def is_parameter(config: DictConfig, key: str) -> bool:
     """Whether the object that the parent of ``key`` describes could take it."""
-    from omegaconf import OmegaConf
-
     parent, _, name = key.rpartition(".")
     node: Any = OmegaConf.select(config, parent) if parent else None
     target = node.get("_target_") if OmegaConf.is_dict(node) else None
