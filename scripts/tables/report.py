@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from panoptic_occ.common.files import atomic_path, read_json, write_json, write_text
-from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
+from panoptic_occ.data.relations.statistics import class_table, rule_accuracies
 from scripts.documents import ROOT, fill, markdown
 from scripts.suite import Run, build_data, environment, swept
 

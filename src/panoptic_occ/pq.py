@@ -17,7 +17,7 @@ from pathlib import Path
 from panoptic_occ.common.errors import ConfigError, PanopticOccError
 from panoptic_occ.common.files import write_json
 from panoptic_occ.metrics.pq.files import panoptic_quality_of_files
-from panoptic_occ.metrics.tables import pq_table
+from panoptic_occ.metrics.pq.scores import pq_table
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m panoptic_occ.pq") -> int:

@@ -75,10 +75,10 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No cluster, no signal from before, and afterwards the handlers of before."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_"))]:
         monkeypatch.delenv(name)
-    Preemption.asked.clear()
+    Preemption.signals.clear()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
     yield
-    Preemption.asked.clear()
+    Preemption.signals.clear()
     for number, handler in before.items():
         assert signal.getsignal(number) == handler  # a later signal must not be noted by nobody
         signal.signal(number, handler)
@@ -132,7 +132,7 @@ def test_training_stops_after_the_step_and_the_next_start_does_the_next(tmp_path
     state = torch.load(tmp_path / "00000003.ckpt", weights_only=True)
     assert state["global_step"] == 3
     assert torch.equal(state["state_dict"]["line.weight"], module.line.weight)
-    Preemption.asked.clear()
+    Preemption.signals.clear()
     module = Line(lambda name: None)
     make_trainer(tmp_path).fit(module, loader(), ckpt_path=tmp_path / "00000003.ckpt", weights_only=True)
     assert module.seen == ["train 3", "train 4", "train 5"]

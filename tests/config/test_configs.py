@@ -10,9 +10,8 @@ import pytest
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.files import conf_dir, group_choices
-from panoptic_occ.config.instantiate import safe_instantiate
+from panoptic_occ.config.instantiate import check_targets, safe_instantiate
 from panoptic_occ.config.schema import table_of
-from panoptic_occ.config.trust import check_targets
 from panoptic_occ.occlusion.upsnet import PixelArgmax
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.runs.plan import _backbone, build_model

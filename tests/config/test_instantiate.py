@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.kinds import Count, Share
-from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.config.trust import check_targets
+from panoptic_occ.config.instantiate import check_targets, safe_instantiate
 from panoptic_occ.config.values import checked
 
 

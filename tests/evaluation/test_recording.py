@@ -14,8 +14,7 @@ import torch
 from helpers.evaluation import perfect
 from panoptic_occ.common.parallel import ordered_map
 from panoptic_occ.evaluation import stored as saved
-from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.evaluation.recording import Recording
+from panoptic_occ.evaluation.evaluator import Evaluation, Recording
 from panoptic_occ.evaluation.stored import evaluate_stored
 from panoptic_occ.evaluation.variants import build_evaluation, variants_of
 from panoptic_occ.runs.build import plan_of

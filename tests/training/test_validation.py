@@ -79,7 +79,7 @@ def test_looking_changes_nothing(undisturbed: RunPlan, cache: Path, tmp_path: Pa
 def test_a_signal_during_a_look(
     undisturbed: RunPlan, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Preemption, "asked", set())
+    monkeypatch.setattr(Preemption, "signals", set())
     begin = PanopticModule.on_validation_start
 
     def interrupted(module: PanopticModule) -> None:
@@ -92,7 +92,7 @@ def test_a_signal_during_a_look(
     with pytest.raises(SystemExit):
         fit(run)
     assert not run.plan().order.folder.weights("occlusion").exists()
-    monkeypatch.setattr(Preemption, "asked", set())
+    monkeypatch.setattr(Preemption, "signals", set())
     monkeypatch.setattr(PanopticModule, "on_validation_start", begin)
     resumed = fit(run)
     assert equal(resumed, undisturbed)

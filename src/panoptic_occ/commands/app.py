@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import ConfigError, PanopticOccError
 from panoptic_occ.config.compose import finish
-from panoptic_occ.config.explain import explain
-from panoptic_occ.config.files import CONFIG_NAME, conf_dir, group_choices
+from panoptic_occ.config.files import CONFIG_NAME, conf_dir, explain, group_choices
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
 
 from PIL import Image
 
@@ -45,9 +44,7 @@ class MapWriter(PanopticResultWriter):
         """Writes the map of one image."""
         self.write(sample.image_id, sample.file_name, maps[self.method])
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             all_gather(None)  # waits for the others
             broadcast_from_main(self.close)

@@ -10,9 +10,8 @@ from pathlib import Path
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.config.grid import Values
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
-from panoptic_occ.data.relations.order_baselines import class_table
-from panoptic_occ.evaluation.evaluator import Entry, Evaluation
-from panoptic_occ.evaluation.recording import Recording
+from panoptic_occ.data.relations.statistics import class_table
+from panoptic_occ.evaluation.evaluator import Entry, Evaluation, Recording
 from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
@@ -84,6 +83,7 @@ def build_evaluation(
     ``annotations``: COCO instances of the images, which the average precision reads if the plan asks for it.
     """
     evaluation, entries = plan.evaluation, []
+    precision = AveragePrecision(annotations, categories) if evaluation.average_precision and annotations else None
     for policy in evaluation.policies:
         for variant in variants:
             values = {**policy.values, **variant.values}
@@ -97,9 +97,7 @@ def build_evaluation(
         details=Binning(evaluation.details) if evaluation.details else None,
         timing=evaluation.timing,
         oracle=evaluation.oracle,
-        average_precision=(
-            AveragePrecision(annotations, categories) if evaluation.average_precision and annotations else None
-        ),
+        average_precision=precision,
         score_thr=evaluation.score_thr,
     )
 

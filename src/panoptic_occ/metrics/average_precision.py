@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,54 +26,50 @@ from panoptic_occ.structures.instances import InstanceSet
 # the first numbers of COCOeval.summarize: over IoU .5:.95, at .5 and .75, and by the area of the annotation
 STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 NEEDED = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
-STATES = {  # rows of: image id, height, width; image id, label, bytes of the mask; score, box; bytes of all masks
-    "images": ((0, 3), torch.int64),
-    "numbers": ((0, 3), torch.int64),
-    "values": ((0, 5), torch.float32),
-    "counts": ((0,), torch.uint8),
-}
 
 
 class AveragePrecision(Metric):
     """AP of boxes and masks over all images that were shown, against the annotations of a COCO instances file.
 
     It ranks the best 100 detections of an image, as COCO does, so it needs those of low scores too.  ``categories``:
-    what the labels of the detections mean.  In any number of processes: the states are the detections, their masks
-    run-length encoded.
+    what the labels of the detections mean.  In any number of processes.
     """
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
 
-    images: list[Tensor]
-    numbers: list[Tensor]
-    values: list[Tensor]
-    counts: list[Tensor]
+    lines: list[Tensor]  # bytes of JSON: an image and its detections in COCO's format of results
 
     def __init__(self, annotations: Path, categories: Categories, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.annotations = annotations
         self.category_ids = [category.id for category in categories.items[: categories.num_things]]
-        for name in STATES:
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_state("lines", [], dist_reduce_fx="cat")
 
     def update(self, image_id: int, instances: InstanceSet) -> None:
         """Adds the detections of one image, in its original frame."""
-        height, width = instances.masks.size
-        rles = [_rle(window, crop, (height, width)) for window, crop in instances.masks.to("cpu")]
-        rows = [(image_id, label, len(rle)) for label, rle in zip(instances.labels.tolist(), rles, strict=True)]
-        self._add(
-            torch.tensor([(image_id, height, width)]),
-            torch.tensor(rows, dtype=torch.int64).view(-1, 3),
-            torch.cat([instances.scores.float()[:, None], instances.boxes.float()], dim=1).cpu(),
-            torch.frombuffer(bytearray(b"".join(rles)), dtype=torch.uint8) if rles else torch.zeros(0).byte(),
-        )
+        size = instances.masks.size
+        columns = instances.scores.float().tolist(), instances.labels.tolist(), instances.boxes.float().tolist()
+        detections = [
+            {
+                "image_id": image_id,
+                "category_id": self.category_ids[label],
+                "score": score,
+                "bbox": [left, top, right - left, bottom - top],
+                "segmentation": {"size": size, "counts": _rle(window, crop, size).decode()},
+            }
+            for (window, crop), score, label, (left, top, right, bottom) in zip(
+                instances.masks.to("cpu"), *columns, strict=True
+            )
+        ]
+        line = bytearray(json.dumps([image_id, detections]).encode() + b"\n")
+        self.lines.append(torch.frombuffer(line, dtype=torch.uint8).to(self.device))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gathers the detections of all processes, also of one that has seen no image."""
-        if not self.images:
-            self._add(*(torch.zeros(size, dtype=dtype) for size, dtype in STATES.values()))
+        if not self.lines:
+            self.lines.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, float]:
@@ -80,22 +77,15 @@ class AveragePrecision(Metric):
 
         DataError when the annotations cannot be read or lack what COCO's evaluation needs.
         """
-        images, numbers, values, counts = (dim_zero_cat(getattr(self, name)).cpu() for name in STATES)
-        sizes = {image_id: (height, width) for image_id, height, width in images.tolist()}
-        boxes, masks = [], []
-        rles = [part.tobytes() for part in np.split(counts.numpy(), numbers[:, 2].cumsum(0).numpy())]
-        rows = zip(numbers.tolist(), values.tolist(), rles, strict=False)  # nothing follows the last cut
-        for (image_id, label, _), (score, left, top, right, bottom), rle in rows:
-            detection = {"image_id": image_id, "category_id": self.category_ids[label], "score": score}
-            boxes.append({**detection, "bbox": [left, top, right - left, bottom - top]})
-            masks.append({**detection, "segmentation": {"size": sizes[image_id], "counts": rle}})
-        truth = self._truth(sizes)
-        of_boxes, of_masks = self._scores(truth, "bbox", boxes), self._scores(truth, "segm", masks)
-        return {f"{name}_box": of_boxes[name] for name in STATS} | {f"{name}_mask": of_masks[name] for name in STATS}
-
-    def _add(self, *parts: Tensor) -> None:
-        for name, part in zip(STATES, parts, strict=True):
-            getattr(self, name).append(part.to(self.device))
+        lines = dim_zero_cat(self.lines).cpu().numpy().tobytes().splitlines()
+        of_image: dict[int, list[dict[str, Any]]] = dict(map(json.loads, lines))
+        truth, scores = self._truth(of_image), dict[str, float]()
+        for suffix, kind, other in (("box", "bbox", "segmentation"), ("mask", "segm", "bbox")):
+            detections = [{**d} for of_one in of_image.values() for d in of_one]
+            for detection in detections:
+                del detection[other]  # else COCO would take the areas of the one for the other
+            scores |= {f"{name}_{suffix}": value for name, value in self._scores(truth, kind, detections).items()}
+        return scores
 
     def _truth(self, images: Mapping[int, object]) -> COCO:
         """The annotations of ``images`` alone."""
@@ -113,12 +103,10 @@ class AveragePrecision(Metric):
             "categories": content["categories"],
         })  # fmt: skip
 
-    def _scores(
-        self, truth: COCO, kind: Literal["bbox", "segm"], detections: Sequence[dict[str, Any]]
-    ) -> dict[str, float]:
+    def _scores(self, truth: COCO, kind: str, detections: list[dict[str, Any]]) -> dict[str, float]:
         with redirect_stdout(io.StringIO()):  # it prints its progress and its results
             # loadRes cannot read an empty list
-            results = truth.loadRes(list(detections)) if detections else _coco({**truth.dataset, "annotations": []})
+            results = truth.loadRes(detections) if detections else _coco({**truth.dataset, "annotations": []})
             evaluation = COCOeval(truth, results, kind)
             evaluation.params.catIds = self.category_ids
             evaluation.evaluate()

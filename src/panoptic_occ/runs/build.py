@@ -15,10 +15,9 @@ from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.config.compose import compose, order_configs, stage_of_order
 from panoptic_occ.config.grid import Grid, Values, inside
-from panoptic_occ.config.instantiate import Blueprint
+from panoptic_occ.config.instantiate import Blueprint, check_targets
 from panoptic_occ.config.of_run import config_of_run, read_config
 from panoptic_occ.config.schema import COMPUTING, SETTINGS, Setting, in_names, setting_of_word, values_of
-from panoptic_occ.config.trust import check_targets
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.runs.keys import base_key, differences, module_key, name_of_words, predictions_key

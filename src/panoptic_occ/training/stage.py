@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from panoptic_occ.common.distributed import broadcast_from_main
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
-from panoptic_occ.common.files import FULL, cannot_write
+from panoptic_occ.common.files import FULL, atomic_path, cannot_write
 from panoptic_occ.config.instantiate import refusal
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.variants import build_validation
@@ -26,18 +28,15 @@ from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.folders import RunFolder, latest_checkpoint
 from panoptic_occ.runs.plan import OrderPlan, RunPlan
 from panoptic_occ.runs.weights import save_weights
-from panoptic_occ.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from panoptic_occ.training.callbacks.compiled import CompiledBackbone
 from panoptic_occ.training.callbacks.preemption import Preemption
-from panoptic_occ.training.callbacks.progress import stage_progress
-from panoptic_occ.training.callbacks.throughput import Throughput
+from panoptic_occ.training.callbacks.progress import Throughput, stage_progress
 from panoptic_occ.training.callbacks.two_stage import TwoStage
 from panoptic_occ.training.module import PanopticModule, Stage
 from panoptic_occ.training.schedule import Schedule
 from panoptic_occ.training.tracking import tracked
 
 log = logging.getLogger(__name__)
-
 
 # What Lightning says at every start and nobody can act on here.
 NOISE = (
@@ -49,6 +48,22 @@ NOISE = (
     ".*Experiment logs directory .* exists and is not empty.*",
     ".*The `srun` command is available on your system but is not used.*",
 )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes to a temporary name in the same folder, syncs, then renames; loads with ``weights_only``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Saves atomically."""
+        with atomic_path(Path(path), sync=True) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Loads tensors and plain values only."""
+        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return loaded
 
 
 def make_trainer(plan: RunPlan, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
@@ -78,13 +93,7 @@ def make_trainer(plan: RunPlan, callbacks: Sequence[pl.Callback] = (), **setting
     return trainer
 
 
-def fit_stage(
-    stage: Stage,
-    model: PanopticFPN,
-    data: PanopticDataModule,
-    plan: RunPlan,
-    order: OrderPlan,
-) -> None:
+def fit_stage(stage: Stage, model: PanopticFPN, data: PanopticDataModule, plan: RunPlan, order: OrderPlan) -> None:
     """Trains ``stage``, of the base or of ``order``, and leaves the final weights in its folder; continues after an
     interruption.
 

@@ -16,8 +16,7 @@ from torch import Tensor
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.visuals.colors import Color, instance_color, muted
-from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference
-from panoptic_occ.visuals.linking import link, segment_index
+from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference, link, segment_index
 
 DIFFERENCE_COLORS: Mapping[int, Color] = {FIXED: (0, 178, 122), BROKEN: (226, 61, 61), NEITHER: (112, 141, 196)}
 """Green, red and blue that stay apart for colour-blind readers."""
@@ -28,7 +27,7 @@ _LABEL_COVERAGE = 0.97  # a label may stick out of its segment by this little
 
 
 def segment_colors(maps: Sequence[PanopticMap], categories: Categories) -> list[dict[int, Color]]:
-    """Colour of every segment id of every map: the same object (``linking.link``) has one colour in all of them.
+    """Colour of every segment id of every map: the same object (``difference.link``) has one colour in all of them.
 
     Crowd regions have the colour of their class, stuff a muted one, things one of its family, by number of the object.
     """

@@ -16,8 +16,8 @@ from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.doctor import check
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.source import CocoSource
-from panoptic_occ.data.relations.build import build_relations, ensure_relations
 from panoptic_occ.data.relations.cache import RelationCache
+from panoptic_occ.data.relations.preparation import build_relations, ensure_relations
 from panoptic_occ.data.relations.statistics import OCFUSION_COCO_TRAIN_PAIRS, relation_statistics, statistics_table
 
 

@@ -17,8 +17,8 @@ import torch
 from panoptic_occ.common import tensor_file
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.source import CocoSource
-from panoptic_occ.data.relations.build import build_relations, ensure_relations
 from panoptic_occ.data.relations.cache import ImageRelation, RelationCache
+from panoptic_occ.data.relations.preparation import build_relations, ensure_relations
 from panoptic_occ.data.relations.statistics import relation_statistics
 from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.structures.masks import MaskCrops
@@ -125,7 +125,7 @@ def test_changed_annotations_make_a_new_cache(tiny_coco: Any, tmp_path: Path, ca
 def test_a_good_cache_is_not_built_again(tiny_coco: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, path = tiny_coco.data(), tmp_path / "r.safetensors"
     build_relations(data, path)
-    monkeypatch.setattr("panoptic_occ.data.relations.build.build_relations", None)
+    monkeypatch.setattr("panoptic_occ.data.relations.preparation.build_relations", None)
     assert len(ensure_relations(data, path)) == 3
 
 
@@ -155,7 +155,7 @@ from pathlib import Path
 from panoptic_occ.common import tensor_file
 from panoptic_occ.data.coco import dataset
 from panoptic_occ.data.coco.layout import Layout
-from panoptic_occ.data.relations import build
+from panoptic_occ.data.relations import preparation
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -170,7 +170,7 @@ if sys.argv[3] == "writing":
     tensor_file.save_file = half
 else:
     dataset.matched_segments = lambda *a: die() if len(seen) == 1 else (seen.append(0), match(*a))[1]
-build.build_relations(dataset.CocoPanoptic(Layout.of(Path(sys.argv[1]), "val2017")), Path(sys.argv[2]))
+preparation.build_relations(dataset.CocoPanoptic(Layout.of(Path(sys.argv[1]), "val2017")), Path(sys.argv[2]))
 """
 
 

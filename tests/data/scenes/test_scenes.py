@@ -15,12 +15,11 @@ from pycocotools import mask as coco_mask
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.coco.doctor import check
-from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
-from panoptic_occ.data.scenes import generator
-from panoptic_occ.data.scenes.generator import SceneSettings, generate
+from panoptic_occ.data.relations.statistics import class_table, rule_accuracies
+from panoptic_occ.data.scenes import source as scenes
 from panoptic_occ.data.scenes.layout import BADGES, BODIES, COVERS, NEUTRAL, THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
-from panoptic_occ.data.scenes.source import ScenesSource
+from panoptic_occ.data.scenes.source import SceneSettings, ScenesSource, generate
 
 KINDS = ("prior", "cover", "small", "large", "equal")
 
@@ -45,12 +44,12 @@ def test_same_seed_same_scene_other_seed_other_scene() -> None:
 PAINTER = """
 import sys
 from pathlib import Path
-from panoptic_occ.data.scenes import generator
-paint, painted = generator.paint_scene, []
-generator.paint_scene = lambda *settings: painted.append(1) or paint(*settings)
+from panoptic_occ.data.scenes import source as scenes
+paint, painted = scenes.paint_scene, []
+scenes.paint_scene = lambda *settings: painted.append(1) or paint(*settings)
 print("ready", flush=True)
 sys.stdin.readline()
-generator.generate(Path(sys.argv[1]), {"train": 30, "val": 10}, generator.SceneSettings(size=64), 1)
+scenes.generate(Path(sys.argv[1]), {"train": 30, "val": 10}, scenes.SceneSettings(size=64), 1)
 print(len(painted))
 """
 
@@ -144,13 +143,13 @@ def test_interrupted_generation_is_missing_then_continues(tmp_path: Path, monkey
             raise KeyboardInterrupt
         return honest(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generator, "paint_scene", interrupted)
+    monkeypatch.setattr(scenes, "paint_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "a", counts, settings, processes=1)
     assert not (tmp_path / "a" / "annotations" / "instances_val.json").exists()
     generate(tmp_path / "a", counts, settings, processes=1)
     assert painted == 6  # 3 + the interrupted one + the 2 that were missing
-    monkeypatch.setattr(generator, "paint_scene", honest)
+    monkeypatch.setattr(scenes, "paint_scene", honest)
     generate(tmp_path / "b", counts, settings, processes=1)
     files = {p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
     assert len(files) == 5 * 2 + 4

@@ -47,10 +47,10 @@ class SegmentRow(NamedTuple):
 class PQCounts:
     """Per contiguous category: true positives, false positives, false negatives and the IoU sum in ``1 / IOU_UNIT``."""
 
-    tp: Int64[np.ndarray, " c"]
-    fp: Int64[np.ndarray, " c"]
-    fn: Int64[np.ndarray, " c"]
-    iou: Int64[np.ndarray, " c"]
+    tp: Int64[np.ndarray, "*bins c"]
+    fp: Int64[np.ndarray, "*bins c"]
+    fn: Int64[np.ndarray, "*bins c"]
+    iou: Int64[np.ndarray, "*bins c"]
 
     @staticmethod
     def zeros(num_categories: int) -> PQCounts:
