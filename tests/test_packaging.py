@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 import panoptic_occ
@@ -20,12 +19,6 @@ from panoptic_occ.config.files import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def name_of(requirement: str) -> str:
-    match = re.match(r"[A-Za-z0-9_.-]+", requirement)
-    assert match is not None, requirement
-    return match[0].lower().replace("_", "-")
 
 
 def pins() -> dict[str, str]:
@@ -71,21 +64,10 @@ def test_every_dependency_is_pinned_within_its_bounds() -> None:
         assert requirement.specifier.contains(pins()[name_of(text)]), text
 
 
-def test_hooks_need_no_network() -> None:
-    (repository,) = OmegaConf.load(ROOT / ".pre-commit-config.yaml").repos
-    assert repository.repo == "local"
-    assert {hook.language for hook in repository.hooks} == {"system"}
-
-
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_make_help_lists_every_target() -> None:
-    listed = {line.split()[1] for line in make("help").stdout.splitlines()}
-    assert listed == {"help", "train", "test", "test-slurm", "bench", "docs", "lint", "venv", "clean"}
 
 
 def test_make_names_the_python_that_is_too_old(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from panoptic_occ.commands.app import KEY, command, log_handler
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.files import conf_dir, group_choices
-from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.runs.plan import RunPlan
 
 EXAMPLES = {"": "the embedded scenes", "method=ocfusion seed=1": "another seed", "-m seed=0,1,2": "a sweep"}
@@ -132,19 +131,6 @@ def test_our_errors_are_one_message(start: Start, capsys: pytest.CaptureFixture[
     assert "error: 'nothing' is read here" in exit_message(start, then=lambda config: config.nothing)
 
 
-def test_our_errors_end_a_sweep_after_its_last_job(start: Start) -> None:
-    seeds: list[int] = []
-
-    def then(config: DictConfig) -> None:
-        seeds.append(config.seed)
-        if config.seed == 1:
-            raise DataError("a.png: truncated")
-
-    answer = exit_message(start, "-m", "seed=1,2", then=then)
-    assert answer.startswith("error: 1 of 2 jobs have no result, the first: a.png: truncated (log: ")
-    assert seeds == [1, 2]
-
-
 @pytest.mark.parametrize("how", ["debug=true", "HYDRA_FULL_ERROR"])
 def test_tracebacks_on_request(start: Start, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     if how == "HYDRA_FULL_ERROR":
@@ -162,12 +148,6 @@ def test_jobs_inherit_the_users_environment(start: Start) -> None:
     inside: list[str | None] = []
     start(then=lambda config: inside.append(os.environ.get("HYDRA_FULL_ERROR")))
     assert inside == [None]
-
-
-@pytest.mark.parametrize("several", ["trainer.devices=2", "trainer.devices=[0,1]", "trainer.strategy=ddp"])
-def test_sweeps_of_several_processes_are_refused(start: Start, several: str) -> None:
-    assert "every process would run the whole sweep" in exit_message(start, "-m", "seed=0,1", several)
-    assert len(start("seed=0", several)) == 1
 
 
 def test_help_lists_groups_keys_and_examples(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,14 +257,6 @@ def test_every_group_has_a_place_in_the_defaults() -> None:
     # a method chooses for the groups before it, an experiment for all, and a sweep goes over any of them
     assert groups[-3:] == ["method", "experiment", "sweep"]
     assert set(group_choices()) <= set(groups)
-
-
-def test_the_trainer_and_the_logger_are_built(tmp_path: Path) -> None:
-    config = compose(["trainer=cpu", "trainer.gradient_clip_val=1.5"])
-    logger = safe_instantiate(config.logger.csv, save_dir=str(tmp_path), version="base_0")
-    trainer = safe_instantiate(config.trainer, logger=logger, max_steps=3)
-    assert (trainer.gradient_clip_val, trainer.max_steps, trainer.logger) == (1.5, 3, logger)
-    assert Path(logger.log_dir) == tmp_path / "logs" / "base_0"
 
 
 def test_the_environment_chooses_the_mode_of_wandb(monkeypatch: pytest.MonkeyPatch) -> None:

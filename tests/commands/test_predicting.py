@@ -6,14 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.tiny_runs import QUIET, read
 from panoptic_occ.commands import predicting
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
 from panoptic_occ.evaluation import predictor
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.testing import toy_categories
@@ -169,16 +167,6 @@ def test_two_images_of_one_name(predict, tmp_path):
     with pytest.raises(DataError, match=r"a\.png: its result would overwrite that of .*a\.jpg; rename one of them"):
         predict()
     assert not (tmp_path / "out").exists()
-
-
-def test_sixteen_bits_are_seen_as_eight(predict, tmp_path):
-    gray = np.linspace(0, 255, 1200).astype(np.uint8).reshape(30, 40)
-    for bits, name in ((gray, "eight"), (gray.astype(np.uint16) * 257, "sixteen")):
-        Image.fromarray(bits).save(tmp_path / "in" / f"{name}.png")
-    out = predict()
-    for kind in ("panoptic", "overlays"):
-        same = [read_panoptic_png(out / kind / f"{name}.png") for name in ("eight", "sixteen")]
-        np.testing.assert_array_equal(*same)
 
 
 def test_turned_upright_as_the_exif_says(predict, tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.files import conf_dir, group_choices
 from panoptic_occ.config.instantiate import safe_instantiate
@@ -148,25 +147,6 @@ def test_trainer_settings_are_lightnings(choice: str) -> None:
 
     node = compose([f"trainer={choice}"]).trainer
     assert node.keys() - {"_target_"} <= inspect.signature(pl.Trainer).parameters.keys()
-
-
-def test_command_line_wins_over_the_method() -> None:
-    config = compose(["method=ocfusion", "occlusion=area", "fusion.min_visible=0.3"])
-    assert config.choices.occlusion == "area" and config.fusion.min_visible == 0.3
-
-
-def test_no_class_count_in_any_file() -> None:
-    for path in conf_dir().rglob("*.yaml"):
-        assert "num_classes" not in path.read_text() and "num_things" not in path.read_text(), path
-
-
-@pytest.mark.parametrize(
-    ("override", "hint"),
-    [("method=ocfusoin", "ocfusion"), ("methd=ocfusion", "method"), ("schedule.base.stpes=3", "steps")],
-)
-def test_misspellings_are_answered(override: str, hint: str) -> None:
-    with pytest.raises(ConfigError, match=f"did you mean '.*{hint}"):
-        compose([override])
 
 
 def test_pretrained_weights_are_not_read_where_a_trained_base_replaces_them(tmp_path: Path) -> None:

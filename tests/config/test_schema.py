@@ -160,14 +160,6 @@ def test_a_part_is_named_where_any_of_it_changes_results() -> None:
     assert in_names(config, "~fusion.min_visible") and not in_names(config, "~trainer.strategy")
 
 
-def test_orders_of_the_users_own_can_be_compared(tmp_path: Path) -> None:
-    (tmp_path / "occlusion").mkdir()
-    (tmp_path / "occlusion" / "mine.yaml").write_text("_target_: mine.Mine\n_partial_: true\n")
-    assert compose(["compare=[mine]"], tmp_path).compare == ["mine"]
-    with pytest.raises(ConfigError, match=r"compare=\[mien\] is unknown; did you mean 'mine'\?"):
-        compose(["compare=[mien]"], tmp_path)
-
-
 @pytest.mark.parametrize(
     ("word", "message"),
     [
