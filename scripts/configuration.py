@@ -58,11 +58,7 @@ def _table(settings: dict[str, Setting], comments: dict[str, tuple[str, str]]) -
         kind = ", or ".join(sorted(words(setting.kind).split(", or "), key=lambda text: (text == "null", text)))
         allowed = "" if "typing" in kind or "collections" in kind or "<" in kind else kind
         rows.append([f"`{key}`", f"`{value}`" if value else "", allowed, setting.scope.value, meaning])
-    return tabulate([[_cell(part) for part in row] for row in rows], HEADS, tablefmt="github")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return tabulate([[part.replace("|", "\\|") for part in row] for row in rows], HEADS, tablefmt="github")
 
 
 def _comments(file: Path) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -23,9 +23,7 @@ from panoptic_occ.occlusion.heads.roi_head import PairHead
 from panoptic_occ.occlusion.ocfusion import OCFusion
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.instances import InstanceSet
-from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.panoptic_map import PanopticMap
-from panoptic_occ.structures.relation import Relation
 from panoptic_occ.structures.sample import Sample
 from panoptic_occ.thing.mask_rcnn import MaskRCNN as ThingBranch
 from scripts.benchmark import reference
@@ -115,24 +113,16 @@ def same_detections(ours: InstanceSet, theirs: dict[str, Tensor]) -> None:
 @torch.no_grad()
 def literally_fused(model: PanopticFPN, output: BaseOutput, result: PanopticMap) -> None:
     """The map is what the plain head and Algorithm 1 make of the same detections."""
-    instances, dense = output.instances, output.instances.masks.dense()
-    equal(output.stats.inter, reference.pair_counts(dense).long(), "pairs")
-    above, semantic = plain_relation(model, instances, output.stats).above(), output.semantic.labels
-    thresholds = SIG_RATIO, 0.5, POLICY.stuff_area
-    same_map(result, reference.fuse_by_occlusion(dense, instances.labels, above, semantic, *thresholds))
-
-
-def plain_relation(model: PanopticFPN, instances: InstanceSet, stats: PairStats) -> Relation:
-    """What the plain head says of every significant pair."""
-    occlusion = model.occlusion
+    instances, dense, occlusion = output.instances, output.instances.masks.dense(), model.occlusion
     assert isinstance(occlusion, OCFusion) and instances.soft is not None and instances.roi_features is not None
-    pairs = torch.ones(stats.inter.shape, dtype=torch.bool).tril(-1) & stats.significant(SIG_RATIO)
-    logits = torch.zeros(stats.inter.shape)
+    equal(output.stats.inter, reference.pair_counts(dense).long(), "pairs")
+    pairs = output.stats.significant(SIG_RATIO).tril(-1)
+    above = torch.zeros_like(pairs)
     if pairs.any():
-        masks = nn.functional.max_pool2d(instances.soft[:, None], 2)
-        joined = torch.cat([masks, instances.roi_features], dim=1)
-        logits[pairs] = reference.pair_logits(occlusion.head, joined, pairs.nonzero())
-    return Relation(logits, pairs, antisymmetric=False)
+        joined = torch.cat([nn.functional.max_pool2d(instances.soft[:, None], 2), instances.roi_features], dim=1)
+        above[pairs] = reference.pair_logits(occlusion.head, joined, pairs.nonzero()) > 0
+    thresholds = SIG_RATIO, 0.5, POLICY.stuff_area
+    same_map(result, reference.fuse_by_occlusion(dense, instances.labels, above, output.semantic.labels, *thresholds))
 
 
 @torch.no_grad()

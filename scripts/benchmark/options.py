@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from panoptic_occ.common.files import read_json, write_json, write_text
+from panoptic_occ.common.files import read_json
 from scripts.benchmark.checks import expect
-from scripts.documents import markdown, say
+from scripts.documents import markdown, publish, say
 from scripts.suite import Run, environment
 
 OPTIONS = (
@@ -64,13 +64,8 @@ def run(out: Path, quick: bool = False) -> None:
     device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads of a CPU"
     cells = [(option, *("-" if v is None else f"{v:.3g}" for v in row.values())) for option, row in rows.items()]
     text = f"# Training and evaluation on {device}\n\n{NOTE}\n\n{markdown(('option', *COLUMNS), cells)}\n"
-    name = "gpu" if gpu else "options"
-    write_json(
-        out / f"{name}.json",
-        {"environment": environment(), "words": [*words, *COMMON, *steps], "options": rows},
-        indent=1,
-    )
-    write_text(out / f"{name}.md", text)
+    content = {"environment": environment(), "words": [*words, *COMMON, *steps], "options": rows}
+    publish(out / ("gpu.json" if gpu else "options.json"), content, text)
     say(text)
 
 
@@ -82,8 +77,8 @@ def measure(words: Sequence[str]) -> dict[str, float | None]:
     orders = read_json(one.metrics)["relations"]
     (base, memory), (module, _) = (_logged(file.parent) for file in (one.base, one.module))
     relations = [orders[name]["relation_ms"] for name in ("ocfusion", "rap", "refine")]
-    own = orders["ocfusion"]
-    numbers = (base, module, memory, own["network_ms"], *relations, own["fusion_ms"], seconds)
+    times = orders["ocfusion"]
+    numbers = (base, module, memory, times["network_ms"], *relations, times["fusion_ms"], seconds)
     return dict(zip(COLUMNS, numbers, strict=True))
 
 

@@ -37,11 +37,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with its command (train or evaluate), the command's words without seed or run, and a run for every seed.
-
-    ``pending``: why there are none.  ``detections``: the row whose runs a row that only fuses evaluates again;
-    ``same_predictions``: with the predictions which these store.
-    """
+    """A row with its command, the command's words without seed or run, and a run for every seed.  ``pending``: why
+    there are none.  ``detections``: the row whose runs a row that only fuses evaluates again; ``same_predictions``:
+    with the predictions which these store."""
 
     row: Row
     command: str
@@ -104,8 +102,8 @@ def _trained(row: Row, words: Sequence[str], seeds: Sequence[int]) -> PlannedRow
 
 def _fused(row: Row, words: Sequence[str], detections: PlannedRow) -> PlannedRow:
     words, first = swept([*words, *row.overrides]), detections.runs[0]
-    own = Run.of([*words, f"seed={first.config.seed}"])
-    same = not own.config.oracle and own.predictions == first.predictions
+    alone = Run.of([*words, f"seed={first.config.seed}"])
+    same = not alone.config.oracle and alone.predictions == first.predictions
     runs = tuple(run.evaluation(words) for run in detections.runs)
     return PlannedRow(row, "evaluate", words, runs, detections=detections, same_predictions=same)
 
@@ -138,7 +136,7 @@ class TableResults:
 
     def row(self, row: Row) -> RowResults | None:
         """The results of a row of the table."""
-        return next((own for own in self.rows if (own.name, own.backbone) == (row.name, row.backbone)), None)
+        return next((each for each in self.rows if (each.name, each.backbone) == (row.name, row.backbone)), None)
 
     def write(self, file: Path) -> None:
         """Writes everything as JSON."""

@@ -143,8 +143,7 @@ def _plain(text: str) -> str:
 
 
 def _notes(results: TableResults, lines: Sequence[Line]) -> list[str]:
-    """What a reader must know: data, schedule, seeds, backbones, where the published numbers are from, what is odd
-    about them, and which rows are missing why."""
+    """What was measured how, where the published numbers are from and what is odd, and why rows are missing."""
     notes = [_circumstances(results, lines)]
     if settings := _common_settings(results, lines):
         notes.append(f"Other than in the table's own configuration: {', '.join(settings)}.")

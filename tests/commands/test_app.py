@@ -57,20 +57,18 @@ def exit_message(start: Start, *arguments: str, then: Callable[[DictConfig], Non
 
 def test_a_command_gets_its_configuration(start: Start) -> None:
     (config,) = start("method=panoptic_fpn", "seed=3", "processes=1")
-    assert (config.choices.method, config.choices.occlusion, config.choices.fusion) == (
-        "panoptic_fpn",
-        "score",
-        "heuristic",
-    )
+    chosen = [config.choices[group] for group in ("method", "occlusion", "fusion")]
+    assert chosen == ["panoptic_fpn", "score", "heuristic"]
     assert (config.method.name, config.backbone_name, config.seed) == ("panoptic_fpn", "small", 3)
     assert config == compose(["method=panoptic_fpn", "seed=3", "processes=1"])
     assert "hydra" not in config
 
 
 def test_a_command_leaves_nothing_behind(start: Start, tmp_path: Path) -> None:
-    start()
+    inside: list[str | None] = []
+    start(then=lambda config: inside.append(os.environ.get("HYDRA_FULL_ERROR")))
     assert list(tmp_path.iterdir()) == []
-    assert "HYDRA_FULL_ERROR" not in os.environ
+    assert inside == [None] and "HYDRA_FULL_ERROR" not in os.environ
 
 
 def test_the_command_line_wins_over_the_method(start: Start) -> None:
@@ -144,12 +142,6 @@ def test_faults_of_ours_keep_their_traceback(start: Start) -> None:
         start(then=fail(ZeroDivisionError()))
 
 
-def test_jobs_inherit_the_users_environment(start: Start) -> None:
-    inside: list[str | None] = []
-    start(then=lambda config: inside.append(os.environ.get("HYDRA_FULL_ERROR")))
-    assert inside == [None]
-
-
 def test_help_lists_groups_keys_and_examples(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("--help", "-h"):
         assert start(flag, "methd=ocfusion") == []
@@ -164,7 +156,7 @@ def test_help_lists_groups_keys_and_examples(start: Start, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("name", "own", "others"),
+    ("name", "key", "others"),
     [
         ("train", "validate", "output grid check"),
         ("evaluate", "grid", "output check validate"),
@@ -173,12 +165,12 @@ def test_help_lists_groups_keys_and_examples(start: Start, capsys: pytest.Captur
     ],
 )
 def test_the_help_of_a_command_has_its_own_keys_first(
-    name: str, own: str, others: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, key: str, others: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["panoptic-occ", name, "--help"])
     assert not cli.main()
     keys = re.findall(r"^  (\w+) ", capsys.readouterr().out.partition("Groups")[0], re.MULTILINE)
-    assert own in keys[: keys.index("force")] and keys[-1] == "debug"
+    assert key in keys[: keys.index("force")] and keys[-1] == "debug"
     assert not set(others.split()) & set(keys)
 
 
@@ -233,20 +225,20 @@ def test_a_shell_completes_commands_groups_and_keys(line: str, reply: set[str]) 
 
 
 def test_own_files_are_composed_and_listed(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = tmp_path / "my conf" / "method"
-    own.mkdir(parents=True)
-    (own / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /occlusion: random\n")
-    (config,) = start("--config-dir", str(own.parent), "method=mine")
+    conf = tmp_path / "my conf"
+    for group in ("method", "occlusion"):
+        (conf / group).mkdir(parents=True)
+    (conf / "method" / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /occlusion: random\n")
+    (config,) = start("--config-dir", str(conf), "method=mine")
     assert config.choices.occlusion == "random"
-    assert compose(["method=mine"], own.parent).choices == config.choices
-    answer = exit_message(start, "-cd", str(own.parent), "method=mnie")
+    assert compose(["method=mine"], conf).choices == config.choices
+    answer = exit_message(start, "-cd", str(conf), "method=mnie")
     assert "did you mean 'mine'? allowed: banet, mine, oanet" in answer
-    (own.parent / "occlusion").mkdir()
-    (own.parent / "occlusion" / "front.yaml").write_text("defaults: [area, _self_]\n")
-    (config,) = start("--config-dir", str(own.parent), "compare=front")
+    (conf / "occlusion" / "front.yaml").write_text("defaults: [area, _self_]\n")
+    (config,) = start("--config-dir", str(conf), "compare=front")
     assert config.compare == ["front"]
-    assert "did you mean 'front'?" in exit_message(start, "--config-dir", str(own.parent), "compare=[frnt]")
-    start("--config-dir", str(own.parent), "--help")
+    assert "did you mean 'front'?" in exit_message(start, "--config-dir", str(conf), "compare=[frnt]")
+    start("--config-dir", str(conf), "--help")
     assert "banet, mine, oanet, ocfusion*" in capsys.readouterr().out
 
 

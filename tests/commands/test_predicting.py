@@ -51,10 +51,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize(("occlusion", "fix"), [("class_prior", "occlusion=area"), ("ground_truth", "choose another")])
-def test_orders_that_need_more_than_an_image(predict, tmp_path, occlusion, fix):
+@pytest.mark.parametrize(
+    ("occlusion", "need"),
+    [
+        ("class_prior", "counts the pairs of a training .*occlusion=area"),
+        ("ground_truth", "reads annotations, .*choose another"),
+    ],
+)
+def test_orders_that_need_more_than_an_image(predict, tmp_path, occlusion, need):
     (tmp_path / "in" / "image.png").touch()
-    with pytest.raises(ConfigError, match=f"occlusion={occlusion} .*{fix}"):
+    with pytest.raises(ConfigError, match=f"occlusion={occlusion} {need}"):
         predict(occlusion=occlusion)
     assert not (tmp_path / "out").exists()
 

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_runs import QUIET, TinyRun, cache, read
+from helpers.tiny_runs import QUIET, TinyRun, read
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.evaluation.report import read_rows, summary
 from panoptic_occ.runs.build import plan_of
-
-__all__ = ["cache"]
 
 RELATIONS = ["score", "area", "larger", "class_prior", "random", "banet", "ground_truth"]
 POLICIES = ["plain", "same class", "duplicates", "both"]

@@ -13,7 +13,6 @@ from torchvision.ops import roi_align
 from helpers.aggregation import CATEGORIES, CHANNELS, SIZE, branches, dense_inlay, exchange, inputs, plain, pyramids
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
-from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.exchange.banet import FeatureAggregation, InstanceToSemantic, LayoutContext
 from panoptic_occ.stuff.concat import ConcatHead
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
@@ -238,6 +237,3 @@ def test_the_method_composes_all_its_parts() -> None:
     chosen = {group: config.choices[group] for group in ("stuff", "exchange", "occlusion", "fusion")}
     assert set(chosen.values()) == {"banet"}
     assert config.thing.mask_convs == 3
-    stuff = safe_instantiate(config.stuff)(in_channels=64, categories=CATEGORIES)
-    module = safe_instantiate(config.exchange)(in_channels=64, categories=CATEGORIES, stuff=stuff)
-    assert module.i2s.predictor.out_channels == len(CATEGORIES) and module.keep == (0.6, 1.0)

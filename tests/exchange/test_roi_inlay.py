@@ -92,22 +92,12 @@ def test_r5_gradcheck(aligned: bool, weighted: bool) -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_equals_the_definition_and_its_gradient(weighted: bool) -> None:
+def test_equals_the_definition(weighted: bool) -> None:
     torch.manual_seed(2)
-    boxes = random_boxes(25, 3, 21, 34).double()
-    crops = torch.randn(25, 4, 14, 14, dtype=torch.float64)
-    loss = torch.randn(3, 4, 21, 34, dtype=torch.float64)
-    shares = torch.rand(25, 14, 14, dtype=torch.float64) if weighted else None
-    found = []
-    for inlay in (
-        lambda c, w: roi_inlay(c, boxes, (3, 21, 34), 4.0, weights=w),
-        lambda c, w: dense_inlay(c, boxes, (3, 21, 34), 4.0, w),
-    ):
-        leaves = [leaf.clone().requires_grad_() for leaf in (crops, shares) if leaf is not None]
-        out = inlay(leaves[0], leaves[1] if weighted else None)
-        found.append((out.detach(), *torch.autograd.grad((out * loss).sum(), leaves)))
-    for k, (mine, theirs) in enumerate(zip(*found, strict=True)):
-        assert torch.allclose(mine, theirs, atol=1e-4 if k else 1e-5)  # the reference's grid is float32
+    boxes, crops = random_boxes(25, 3, 21, 34).double(), torch.randn(25, 4, 14, 14, dtype=torch.float64)
+    weights = torch.rand(25, 14, 14, dtype=torch.float64) if weighted else None
+    inlay = roi_inlay(crops, boxes, (3, 21, 34), 4.0, weights=weights)
+    assert torch.allclose(inlay, dense_inlay(crops, boxes, (3, 21, 34), 4.0, weights), atol=1e-5)
 
 
 class TestWeights:

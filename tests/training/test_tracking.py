@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helpers.tiny_runs import TinyRun, cache, equal_weights, read, steps, tiny_run
+from helpers.tiny_runs import TinyRun, equal_weights, read, steps, tiny_run
 from helpers.wandb_files import OfflineRun, logging_plan, offline_runs
 from panoptic_occ.commands.app import command
 from panoptic_occ.common.errors import ConfigError
@@ -24,8 +24,6 @@ from panoptic_occ.runs.build import plan_of
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.training import tracking
 from panoptic_occ.training.tracking import tracked
-
-__all__ = ["cache"]
 
 WORDS = ["thing.max_detections=100", "compare=[score]", *steps(4, 2), "schedule.base.milestones=[2]"]
 WORDS += ["validate={every: 2, images: 2}"]
