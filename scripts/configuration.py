@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,12 +18,6 @@ COMMAND = "python -m scripts.configuration from the table of settings"
 WIDE = ("preset", "method", "experiment", "sweep")
 LINE = re.compile(r"^( *)(\w+):(?: +((?:[^#'\"]|'[^']*'|\"[^\"]*\")*?))?(?: +# (.*))?$")
 HEADS = ("key", "value", "allowed", "scope", "meaning")
-
-
-def main() -> int:
-    """Writes the page."""
-    fill("settings", page(), COMMAND)
-    return 0
 
 
 def page() -> str:
@@ -72,4 +65,4 @@ def _comments(file: Path) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    fill("settings", page(), COMMAND)

@@ -77,9 +77,8 @@ def jobs(names: Sequence[str] = ()) -> list[Job]:
     """The jobs of these names, or all, in the order of the table; ConfigError for an unknown name."""
     every = [*jobs_maps.jobs(), *jobs_masks.jobs(), *jobs_networks.jobs()]
     allowed = {job.name for job in every}
-    for name in names:
-        if name not in allowed:
-            raise ConfigError(f"--job {name}: there is no such job; {did_you_mean(name, allowed)}")
+    if name := next((name for name in names if name not in allowed), None):
+        raise ConfigError(f"--job {name}: there is no such job; {did_you_mean(name, allowed)}")
     return [job for job in every if not names or job.name in names]
 
 

@@ -135,8 +135,7 @@ def cost(function: Callable[[], object]) -> tuple[float, float | None]:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """k of the least-squares fit y = c x^k through (x, y), a line in logarithms; NaN for fewer than two different x.
-    Between two neighbours it tells of cliffs: there it is far above that of all points."""
+    """k of the least-squares fit y = c x^k through (x, y), a line in logarithms; NaN for fewer than two different x."""
     if len({x for x, _ in points}) < 2:
         return math.nan
     x, y = np.log(points).T

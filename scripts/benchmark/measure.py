@@ -36,11 +36,11 @@ class MismatchError(PanopticOccError, AssertionError):
 
 @dataclass(frozen=True)
 class StandIn:
-    """Another way; ``run``: None if not installed; ``check`` raises MismatchError; ``target``: how much faster is ours."""
+    """Another way to the result, which ``check(ours, theirs)`` compares.  ``target``: how much faster ours must be."""
 
     name: str
-    run: Callable[[], Any] | None
-    check: Callable[[Any, Any], None]
+    run: Callable[[], Any] | None  # None: its package is not installed
+    check: Callable[[Any, Any], None]  # raises MismatchError
     target: float | None = None
 
 
@@ -67,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Patience:
-    """``turns`` repetitions, but none after ``enough`` seconds; then more until ``seconds`` are over, ``most`` at most."""
+    """``turns`` repetitions, but none after ``enough`` seconds; then up to ``most`` until ``seconds`` are over."""
 
     seconds: float = 0.6
     turns: int = 3
@@ -125,8 +125,7 @@ def first_call(run: Callable[[], Any], clock: Clock) -> tuple[Any, float, float 
 def in_turns(
     runs: Sequence[Callable[[], Any]], patience: Patience, clock: Clock, first: Sequence[float]
 ) -> list[list[float]]:
-    """Seconds of every call, contender by contender; each is called in every turn.  ``first``: of the first calls, a
-    turn that counts for those that are slow."""
+    """Seconds of every call, contender by contender; ``first``: of the first calls, which count for slow contenders."""
     samples = [[seconds] if seconds >= SLOW else [] for seconds in first]
     done = int(any(samples))
     start = time.perf_counter() - done * sum(first)

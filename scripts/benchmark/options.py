@@ -1,8 +1,7 @@
 """Training and evaluation with every option, by the suite's own commands and in its own numbers, on one device.
 
 With a GPU: 512 px scenes and a ResNet-50 (gpu.json, gpu.md); its maps must be those that the CPU fuses from the same
-predictions.  Without: the networks of ``make train`` (options.json, options.md).  In which operators a step spends its
-time, any command shows with ``+trainer.profiler=pytorch`` (torch's profiler) or ``+trainer.profiler=simple``.
+predictions.  Without: the networks of ``make train`` (options.json, options.md).
 """
 
 from __future__ import annotations
@@ -88,8 +87,7 @@ def check(words: Sequence[str]) -> None:
     for more in (["save_predictions=true"], ["saved=true", "trainer=cpu", "force=true"]):
         _command("evaluate", *words, *more)
         orders = read_json(Run.of(words).evaluation([*words, *more]).metrics)["relations"].items()
-        untimed = {(order, k): v for order, row in orders for k, v in row.items() if not k.endswith(("_ms", "FPS"))}
-        results.append(untimed)
+        results.append({(o, k): v for o, row in orders for k, v in row.items() if not k.endswith(("_ms", "FPS"))})
     wrong = [(key, value, results[1].get(key)) for key, value in results[0].items() if value != results[1].get(key)]
     expect(not wrong, f"the CPU fuses other maps of the same predictions: {wrong}")
 

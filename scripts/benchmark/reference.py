@@ -88,18 +88,14 @@ def fuse_by_value(
         same = int((mask & (owner_label == labels[i])).sum())
         if same > 0 and same / area >= same_class_thr:
             continue
-        if any(_duplicates(mask, masks[j], duplicate_thr) for j in accepted):
+        shares = (int((mask & masks[j]).sum()) / max(area, int(masks[j].sum())) for j in accepted)  # the smaller ones
+        if any(share >= duplicate_thr for share in shares):
             continue
         claim = mask & (owner_value > values[i])
         if int(claim.sum()) / area > min_visible:
             owner[claim], owner_label[claim], owner_value[claim] = i + 1, labels[i], values[i]
             accepted.append(i)
     return finished(owner, labels, semantic, stuff_area)
-
-
-def _duplicates(mask: Bool[Tensor, "h w"], other: Bool[Tensor, "h w"], threshold: float) -> bool:
-    inter = int((mask & other).sum())
-    return inter > 0 and inter / int(mask.sum()) >= threshold and inter / int(other.sum()) >= threshold
 
 
 def finished(owner: Map, labels: Labels, semantic: Map, stuff_area: int) -> DenseMap:
@@ -178,13 +174,10 @@ def panoptic_counts(prediction: PanopticMap, target: PanopticMap, num_categories
     tp, fp, fn = ([0] * num_categories for _ in range(3))
     ious = [0.0] * num_categories
     void = target.ids == 0
-    crowds: dict[int, Tensor] = {}
+    crowds = {truth.label: target.ids == truth.id for truth in target.segments if truth.iscrowd}
     guesses = {guess.id: (guess.label, prediction.ids == guess.id) for guess in prediction.segments}
-    for truth in target.segments:
+    for truth in (segment for segment in target.segments if not segment.iscrowd):
         mask = target.ids == truth.id
-        if truth.iscrowd:
-            crowds[truth.label] = mask
-            continue
         fn[truth.label] += 1
         for number, (label, guess) in list(guesses.items()):
             if label == truth.label:

@@ -1,7 +1,4 @@
-"""From a table to runs (the words of every row's command, what of it is finished), and from runs to its results.
-
-The results are kept in ``results/tables``: every rendering is made from them.
-"""
+"""From a table to runs (the words of every row's command, what of it is finished), and from runs to its results."""
 
 from __future__ import annotations
 
