@@ -63,7 +63,7 @@ def slow_panoptic_quality(
     void = gt_ids == 0
     hit = set()
     for g in gt_info:
-        gt_mask, found = gt_ids == g["id"], False
+        gt_mask, matched = gt_ids == g["id"], False
         for p in predicted_info:
             inter = int((gt_mask & mask[p["id"]]).sum())
             if g["iscrowd"] or inter == 0 or g["category_id"] != p["category_id"]:
@@ -74,8 +74,8 @@ def slow_panoptic_quality(
                 tallies[g["category_id"]].tp += 1
                 tallies[g["category_id"]].iou += iou
                 hit.add(p["id"])
-                found = True
-        if not found and not g["iscrowd"]:
+                matched = True
+        if not matched and not g["iscrowd"]:
             tallies[g["category_id"]].fn += 1
     for p in predicted_info:
         if p["id"] in hit:

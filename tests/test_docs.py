@@ -108,7 +108,7 @@ def split(word: str) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that docs/data.md and docs/new_method.md say to write."""
     folder = tmp_path_factory.mktemp("own")
     for name, code in (titled("docs/data.md") | titled("docs/new_method.md")).items():
@@ -144,14 +144,14 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "arguments"), LINES, ids=map(" ".join, LINES))
-def test_command_lines_compose(command: str, arguments: str, own: Path) -> None:
+def test_command_lines_compose(command: str, arguments: str, user_folder: Path) -> None:
     """With ``run=runs/<data>/...`` the words are those of a run on that data."""
     words, sweep = words_of(arguments)
     keys = [split(word)[0] for word in words]
     trained_on = re.search(r"run=runs/(\w+)/", arguments)
     data = [f"data={trained_on[1]}"] if trained_on and "data" not in keys else []
     for job in jobs(words) if sweep else [words]:
-        config = compose([*data, *job], own / "my_conf" if "--config-dir" in arguments else None)
+        config = compose([*data, *job], user_folder / "my_conf" if "--config-dir" in arguments else None)
         assert set(data) | {word for word in job if not word.startswith("hydra")} <= set(config.command)
 
 
@@ -242,27 +242,27 @@ def test_the_library_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert (tmp_path / "out" / "table.png").exists()
 
 
-def test_the_new_method_passes_its_tests(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(own)
-    contract = runpy.run_path(str(own / "test_my_method.py"))["TestLowerIsFront"]()
+def test_the_new_method_passes_its_tests(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(user_folder)
+    contract = runpy.run_path(str(user_folder / "test_my_method.py"))["TestLowerIsFront"]()
     tests = [name for name in dir(OcclusionContract) if name.startswith("test_")]
     for name in tests:
         getattr(contract, name)()
     assert len(tests) > 5
 
 
-def test_the_new_method_is_configured(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(own)
-    config = compose(["method=lower", "occlusion.start=0.5"], own / "my_conf")
+def test_the_new_method_is_configured(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(user_folder)
+    config = compose(["method=lower", "occlusion.start=0.5"], user_folder / "my_conf")
     assert (config.choices.occlusion, config.choices.fusion) == ("lower", "ocfusion")
     model = safe_instantiate(config.occlusion)(in_channels=4, categories=toy_categories())
     assert type(model).__name__ == "LowerIsFront" and model.trainable and model.weight.item() == 0.5
 
 
-def test_the_new_method_is_trained_and_evaluated(own: Path, cache: Path, tmp_path: Path) -> None:
+def test_the_new_method_is_trained_and_evaluated(user_folder: Path, cache: Path, tmp_path: Path) -> None:
     def command(name: str, *words: str) -> str:
-        line = [sys.executable, "-m", f"panoptic_occ.{name}", "--config-dir", str(own / "my_conf"), *words]
-        path = os.pathsep.join([str(own), os.environ.get("PYTHONPATH", "")])
+        line = [sys.executable, "-m", f"panoptic_occ.{name}", "--config-dir", str(user_folder / "my_conf"), *words]
+        path = os.pathsep.join([str(user_folder), os.environ.get("PYTHONPATH", "")])
         places = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
         done = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False, **places)
         assert done.returncode == 0, done.stderr
@@ -280,7 +280,7 @@ def test_the_new_method_is_trained_and_evaluated(own: Path, cache: Path, tmp_pat
 
 
 def test_data_of_ones_own(
-    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, run: Callable[..., None]
+    user_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, run: Callable[..., None]
 ) -> None:
     """The commands of the page with its YAML file, on three small images a split."""
     for name in ("train", "val"):
@@ -294,7 +294,7 @@ def test_data_of_ones_own(
     calls = [call for call in CALL.findall(section) if call[0] != "predict" and "preset=" not in call[1]]
     assert [command for command, _ in calls] == ["prepare", "evaluate", "train", "evaluate"]
     for command, arguments in calls:
-        words = shlex.split(arguments.replace("my_conf", str(own / "my_conf")))
+        words = shlex.split(arguments.replace("my_conf", str(user_folder / "my_conf")))
         words += quiet if "run=" in arguments else [*quiet, *there, *(small if command == "train" else [])]
         run(command, *words)
     shown = capsys.readouterr().out

@@ -1,7 +1,7 @@
 """Jobs with networks: the pair head, and a whole inference.
 
 Ours, with OCFusion, and torchvision's Mask R-CNN have the same parts up to the mask head, so one's random weights fit
-the other and both find the same boxes (checked).  Untrained networks find nothing: the batch norms' statistics are taken
+the other and both find the same boxes (checked).  Untrained networks find nothing: the batch norms' statistics come
 from the image, and the classifier is stretched until about 15 boxes score 0.5 or more, as in an image of COCO.
 """
 

@@ -84,8 +84,8 @@ def test_shown_and_wanted_regions_move_alike() -> None:
     positive = annotated_rois(base.batch.targets, (1.0, 1.0))
     shown = base.detected()
     alone, together = base.refine(shown), base.refine(positive, shown)
-    for own, both in zip(alone.semantics, together.semantics, strict=True):
-        torch.testing.assert_close(own, both, rtol=1e-4, atol=1e-5)
+    for separate, both in zip(alone.semantics, together.semantics, strict=True):
+        torch.testing.assert_close(separate, both, rtol=1e-4, atol=1e-5)
     for r, p in zip(together.rois[-1], positive, strict=True):
         assert len(r) == len(p) and torch.equal(r.matches, p.matches) and not torch.allclose(r.boxes, p.boxes)
 

@@ -15,8 +15,8 @@ HUES = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (150, 150, 0), (0, 150, 150))
 def ring(scores):
     """Instances around a strip, each with 4 px of its own and 2 px that it shares with the next one, above which it
     lies by its colour."""
-    n, own, common = len(scores), 4, 2
-    step = own + common
+    n, single, common = len(scores), 4, 2
+    step = single + common
     masks = strip(n * step, *([x % (n * step) for x in range(i * step - common, (i + 1) * step)] for i in range(n)))
     image = torch.tensor([hue for hue in HUES[:n] for _ in range(step)], dtype=torch.uint8).T[:, None, :]
     return image, detections(masks, scores)

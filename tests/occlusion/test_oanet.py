@@ -105,8 +105,8 @@ class TestLabelMap:
         ids[1, 1], ids[1, 2] = 0, 9  # void, stuff
         segments = (*target.panoptic.segments, Segment(9, 2, False, 1))
         target = replace(target, panoptic=replace(target.panoptic, ids=ids, segments=segments))
-        found = ranking_target(target, "instance", num_things=2)
-        assert found[1:3, 1:3].tolist() == [[VOID_LABEL, VOID_LABEL], [TIE, TIE]]
+        labels = ranking_target(target, "instance", num_things=2)
+        assert labels[1:3, 1:3].tolist() == [[VOID_LABEL, VOID_LABEL], [TIE, TIE]]
         crowd = tuple(replace(s, iscrowd=s.id == 2) for s in segments)
         target = replace(target, panoptic=replace(target.panoptic, segments=crowd))
         assert (ranking_target(target, "instance", num_things=2) == VOID_LABEL).all()
@@ -115,12 +115,12 @@ class TestLabelMap:
         target, _ = scene(7, seed=3)
         masks, semantic = target.masks.dense(), target.semantic()
         for conflict in ("instance", "class"):
-            found = ranking_target(target, conflict, num_things=3)  # type: ignore[arg-type]
+            labels = ranking_target(target, conflict, num_things=3)  # type: ignore[arg-type]
             for y in range(22):
                 for x in range(31):
                     covering = target.labels[masks[:, y, x]].tolist()
                     many = len(covering if conflict == "instance" else set(covering)) >= 2
-                    assert found[y, x] == (semantic[y, x] if many else VOID_LABEL)
+                    assert labels[y, x] == (semantic[y, x] if many else VOID_LABEL)
 
 
 class TestRelation:

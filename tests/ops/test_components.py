@@ -16,21 +16,21 @@ from panoptic_occ.ops.components import components
 def test_every_component_is_one_of_scipy(seed: int, height: int, width: int, patch: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(-2, 4, (height, width)).repeat(patch, axis=0).repeat(patch, axis=1)
-    found = components(torch.from_numpy(labels))
-    numbers = found.numbers.numpy()
-    assert found.labels.dtype == torch.int64 and (numbers >= 0).sum() == found.areas.sum() == (labels >= 0).sum()
+    ours = components(torch.from_numpy(labels))
+    numbers = ours.numbers.numpy()
+    assert ours.labels.dtype == torch.int64 and (numbers >= 0).sum() == ours.areas.sum() == (labels >= 0).sum()
     number = 0
     for label in range(4):
         parts, count = ndimage.label(labels == label, np.ones((3, 3)))
         for part, window in zip(range(1, count + 1), ndimage.find_objects(parts), strict=True):
             assert np.array_equal(numbers == number, parts == part)
-            assert found.labels[number] == label and found.windows[number] == window
-            assert found.areas[number] == (parts == part).sum()
+            assert ours.labels[number] == label and ours.windows[number] == window
+            assert ours.areas[number] == (parts == part).sum()
             number += 1
-    assert len(found.labels) == number
+    assert len(ours.labels) == number
     values = rng.integers(1, 9, number)
-    assert np.array_equal(found.spread(values), np.append(values, 0)[numbers])
-    assert found.spread(values > 4).dtype == bool
+    assert np.array_equal(ours.spread(values), np.append(values, 0)[numbers])
+    assert ours.spread(values > 4).dtype == bool
 
 
 def test_rows_do_not_touch_around_the_edge() -> None:
@@ -43,5 +43,5 @@ def test_diagonal_neighbours_are_connected() -> None:
 
 
 def test_nothing_to_number() -> None:
-    found = components(torch.full((2, 3), -1))
-    assert (found.numbers == -1).all() and len(found.labels) == 0 and found.windows == ()
+    ours = components(torch.full((2, 3), -1))
+    assert (ours.numbers == -1).all() and len(ours.labels) == 0 and ours.windows == ()

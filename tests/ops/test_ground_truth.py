@@ -78,14 +78,14 @@ def test_counts_equal_loops_over_pixels(seed: int, n: int) -> None:
     ids = rng.integers(0, 4, (6, 7)).astype(np.int32)
     masks = rng.random((n, 6, 7)) < rng.choice([0.0, 0.2, 0.7])
     segments = rng.integers(0, 6, n).tolist()  # 4 and 5 name no pixel
-    found = ground_truth_relation(
+    relation = ground_truth_relation(
         MaskCrops.from_dense(torch.from_numpy(masks)), torch.tensor(segments).long(), torch.from_numpy(ids)
     )
     pan_area, inter, own = relation_by_loops(masks, segments, ids)
-    assert found.area.tolist() == masks.sum(axis=(1, 2)).tolist()
-    assert found.pan_area.tolist() == pan_area
-    assert np.array_equal(found.inter.numpy(), inter)
-    assert np.array_equal(found.own.numpy(), own)
+    assert relation.area.tolist() == masks.sum(axis=(1, 2)).tolist()
+    assert relation.pan_area.tolist() == pan_area
+    assert np.array_equal(relation.inter.numpy(), inter)
+    assert np.array_equal(relation.own.numpy(), own)
 
 
 STRIP = [[1, 1, 2, 2, 2, 2, 0, 0]]
@@ -138,8 +138,8 @@ def test_matching_equals_dense_masks(seed: int) -> None:
         for n in rng.permutation(numbers)[:10]
     )
     panoptic = PanopticMap(torch.from_numpy(ids), segments)
-    found = match_by_share(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic)
-    assert found.tolist() == match_by_masks(masks, labels, panoptic)
+    matched = match_by_share(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic)
+    assert matched.tolist() == match_by_masks(masks, labels, panoptic)
 
 
 def test_a_tie_goes_to_the_better_iou() -> None:

@@ -42,10 +42,10 @@ def pyramid(channels: int) -> dict[str, torch.Tensor]:
 
 
 def layer_widths(stack: nn.Module) -> list[int]:
-    found = [m for m in stack.modules() if isinstance(m, DeformableConv) or type(m) is nn.Conv2d]
-    inside = {id(m.offset) for m in found if isinstance(m, DeformableConv)}
+    layers = [m for m in stack.modules() if isinstance(m, DeformableConv) or type(m) is nn.Conv2d]
+    inside = {id(m.offset) for m in layers if isinstance(m, DeformableConv)}
     return [
-        m.conv.out_channels if isinstance(m, DeformableConv) else m.out_channels for m in found if id(m) not in inside
+        m.conv.out_channels if isinstance(m, DeformableConv) else m.out_channels for m in layers if id(m) not in inside
     ]
 
 

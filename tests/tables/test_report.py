@@ -76,8 +76,8 @@ def test_the_printed_commands_are_those_that_run(monkeypatch: pytest.MonkeyPatch
     runs = {name: report.SCENES[name] for name in ("cross within classes", "rap")}
     results = report.measure(runs, report.SEEDS, tmp_path)
     assert [results[n]["rap"]["rap"]["PQ"] for n in ("0", "1", "2")] == [0, 1, 2]
-    twice, own = (re.findall(r"python -m panoptic_occ\.([^`]*)`", table) for table in (report.twice_table(SCENES), OWN))
-    assert commands == [twice[1], own[0].replace("METHOD", "rap")]
+    _, within, alone = re.findall(r"python -m panoptic_occ\.([^`]*)`", report.twice_table(SCENES) + OWN)
+    assert commands == [within, alone.replace("METHOD", "rap")]
 
 
 def test_the_first_rows_of_the_pictures_are_shown(tmp_path: Path) -> None:

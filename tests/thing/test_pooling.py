@@ -79,9 +79,9 @@ def test_bags_equal_roi_align(aligned: bool, ratio: int, bins: int) -> None:
         grid = Grid(bins, scale, ratio, aligned)
         expected = roi_align(feature, rois, grid)
         for layout in (torch.contiguous_format, torch.channels_last):
-            found = bag_rois(feature.contiguous(memory_format=layout), rois, grid)
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-            assert found.is_contiguous(memory_format=torch.channels_last)
+            pooled = bag_rois(feature.contiguous(memory_format=layout), rois, grid)
+            torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
+            assert pooled.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_gradients_are_sampled_and_all_else_is_read_in_bags(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +123,6 @@ def test_not_aligned_a_pyramid_and_its_gradient_equal_torchvision() -> None:
 def test_half_precision_keeps_its_type_and_the_boxes_theirs() -> None:
     ramp = (torch.arange(300) - 256.0).expand(1, 1, 4, 300)  # column x holds x - 256
     box = torch.tensor([[0.0, 1021.0, 4.0, 1027.0, 12.0]])  # bfloat16 would make 1020 and 1024 of its sides
-    found = align_rois(ramp.bfloat16(), box, Grid(1, 0.25))
-    assert found.dtype == torch.bfloat16
-    assert found.item() == pytest.approx(1024 / 4 - 0.5 - 256, abs=0.05)
+    pooled = align_rois(ramp.bfloat16(), box, Grid(1, 0.25))
+    assert pooled.dtype == torch.bfloat16
+    assert pooled.item() == pytest.approx(1024 / 4 - 0.5 - 256, abs=0.05)
