@@ -84,6 +84,7 @@ def test_the_command_line_wins_over_the_method(start: Start) -> None:
         ("method=ocfusoin", "group 'method' has no choice 'ocfusoin'; did you mean 'ocfusion'? allowed: banet, oanet"),
         ("sede=3", "there is no key or group 'sede'; did you mean 'seed'?"),
         ("trainer.precison=bf16", "'trainer' has no key 'precison'; did you mean 'precision'? allowed: accelerator, "),
+        ("schedule.base.stpes=3", "has no key 'stpes'; did you mean 'steps'?"),
         ("trainer={precison: bf16}", "'trainer' has no key 'precison'; did you mean 'precision'?"),
         ("fusion.sig_ratio=0.1", "'fusion' has no key 'sig_ratio'; did you mean 'occlusion.sig_ratio'? allowed: "),
         ("~fusion.conf", "'fusion' has no key 'conf'; did you mean 'conf_thr'?"),
