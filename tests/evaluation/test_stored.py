@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.tiny_runs import TinyRun, cache, tiny_run
+from helpers.tiny_runs import TinyRun, tiny_run
 from panoptic_occ.commands import evaluating
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.data.coco.dataset import CocoPanoptic
@@ -22,8 +22,6 @@ from panoptic_occ.runs.weights import WEIGHTS, save_weights
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.sample import Sample
-
-__all__ = ["cache"]
 
 NETWORK, STORED = "evaluate_network", "evaluate_predictions"
 TO_STORE = r"to store them, run: python -m panoptic_occ\.evaluate experiment=tiny .* save_predictions=true"

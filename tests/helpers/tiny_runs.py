@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -98,12 +97,6 @@ def equal_weights(one: Path, other: Path) -> bool:
     """Whether two files hold the same tensors, to the last bit."""
     ours, theirs = load_file(one), load_file(other)
     return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the scenes of all tests are painted, by the first that needs them."""
-    return tmp_path_factory.getbasetemp() / "scenes"
 
 
 def tiny_run(cache: Path, runs: Path, *more: str) -> TinyRun:

@@ -118,9 +118,9 @@ REASONS = [  # annotations, detections, their relation, policy, the one reason a
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("target", "found", "front", "policy", "reasons"), REASONS)
-def test_why_a_thing_is_missed(target, found, front, policy, reasons):
-    instances = seen(*found)
+@pytest.mark.parametrize(("target", "predicted", "front", "policy", "reasons"), REASONS)
+def test_why_a_thing_is_missed(target, predicted, front, policy, reasons):
+    instances = seen(*predicted)
     result = breakdown_of(things(*target), instances, relation(len(instances), front), policy)
     assert result.fn == sum(result.errors.values()) == 1
     assert [name for part in (result.errors, result.killed, result.killers) for name in part if part[name]] == reasons

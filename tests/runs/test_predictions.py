@@ -143,17 +143,6 @@ def test_head_outputs_can_be_added_later_but_not_to_other_detections(tmp_path: P
         StoredPredictions(files, {"mine": "mine_9"}, ADVICE)
 
 
-def test_a_fault_on_the_way_leaves_no_file(tmp_path: Path) -> None:
-    files = PredictionFiles(tmp_path)
-    with (
-        pytest.raises(KeyError),
-        PredictionWriter(files, {"annotations": "a"}, {"mine": ("mine_1", {})}) as writer,
-    ):
-        writer(toy_sample(3, 0), output_of(toy_sample(3, 0)), {})
-        writer(toy_sample(3, 1), replace(output_of(toy_sample(3, 1)), head_outputs={}), {})
-    assert list(tmp_path.iterdir()) == []
-
-
 def blob(generator: np.random.Generator, size: tuple[int, int], scale: float) -> np.ndarray:
     """A ragged region, about half of the pixels."""
     coarse = generator.normal(size=(max(int(size[0] / scale), 2), max(int(size[1] / scale), 2)))

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_runs import QUIET, TinyRun, cache, equal_weights
+from helpers.tiny_runs import QUIET, TinyRun, equal_weights
 from panoptic_occ.commands.training import train_order
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.training.callbacks.preemption import Preemption
 from panoptic_occ.training.module import PanopticModule
-
-__all__ = ["cache"]
 
 WORDS = (
     "experiment=oracle_base", "occlusion=oanet", "data=scenes_tiny", "schedule=scenes_tiny", "compare=[score]",

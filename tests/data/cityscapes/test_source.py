@@ -116,8 +116,8 @@ def test_the_environment_names_the_folder_and_prepare_caches_relations(
     words = ["data=cityscapes", f"data.source.cache_dir={tmp_path}/cache", "processes=1", "compare=[]"]
     source = plan_of(words).data.build().source
     with open(tmp_path / "log", "w") as log:
-        found = prepare(source, processes=1, check_files=True, console=Console(file=log, width=200))
-    assert found["train"][0].pairs == 4  # three of the first image, one of the second
+        statistics = prepare(source, processes=1, check_files=True, console=Console(file=log, width=200))
+    assert statistics["train"][0].pairs == 4  # three of the first image, one of the second
     relation = source.split("train").relations.get(1)
     assert relation.matrix(0.0).tolist() == [[-1, 0, 0], [1, -1, 0], [1, 1, -1]]
     cut = CityscapesSource(cache_dir=tmp_path / "cache", processes=1, inst_gt="panoptic").split("train").target(0)

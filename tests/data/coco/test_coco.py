@@ -18,7 +18,7 @@ from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.source import CocoSource
 from panoptic_occ.data.relations.cache import RelationCache
 from panoptic_occ.data.relations.preparation import build_relations, ensure_relations
-from panoptic_occ.data.relations.statistics import OCFUSION_COCO_TRAIN_PAIRS, relation_statistics, statistics_table
+from panoptic_occ.data.relations.statistics import relation_statistics
 
 
 def test_image_and_annotations_of_the_tiny_set(tiny_coco: Any) -> None:
@@ -206,12 +206,3 @@ def test_source_uses_the_cache_that_prepare_made(tiny_coco: Any, tmp_path: Path)
         for name in ("area", "pan_area", "inter", "visible"):
             assert torch.equal(getattr(computed, name), getattr(read, name))
             assert getattr(computed, name).dtype == getattr(read, name).dtype == torch.int64
-
-
-def test_table_shows_the_published_numbers_as_published(tiny_coco: Any, tmp_path: Path) -> None:
-    cache = build_relations(tiny_coco.data(), tmp_path / "r.safetensors")
-    table = statistics_table(relation_statistics(cache), "tiny", OCFUSION_COCO_TRAIN_PAIRS)
-    cells = {str(column.header): list(column.cells) for column in table.columns}
-    assert cells["pairs"] == ["1", "1", "1"]
-    assert cells["smaller on top"] == ["100.0%"] * 3
-    assert cells["published"] == ["192,519", "157,784", "132,165"]

@@ -99,15 +99,6 @@ class TestWriter:
         assert content["categories"] == CATEGORIES.to_json()
         np.testing.assert_array_equal(read_panoptic_png(tmp_path / "r/b/12.png"), prediction().ids)
 
-    def test_hundreds_of_segments(self, tmp_path, writer, file):
-        ids = np.arange(1, 601).reshape(20, 30)
-        with writer:
-            segments = tuple(Segment(i, 0, True, 1) for i in range(1, 601))
-            writer.write(1, "1.jpg", PanopticMap(torch.from_numpy(ids), segments))
-        np.testing.assert_array_equal(read_panoptic_png(tmp_path / "r/1.png"), ids)
-        infos = json.loads(file.read_text())["annotations"][0]["segments_info"]
-        assert [info["id"] for info in infos] == list(range(1, 601))
-
     def test_what_was_there_before_is_listed_too_but_no_foreign_image(self, tmp_path, writer, file):
         with pytest.raises(KeyboardInterrupt), writer:
             writer.write(1, "1.jpg", prediction())

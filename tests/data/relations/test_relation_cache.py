@@ -22,17 +22,13 @@ from panoptic_occ.data.relations.preparation import build_relations, ensure_rela
 from panoptic_occ.data.relations.statistics import relation_statistics
 from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.structures.masks import MaskCrops
-from panoptic_occ.structures.relation import GroundTruthRelation
-
-
-def random_relation(rng: np.random.Generator, k: int) -> GroundTruthRelation:
-    masks = torch.from_numpy(rng.random((k, 5, 6)) < 0.3)
-    ids = torch.from_numpy(rng.integers(0, k + 1, (5, 6)).astype(np.int32))
-    return ground_truth_relation(MaskCrops.from_dense(masks), torch.arange(1, k + 1), ids)
 
 
 def random_image(rng: np.random.Generator, image_id: int, k: int) -> ImageRelation:
-    return ImageRelation(image_id, torch.arange(k) + 10 * (image_id % 9), random_relation(rng, k))
+    masks = torch.from_numpy(rng.random((k, 5, 6)) < 0.3)
+    ids = torch.from_numpy(rng.integers(0, k + 1, (5, 6)).astype(np.int32))
+    relation = ground_truth_relation(MaskCrops.from_dense(masks), torch.arange(1, k + 1), ids)
+    return ImageRelation(image_id, torch.arange(k) + 10 * (image_id % 9), relation)
 
 
 def test_cache_round_trip(tmp_path: Path) -> None:
