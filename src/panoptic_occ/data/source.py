@@ -62,10 +62,7 @@ class Source(ABC):
         """The images of a split, with cached relations where there are any."""
         layout = self.layout(split)
         read = partial(CocoPanoptic, layout, manifest=self.manifest(layout))
-        if split == "train":
-            data = read(skip_empty=self.skip_empty, inst_gt=self.inst_gt, match=self.match)
-        else:
-            data = read()
+        data = read(skip_empty=self.skip_empty, inst_gt=self.inst_gt, match=self.match) if split == "train" else read()
         # the cache is always of the annotated instances
         if data.inst_gt == "coco" and (path := self.relations_path(data)).is_file():
             try:
