@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.tiny_runs import TinyRun, cache, tiny_run
+from helpers.tiny_runs import TinyRun, cache, tiny_run, trained_again
 from panoptic_occ.commands import evaluating
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.data.coco.dataset import CocoPanoptic
@@ -82,13 +82,6 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         make = getattr(evaluating, name)
         monkeypatch.setattr(evaluating, name, lambda *args, name=name, make=make: [made.append(name), make(*args)][1])
     return made
-
-
-def trained_again(weights: Path) -> None:
-    """Writes other weights into a file, which name the same base."""
-    base = WEIGHTS.read_header(weights).get("base")
-    tensors = {name: part + 1 if part.is_floating_point() else part for name, part in load_file(weights).items()}
-    WEIGHTS.write(weights, tensors, {"base": base})
 
 
 def head_named(weights: Path, base: Path) -> None:
