@@ -9,7 +9,7 @@ A folder is a function of the command, so that the same command finds its own wo
             occlusion.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ likewise)
     runs/<data>/<method>_<backbone>_s<seed>/  one run; other overrides are appended to the name
         config.yaml  environment.json  categories.json
-        metrics.json  metrics.csv  pq.json  pq.txt  pictures.png
+        metrics.json  metrics.csv  pq.json  pq.txt  pictures.png  made_from.json
         evaluations/<name>/                   the run evaluated again, see ``reuse``
 """
 

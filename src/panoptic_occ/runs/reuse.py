@@ -1,6 +1,8 @@
 """Whether an evaluation has been made before, with the same settings and from files of the same content.
 
-    <run>/evaluations/<name>/made_from.json     written last; results that it does not go with are made again
+    <run>/made_from.json, <run>/evaluations/<name>/made_from.json
+
+It is written last, and results that it does not go with are made again.
 
 Code is no part of it, as everywhere: ``force=true`` repeats an evaluation after a change of the code.
 """

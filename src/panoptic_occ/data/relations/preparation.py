@@ -32,7 +32,7 @@ def prepare(
     """Prepares both splits of ``source``, shows the statistics of their relations on ``console`` and returns them.
 
     ``rebuild`` ignores an existing cache.  ``check_files`` first reads every file of a split, images included, and
-    raises DataError after listing everything that is wrong.
+    raises DataError after listing everything that is wrong.  Every file is read for its fingerprint, if it is new.
     """
     console = console or Console()
     source.prepare()
@@ -44,6 +44,7 @@ def prepare(
         cache = ensure_relations(dataset, source.relations_path(dataset), processes, rebuild)
         statistics[split] = relation_statistics(cache)
         published = OCFUSION_COCO_TRAIN_PAIRS if (source.name, split) == ("coco", "train") else None
+        log.info("%s: fingerprint of all files: %s", dataset.layout.images, dataset.fingerprint[:12])
         title = f"{source.name} {split}: overlapping pairs of {len(dataset)} images"
         console.print(statistics_table(statistics[split], title, published))
     return statistics
