@@ -71,12 +71,16 @@ CHANGES: dict[str, Callable[[TinyCoco], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize(("command", "module"), [("train", training), ("evaluate", evaluating)])
 def test_results_of_changed_files_are_made_again(
-    coco: TinyCoco, run: TinyRun, monkeypatch: pytest.MonkeyPatch, command: str, change: Callable[[TinyCoco], object]
+    coco: TinyCoco,
+    run: TinyRun,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    module: Any,
+    change: Callable[[TinyCoco], object],
 ) -> None:
-    made = watched(monkeypatch, evaluating if command == "evaluate" else training, "evaluate_network")
-    give = getattr(run, command)
+    made, give = watched(monkeypatch, module, "evaluate_network"), getattr(run, command)
     before = give()
     assert give() == before and len(made) == 1
     change(coco)
@@ -84,6 +88,18 @@ def test_results_of_changed_files_are_made_again(
     assert len(made) == 2
     assert give() == after and len(made) == 2
     assert (after["relations"] != before["relations"]) == (change is not CHANGES["image"])  # which no order here reads
+
+
+@pytest.mark.parametrize(("command", "module"), [("train", training), ("evaluate", evaluating)])
+def test_results_that_do_not_say_what_they_were_made_from_are_made_again(
+    run: TinyRun, monkeypatch: pytest.MonkeyPatch, command: str, module: Any
+) -> None:
+    made, give = watched(monkeypatch, module, "evaluate_network"), getattr(run, command)
+    before = give()
+    (note,) = run.runs.rglob("made_from.json")
+    for count, damage in enumerate((b"\xff", b"[]", b'{"data": 3}'), start=2):
+        note.write_bytes(damage)
+        assert give() == before and len(made) == count
 
 
 def test_a_run_on_changed_training_data_is_refused(trained: TinyRun, tmp_path: Path) -> None:

@@ -73,7 +73,10 @@ class OrderPlan:
     @property
     def requires(self) -> frozenset[str]:
         """What its module reads, by its class (``OcclusionModel.requires``)."""
-        return frozenset(getattr(pkgutil.resolve_name(self.blueprint.settings["_target_"]), "requires", ()))
+        try:
+            return frozenset(getattr(pkgutil.resolve_name(self.blueprint.node["_target_"]), "requires", ()))
+        except (ImportError, AttributeError, ValueError, KeyError):  # building the module says what is wrong
+            return frozenset()
 
     def build(self, in_channels: int, categories: Categories, point: Values | None = None) -> OcclusionModel:
         """The module with fresh weights, a function of the seed; ``point``: one of ``points``."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_occ.common.distributed import is_main_process
-from panoptic_occ.common.errors import ConfigError, PanopticOccError
+from panoptic_occ.common.errors import ConfigError, DataError, PanopticOccError
 from panoptic_occ.common.files import digest, read_json, write_text
 from panoptic_occ.runs.archive import Archive
 from panoptic_occ.runs.build import comparable_of, compared_of, training_of
@@ -40,7 +40,7 @@ class EvaluationFolder:
     def results(self) -> dict[str, Any] | None:
         """The results, if they are complete and were made from ``source``."""
         file = self.path / MADE_FROM
-        if not file.exists() or file.read_text(encoding="utf-8") != self.source():
+        if not file.exists() or file.read_bytes() != self.source().encode():
             return None
         return finished(RunFolder(self.path))
 
@@ -80,9 +80,11 @@ def results_match(plan: RunPlan, data: Mapping[str, str]) -> bool:
     orders = {order.name for order in plan.orders}
     if comparable_of(config) != plan.evaluation.settings or not orders <= set(compared_of(config)):
         return False
-    if not file.exists():
+    try:
+        before = read_json(file)
+    except DataError:  # missing or damaged: nothing says what the results were made from
         return False
-    before, now = read_json(file), json.loads(made_from(plan, data))
+    now = json.loads(made_from(plan, data))
     files = [str(path.relative_to(plan.runs_dir)) for path in _files(plan)]
     return _agree(before, now, "data", data) and _agree(before, now, "files", files)
 
@@ -99,8 +101,9 @@ def check_same_run(plan: RunPlan) -> None:
         )
 
 
-def _agree(before: Mapping[str, Any], now: Mapping[str, Any], part: str, keys: Iterable[str]) -> bool:
-    return all(before.get(part, {}).get(key) == now[part].get(key) for key in keys)
+def _agree(before: Any, now: Mapping[str, Any], part: str, keys: Iterable[str]) -> bool:
+    earlier = before.get(part) if isinstance(before, dict) else None
+    return isinstance(earlier, dict) and all(earlier.get(key) == now[part].get(key) for key in keys)
 
 
 def _files(plan: RunPlan) -> Iterator[Path]:
