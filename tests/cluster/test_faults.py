@@ -121,7 +121,7 @@ def test_damaged_weights_are_named_and_made_again(commands: Any, undisturbed: Pa
     spoil(base)
     os.truncate(occlusion, occlusion.stat().st_size // 2)
     train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
-    for file in (base, occlusion):
+    for file in (occlusion, base):  # what names its base is read before it
         error = only_error(commands.fails(*train))
         assert f"{file}: " in error and "a damaged file is trained again once it is removed" in error
         file.unlink()

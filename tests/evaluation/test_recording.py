@@ -67,7 +67,7 @@ def test_stored_predictions_give_the_same_rows_in_any_number_of_processes(
 ) -> None:
     files = PredictionFiles(tmp_path)
     recorded = toy_evaluation(f"grid={GRID}", recording=Recording())
-    with PredictionWriter(files, {"annotations": ""}, {"ocfusion": ("ocfusion_1", {})}) as writer:
+    with PredictionWriter(files, {"data": ""}, {"ocfusion": ("ocfusion_1", {})}) as writer:
         recorded.listeners = (writer,)
         rows = rows_of(recorded)
     predictions = StoredPredictions(files, {"ocfusion": "ocfusion_1"}, "")

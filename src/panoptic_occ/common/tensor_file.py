@@ -39,7 +39,7 @@ class TensorFormat:
     def write(self, path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Writes ``tensors`` atomically, with ``about`` (plain JSON) in the header; equal content gives equal files."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        header = {"format": self.name, "version": self.version, "digest": _digest(tensors), **about}
+        header = {"format": self.name, "version": self.version, "digest": tensors_digest(tensors), **about}
         with atomic_path(path, sync=True) as temporary:
             # one entry, because safetensors writes several in a random order
             save_file(tensors, temporary, metadata={_HEADER: json.dumps(header)})
@@ -53,7 +53,7 @@ class TensorFormat:
         """The header and all tensors."""
         with self._open(path) as (header, file):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["digest"] != _digest(tensors):
+        if header["digest"] != tensors_digest(tensors):
             raise self.error(f"{path}: is damaged, its tensors are not those that were written; {self.advice}")
         return header, tensors
 
@@ -72,9 +72,9 @@ class TensorFormat:
             raise self.error(f"{path}: cannot be read ({error}), it is damaged; {self.advice}") from None
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Sixteen hex digits over the bits of all tensors, in the order of their names."""
     digest = hashlib.blake2b(digest_size=8)
     for _, tensor in sorted(tensors.items()):
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

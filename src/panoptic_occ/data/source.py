@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from panoptic_occ.common.errors import DataError, check_choice
+from panoptic_occ.data.coco.annotations import read_annotations
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
+from panoptic_occ.data.fingerprint import manifest_path, split_fingerprint
 from panoptic_occ.data.relations.cache import VERSION, RelationCache
 from panoptic_occ.ops.segment_matching import SegmentMatch
 
@@ -57,26 +60,30 @@ class Source(ABC):
 
     def split(self, split: Split) -> CocoPanoptic:
         """The images of a split, with cached relations where there are any."""
-        if split == "train":
-            data = CocoPanoptic(self.layout(split), skip_empty=self.skip_empty, inst_gt=self.inst_gt, match=self.match)
-        else:
-            data = CocoPanoptic(self.layout(split))
+        layout = self.layout(split)
+        read = partial(CocoPanoptic, layout, manifest=self.manifest(layout))
+        data = read(skip_empty=self.skip_empty, inst_gt=self.inst_gt, match=self.match) if split == "train" else read()
         # the cache is always of the annotated instances
         if data.inst_gt == "coco" and (path := self.relations_path(data)).is_file():
             try:
-                data.relations = RelationCache.read(path, data.fingerprint)
+                data.relations = RelationCache.read(path, data.annotation_fingerprint)
             except DataError as error:
                 log.warning("%s; relations are computed while loading", error)
         return data
 
     def fingerprint(self) -> str | None:
-        """SHA-256 (hex) of the training annotations; None where they follow from the settings."""
-        return self.layout("train").fingerprint()
+        """SHA-256 (hex) of all files of the training split; None where they follow from the settings."""
+        layout = self.layout("train")
+        return split_fingerprint(layout, lambda: read_annotations(layout).records, self.manifest(layout))
+
+    def manifest(self, layout: Layout) -> Path:
+        """Where the digests of the files of a split are kept."""
+        return manifest_path(self.cache_dir, layout)
 
     def relations_path(self, data: CocoPanoptic) -> Path:
-        """The relation cache of a split, named after the fingerprint: two copies of a data set never fight."""
+        """The relation cache of a split, named after its annotations: two copies of a data set never fight."""
         rule = "" if data.match == "share" else f"_{data.match}"
-        name = f"relations{VERSION}_{data.layout.images.name}_{data.fingerprint[:12]}{rule}.safetensors"
+        name = f"relations{VERSION}_{data.layout.images.name}_{data.annotation_fingerprint[:12]}{rule}.safetensors"
         return self.cache_dir / name
 
 

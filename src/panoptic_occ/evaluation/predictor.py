@@ -78,7 +78,7 @@ class Predictor:
         categories = run_categories(plan.folder)
         model = build_model(plan, categories)
         load_base(model, plan.base)
-        model.occlusion = load_order(plan.order, model.occlusion.in_channels, categories)
+        model.occlusion = load_order(plan.order, plan.base, model.occlusion.in_channels, categories)
         if "target" in model.occlusion.requires:
             raise ConfigError(f"occlusion={plan.method} reads annotations, and these images have none; choose another")
         if "class_table" in model.occlusion.requires:

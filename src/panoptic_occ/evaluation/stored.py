@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from panoptic_occ.common.errors import CheckpointError, ConfigError
-from panoptic_occ.common.files import digest
 from panoptic_occ.common.parallel import available_cores, ordered_map
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
@@ -19,8 +18,10 @@ from panoptic_occ.evaluation.evaluator import FROM_NETWORK, Evaluation, Recordin
 from panoptic_occ.fusion.policy import Dilation
 from panoptic_occ.runs.archive import Archive
 from panoptic_occ.runs.keys import predictions_key
+from panoptic_occ.runs.loading import base_digest
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.runs.predictions import PredictionFiles, PredictionWriter, StoredPredictions
+from panoptic_occ.runs.weights import saved_digest
 
 FUSIONS_A_BLOCK = 256  # about a second of work
 FUSIONS_A_WORKER = 1024  # fewer are done sooner than another worker has started
@@ -43,12 +44,13 @@ def prediction_writer(
     about = {
         "key": predictions_key(plan.evaluation.detection_settings),
         "settings": plan.evaluation.detection_settings,
-        "annotations": data.eval_data.fingerprint,
+        "data": data.eval_data.fingerprint,
+        "base": base_digest(plan.base),
         "conf_thr": evaluation.conf_thr,
         "in_channels": channels,
     }
     stages = {
-        order.name: (order.folder.path.name, {"weights": digest(order.folder.weights("occlusion"))})
+        order.name: (order.folder.path.name, {"weights": saved_digest(order.folder.weights("occlusion"))})
         for order in plan.orders
         if order.name in evaluation.networks
     }
@@ -84,13 +86,20 @@ def open_predictions(plan: RunPlan, evaluation: Evaluation, data: PanopticDataMo
     stages = {name: folder.path.name for name, folder in orders.items()}
     stored = StoredPredictions(PredictionFiles(plan.evaluation.predictions), stages, advice)
     _check_settings(stored.base, plan.evaluation.detection_settings)
-    if stored.base.header["annotations"] != data.eval_data.fingerprint:
+    header, now = stored.base.header, base_digest(plan.base)
+    if header.get("data") != data.eval_data.fingerprint:
         raise CheckpointError(
-            f"{stored.base.path}: was stored for other annotations than those of "
-            f"{data.eval_data.layout.panoptic_json}; {advice}"
+            f"{stored.base.path}: was stored for other images or annotations than those of "
+            f"{data.eval_data.layout.panoptic_json} are now; {advice}"
+        )
+    if now not in (None, header.get("base")):
+        raise CheckpointError(
+            f"{stored.base.path}: holds predictions of other weights than those in {plan.base.folder.weights('base')}, "
+            f"which was trained again since; {advice}"
         )
     for name, archive in stored.head_outputs.items():
-        if archive.header["weights"] != digest(orders[name].weights("occlusion")):
+        weights = orders[name].weights("occlusion")
+        if archive.header["weights"] != saved_digest(weights):
             raise CheckpointError(
                 f"{archive.path}: holds head outputs of occlusion={name} from before it was trained again; {advice}"
             )

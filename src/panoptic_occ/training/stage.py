@@ -27,7 +27,7 @@ from panoptic_occ.evaluation.variants import build_validation
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.folders import RunFolder, latest_checkpoint
 from panoptic_occ.runs.plan import OrderPlan, RunPlan
-from panoptic_occ.runs.weights import save_weights
+from panoptic_occ.runs.weights import save_weights, weights_digest
 from panoptic_occ.training.callbacks.compiled import CompiledBackbone
 from panoptic_occ.training.callbacks.preemption import Preemption
 from panoptic_occ.training.callbacks.progress import Throughput, stage_progress
@@ -119,7 +119,10 @@ def fit_stage(stage: Stage, model: PanopticFPN, data: PanopticDataModule, plan: 
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    resume = broadcast_from_main(lambda: latest_checkpoint(folder))
+    origin = {"data": broadcast_from_main(data.source.fingerprint) or ""}
+    if stage == "occlusion":
+        origin["base"] = weights_digest(model.base_modules())
+    resume = broadcast_from_main(lambda: latest_checkpoint(folder, origin))
     if resume is not None:
         log.info("continuing stage '%s' from %s", stage, resume)
     compiling = [CompiledBackbone()] if plan.base.compile else []
@@ -139,14 +142,18 @@ def fit_stage(stage: Stage, model: PanopticFPN, data: PanopticDataModule, plan: 
         if trainer.global_step < steps.steps and not plan.debugging:
             _stopped_early(trainer, stage, steps.steps, folder)
     trainer.strategy.barrier()
-    if trainer.is_global_zero:
-        note = {"stage": stage, "steps": str(trainer.global_step), "annotations": data.source.fingerprint() or ""}
-        if stage != "base":
-            save_weights(folder.weights("occlusion"), {"occlusion": model.occlusion}, note)
-        if stage != "occlusion":  # last: this file makes the base finished
-            save_weights(folder.weights("base"), model.base_modules(), note)
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    trainer.strategy.barrier()
+    note = {"stage": stage, "steps": str(trainer.global_step), "data": origin["data"]}
+    broadcast_from_main(lambda: _keep(model, stage, folder, note))  # in no process, when it fails
+
+
+def _keep(model: PanopticFPN, stage: Stage, folder: RunFolder, note: dict[str, str]) -> None:
+    """Writes the final weights of a stage, whose checkpoints then have served."""
+    if stage != "base":
+        base = {"base": weights_digest(model.base_modules())}
+        save_weights(folder.weights("occlusion"), {"occlusion": model.occlusion}, note | base)
+    if stage != "occlusion":  # last: this file makes the base finished
+        save_weights(folder.weights("base"), model.base_modules(), note)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
 
 def _stopped_early(trainer: pl.Trainer, stage: Stage, steps: int, folder: RunFolder) -> NoReturn:

@@ -265,7 +265,7 @@ def test_prepare_with_check_lists_everything_at_once(tiny_coco: Any, tmp_path: P
     assert len(errors) == 2 and all(line.startswith("error: ") for line in errors)
     assert "category_id 181" in errors[0] and "0007.jpg" in errors[1]
     assert warning.startswith("warning: ") and "covers no pixel" in warning
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").glob("relations*"))
 
 
 def test_prepare_returns_and_shows_the_statistics(tiny_coco: Any, tmp_path: Path) -> None:

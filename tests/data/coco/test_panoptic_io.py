@@ -142,3 +142,25 @@ class TestWriter:
         (tmp_path / "r").write_text("")
         with pytest.raises(DataError, match="cannot write here"):
             writer.write(1, "1.jpg", prediction())
+
+    def test_a_cleared_folder_has_room_for_the_next_result(self, tmp_path, writer, file):
+        with writer:
+            writer.write(1, "a.jpg", prediction())
+            writer.write(2, "b/c.jpg", prediction())
+        picture = tmp_path / "r" / "picture.png"
+        Image.new("RGB", (2, 2)).save(picture)
+        before = sorted(tmp_path.rglob("*"))
+        for names, message in (
+            (["a.jpg", "picture.gif"], r"picture\.png: is in the way .*none that this writer made.*move it away"),
+            (["a.jpg", "b.jpg", "a.jpeg"], r"a\.png: would be the prediction for 2 images"),
+        ):
+            with pytest.raises(DataError, match=message):
+                writer.clear(names)
+            assert sorted(tmp_path.rglob("*")) == before
+        with pytest.raises(DataError, match=r"picture\.png: is in the way"):
+            writer.write(1, "picture.gif", prediction())
+        writer.clear(["a.jpg"])
+        assert not file.exists() and list((tmp_path / "r").rglob("*.png")) == [picture]
+        with writer:
+            writer.write(3, "a.jpg", prediction())
+        assert [entry["image_id"] for entry in json.loads(file.read_text())["annotations"]] == [3]

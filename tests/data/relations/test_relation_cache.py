@@ -100,7 +100,7 @@ def test_a_cache_that_cannot_be_used_is_refused_and_built_again(
     content = path.read_bytes()
     damage(path)
     with pytest.raises(DataError, match=rf"r\.safetensors.*{reason}.*build it again with"):
-        RelationCache.read(path, data.fingerprint)
+        RelationCache.read(path, data.annotation_fingerprint)
     assert len(ensure_relations(data, path)) == 3
     assert path.read_bytes() == content  # equal content gives equal files
     assert ("it is built again now" in caplog.text) == (damage is not Path.unlink)
@@ -111,11 +111,30 @@ def test_changed_annotations_make_a_new_cache(tiny_coco: Any, tmp_path: Path, ca
     build_relations(tiny_coco.data(), path)
     tiny_coco.instances.pop(0)
     data = tiny_coco.data()
-    with pytest.raises(DataError, match="made from other annotation files"):
-        RelationCache.read(path, data.fingerprint)
+    with pytest.raises(DataError, match="made from other annotations"):
+        RelationCache.read(path, data.annotation_fingerprint)
     relation = ensure_relations(data, path).get(5)
     assert relation is not None and relation.area.tolist() == [32]
-    assert "made from other annotation files" in caplog.text
+    assert "made from other annotations" in caplog.text
+
+
+def test_a_repainted_map_is_not_read_with_the_relations_before(tiny_coco: Any, tmp_path: Path) -> None:
+    """By the panoptic map alone, the dog on the cat lies under it then."""
+    source = CocoSource(tiny_coco.write(), "val2017", "val2017", tmp_path)
+
+    def order_of_dog_and_cat() -> list[int]:
+        data = source.split("val")
+        assert (data.relations is None) == (not source.relations_path(data).exists())
+        computed = data.target(0).relation
+        cached = ensure_relations(data, source.relations_path(data)).get(5)
+        assert cached is not None and torch.equal(cached.own, computed.own)
+        return cached.own[[0, 1], [1, 0]].tolist()  # the common pixels that belong to the cat, and to the dog
+
+    assert order_of_dog_and_cat() == [0, 12]
+    assert source.split("val").relations is not None
+    tiny_coco.ids[5][1:9, 1:9] = 1
+    tiny_coco.write()
+    assert order_of_dog_and_cat() == [12, 0]
 
 
 def test_a_good_cache_is_not_built_again(tiny_coco: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-
-from panoptic_occ.common.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -28,14 +25,3 @@ class Layout:
             panoptic_json=annotations / f"panoptic_{split}.json",
             instances_json=annotations / f"instances_{split}.json",
         )
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the content of both annotation files (hex): what a cache made from them depends on."""
-        digest = hashlib.sha256()
-        for path in (self.panoptic_json, self.instances_json):
-            try:
-                with open(path, "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        return digest.hexdigest()

@@ -6,6 +6,8 @@ Nothing here imports torch, so that evaluation workers start fast.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -79,8 +81,8 @@ class PanopticResultWriter:
     * several processes share a folder: each writes its own images, then, after a barrier, one of them calls ``close``
       (an image written twice is simply replaced).
 
-    ``close`` lists every prediction in ``folder``, hence one folder per result.  As a context manager it closes
-    itself unless an exception is on its way.
+    ``close`` lists every prediction in ``folder``, hence one folder per result; ``clear`` begins a new one there.  As a
+    context manager it closes itself unless an exception is on its way.
     """
 
     def __init__(self, folder: Path, json_path: Path, categories: Categories) -> None:
@@ -88,14 +90,39 @@ class PanopticResultWriter:
         self.json_path = Path(json_path)
         self.categories = categories
 
+    def clear(self, file_names: Iterable[str]) -> None:
+        """Removes an earlier result, to make room for one of the images with these names; for one process, before any
+        of them writes.
+
+        DataError for a file in the way of a new prediction that is none itself, and when two would get one name; then
+        nothing is removed.
+        """
+        earlier, names = predictions_in(self.folder), Counter(map(_png_name, file_names))
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise DataError(
+                f"{self.folder / repeated[0]}: would be the prediction for {names[repeated[0]]} images; names must be "
+                "unique, also without their endings: rename the images"
+            )
+        for path in (self.folder / name for name in names):
+            if path.exists() and path not in earlier:
+                raise _foreign(path)
+        if earlier:
+            self.json_path.unlink(missing_ok=True)  # first: no list is longer than its predictions
+        for path in earlier:
+            path.unlink(missing_ok=True)
+
     def write(self, image_id: int, file_name: str, panoptic: PanopticMap) -> None:
         """Writes the PNG of one image; ``file_name`` is the image's (or the PNG's) name, relative to its folder.
 
-        Raises DataError when the name already belongs to another image, and as ``write_panoptic_png`` does.
+        Raises DataError when the name already belongs to another image, or to a file that is no prediction, and as
+        ``write_panoptic_png`` does.
         """
-        name = Path(file_name).with_suffix(".png").as_posix()
+        name = _png_name(file_name)
         path = self.folder / name
-        if path.exists() and (other := _read_annotation(path)) is not None and other["image_id"] != image_id:
+        other = _read_annotation(path) if path.exists() else {"image_id": image_id}
+        if other is None:
+            raise _foreign(path)
+        if other["image_id"] != image_id:
             raise DataError(
                 f"{path}: already holds the prediction for image {other['image_id']}, and image {image_id} "
                 f"('{file_name}') has the same name; names must be unique, and every result needs its own folder"
@@ -136,6 +163,17 @@ class PanopticResultWriter:
             "iscrowd": int(segment.iscrowd),
         }
         return info if segment.score is None else info | {"score": float(segment.score)}
+
+
+def _png_name(file_name: str) -> str:
+    return Path(file_name).with_suffix(".png").as_posix()
+
+
+def _foreign(path: Path) -> DataError:
+    return DataError(
+        f"{path}: is in the way of a prediction and is none that this writer made, so that it is not replaced; move it "
+        "away"
+    )
 
 
 def predictions_in(folder: Path) -> dict[Path, dict[str, Any]]:

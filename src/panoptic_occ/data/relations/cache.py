@@ -100,17 +100,17 @@ class RelationCache:
         return image, instances, self.inter.double() / self.area[instances].amin(dim=1).clamp(min=1).double()
 
     def write(self, path: Path, fingerprint: str) -> None:
-        """Writes everything into one file, atomically; ``fingerprint``: of the annotation files."""
+        """Writes everything into one file, atomically; ``fingerprint``: of the annotations."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         RELATIONS.write(path, tensors, {"fingerprint": fingerprint})
 
     @staticmethod
     def read(path: Path, fingerprint: str | None = None) -> RelationCache:
-        """Reads a cache.  A missing or damaged file, another version, or other annotation files raise DataError."""
+        """Reads a cache.  A missing or damaged file, another version, or other annotations raise DataError."""
         header, tensors = RELATIONS.read(path)
         if fingerprint not in (None, header["fingerprint"]):
             raise DataError(
-                f"{path}: made from other annotation files (fingerprint {header['fingerprint'][:12]}, now "
+                f"{path}: made from other annotations (fingerprint {header['fingerprint'][:12]}, now "
                 f"{str(fingerprint)[:12]}); {RELATIONS.advice}"
             )
         return RelationCache(**tensors)

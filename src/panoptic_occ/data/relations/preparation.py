@@ -53,7 +53,7 @@ def build_relations(dataset: CocoPanoptic, path: Path, processes: int | None = 1
         images.append(image)
         tolerated += problems
     cache = RelationCache.of(images)
-    cache.write(path, dataset.fingerprint)
+    cache.write(path, dataset.annotation_fingerprint)
     log.info("%s: relations of %d images; tolerated problems: %s", path, len(cache), dict(tolerated) or "none")
     return cache
 
@@ -64,7 +64,7 @@ def ensure_relations(
     """The relation cache at ``path``; built when it is missing, broken, of another version or of other annotations."""
     if path.exists() and not rebuild:
         try:
-            return RelationCache.read(path, dataset.fingerprint)
+            return RelationCache.read(path, dataset.annotation_fingerprint)
         except DataError as error:
             log.warning("%s; it is built again now", error)
     return build_relations(dataset, path, processes)
@@ -80,7 +80,7 @@ def prepare(
     """Prepares both splits of ``source``, shows the statistics of their relations on ``console`` and returns them.
 
     ``rebuild`` ignores an existing cache.  ``check_files`` first reads every file of a split, images included, and
-    raises DataError after listing everything that is wrong.
+    raises DataError after listing everything that is wrong.  Every file is read for its fingerprint, if it is new.
     """
     console = console or Console()
     source.prepare()
@@ -92,6 +92,7 @@ def prepare(
         cache = ensure_relations(dataset, source.relations_path(dataset), processes, rebuild)
         statistics[split] = relation_statistics(cache)
         published = OCFUSION_COCO_TRAIN_PAIRS if (source.name, split) == ("coco", "train") else None
+        log.info("%s: fingerprint of all files: %s", dataset.layout.images, dataset.annotation_fingerprint[:12])
         title = f"{source.name} {split}: overlapping pairs of {len(dataset)} images"
         console.print(statistics_table(statistics[split], title, published))
     return statistics

@@ -104,7 +104,8 @@ class ScenesSource(Source):
             return
         generate(self.cache_dir, self.counts, self.settings, self.processes)
         for split in get_args(Split):
-            data = CocoPanoptic(self.layout(split))
+            layout = self.layout(split)
+            data = CocoPanoptic(layout, manifest=self.manifest(layout))
             ensure_relations(data, self.relations_path(data))
         self._ready = True
 
