@@ -106,12 +106,16 @@ class TinyCoco:
             rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
             Image.fromarray(rgb).save(self.png_path(number))
             Image.fromarray(np.full((*ids.shape, 3), number * 20, dtype=np.uint8)).save(self.image_path(number))
+        self.write_lists()
+        return self.root
+
+    def write_lists(self) -> None:
+        """Writes both annotation files."""
         for path, *lists in (
             (self.layout.panoptic_json, self.images, self.panoptic, self.categories),
             (self.layout.instances_json, self.instance_images, self.instances, self.instance_categories),
         ):
             path.write_text(json.dumps(dict(zip(("images", "annotations", "categories"), lists, strict=True))))
-        return self.root
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from panoptic_occ.common.errors import DataError, did_you_mean
+from panoptic_occ.common.scalars import TRUTH_VALUES, truth_value, whole_number
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,20 @@ class Categories:
                     "category needs id, name and isthing (1 for things, 0 for stuff)"
                 )
             try:
-                number = int(entry["id"])
-            except (TypeError, ValueError, OverflowError):
+                number = whole_number(entry["id"])
+            except ValueError:
                 raise DataError(
                     f"{source}: category '{entry['name']}' has the id {entry['id']!r}; a whole number is needed"
                 ) from None
             if number in by_id:
                 raise DataError(f"{source}: category id {number} appears twice; ids must be unique")
+            try:
+                isthing = truth_value(entry["isthing"])
+            except ValueError:
+                raise DataError(
+                    f"{source}: category {number} ('{entry['name']}') has isthing {entry['isthing']!r}; allowed: "
+                    f"{TRUTH_VALUES} (1 for things, 0 for stuff)"
+                ) from None
             color = entry.get("color") or _spread_color(k, len(entries))
             if not (isinstance(color, list | tuple) and len(color) == 3 and all(part in range(256) for part in color)):
                 raise DataError(
@@ -74,7 +82,7 @@ class Categories:
                     "color at all"
                 )
             red, green, blue = color
-            by_id[number] = Category(number, str(entry["name"]), bool(entry["isthing"]), (red, green, blue))
+            by_id[number] = Category(number, str(entry["name"]), isthing, (red, green, blue))
         if not by_id:
             raise DataError(f"{source}: the list of categories is empty; at least one category is needed")
         return Categories(tuple(sorted(by_id.values(), key=lambda c: (not c.isthing, c.id))))
