@@ -149,7 +149,12 @@ TOLERATED: dict[str, tuple[Spoil, str, int, list[int]]] = {
     "polygon of a point": (instance(segmentation=[[4, 4, 4, 4, 4, 4]]), "degenerate mask", 12, [11]),
     "polygon of two corners": (instance(segmentation=[[1, 1, 5, 5]]), "malformed polygon", 12, [11]),
     "two pairs": (instance(segmentation=[[1, 1], [5, 5]]), "malformed polygon", 12, [11]),
-    "stuff instance": (instance(category_id=101), "instance of stuff", 12, [11]),
+    "stuff instance": (
+        lambda t: t.instances.append({**t.instance(12), "id": 15, "category_id": 101}),
+        "instance of stuff",
+        15,
+        [11, 12],
+    ),
     "no polygon": (instance(segmentation=[]), "degenerate mask", 12, [11]),
     "polygon outside": (instance(segmentation=[[20, 1, 25, 1, 25, 5]]), "degenerate mask", 12, [11]),
     "empty RLE": (runs(192), "degenerate mask", 12, [11]),
@@ -282,10 +287,11 @@ def test_prepare_with_check_lists_everything_at_once(tiny_coco: Any, tmp_path: P
     console = Console(file=io.StringIO(), width=40)
     with pytest.raises(DataError, match="2 errors, listed above"):
         prepare(source, check_files=True, console=console)
-    *errors, warning = console.file.getvalue().splitlines()  # a line each, however narrow the terminal
-    assert len(errors) == 2 and all(line.startswith("error: ") for line in errors)
-    assert "category_id 181" in errors[0] and "0007.jpg" in errors[1]
-    assert warning.startswith("warning: ") and "covers no pixel" in warning
+    category, example, image, _, mask, _ = console.file.getvalue().splitlines()  # however narrow the terminal
+    assert category == "error: unknown category, 1 case; correct the category_id"
+    assert example.startswith(f"    {tiny_coco.layout.panoptic_json}: image 5, id 2: category_id 181 is not among")
+    assert image.startswith("error: unreadable file, 1 case; fetch it again")
+    assert mask == "warning: degenerate mask, 1 case; redraw or remove it"
     assert not (tmp_path / "cache").exists()
 
 

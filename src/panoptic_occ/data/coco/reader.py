@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,16 @@ from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.annotations import ImageRecord
 from panoptic_occ.data.coco.images import read_rgb
 from panoptic_occ.data.coco.layout import Layout
-from panoptic_occ.data.coco.panoptic_io import MAX_ID, read_panoptic_png
+from panoptic_occ.data.coco.orientation import TURNS, fitting
+from panoptic_occ.data.coco.panoptic_io import MAX_ID, read_panoptic_png, red_blue_swapped
 from panoptic_occ.data.coco.segmentation import NoPolygonError, mask_rle
 from panoptic_occ.ops.segment_runs import unique_counts
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
+
+MANY_IDS = 10
+"""More ids of an image that are not listed are one problem: the map was resized, or is none."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,20 @@ class _Problems(list[Problem]):
 
     def report_size(self, size: tuple[int, ...], layout: Layout) -> None:
         problem = f"(height, width) is {tuple(size)}, but {self.record.size} in {layout.panoptic_json.name}"
-        self.report("size mismatch", None, problem, "image, PNG and both annotation files must agree")
+        fix = "image, PNG and both annotation files must agree"
+        value, ways = fitting(self.file, self.record.size)
+        if value != 1 and ways:
+            problem += f"; its EXIF orientation is {value} ({TURNS[value]})"
+            fix = f"set data.source.orientation={ways[0]}, by which the annotation fits"
+        elif tuple(size) == self.record.size[::-1]:
+            problem += "; width and height are swapped"
+        self.report("size mismatch", None, problem, fix)
 
 
 def read_image(record: ImageRecord, layout: Layout) -> tuple[Int[Tensor, "3 h w"] | None, list[Problem]]:
     """The image as uint8 RGB (see ``read_rgb``), not contiguous; None when it is unreadable or of another size."""
-    pixels, problems = _decoded(layout.images / record.file_name, read_rgb, record, layout)
+    read = partial(read_rgb, upright=layout.orientation == "exif")
+    pixels, problems = _decoded(layout.images / record.file_name, read, record, layout)
     # a view: pixel by pixel, as it was decoded, an image is resized three times as fast
     return None if pixels is None else torch.from_numpy(pixels).permute(2, 0, 1), problems
 
@@ -144,10 +157,21 @@ def _segments(
             text = f"area {entry.area} in the JSON, {pixels[entry.id]} pixels in {png.name}; the JSON is trusted"
             problems.report("wrong area", entry.id, text, "recompute the areas", fatal=False)
     ids = {entry.id for entry in record.segments}
-    for number in pixels.keys() - ids - {0}:
+    unlisted = pixels.keys() - ids - {0}
+    if unlisted and {red_blue_swapped(number) for number in pixels} - {0} == ids:
+        text = "the ids of the JSON are in the PNG with red and blue swapped: it is in BGR order"
+        fix = "write it in the order of RGB, id = R + 256 G + 65536 B (OpenCV's imwrite takes BGR)"
+        swapped = _Problems(record, png)
+        swapped.report("BGR map", None, text, fix)
+        return tuple(segments.values()), swapped
+    for number in sorted(unlisted)[:MANY_IDS]:
         text = f"{pixels[number]} pixels have an id that segments_info does not list; listed: {_some(ids)}"
+        if len(unlisted) > MANY_IDS:
+            text = f"{len(unlisted)} ids, of {sum(map(pixels.__getitem__, unlisted))} pixels, are not listed; {text}"
         fix = f"add the segment to {file.name} or paint it 0 (VOID)"
         problems.report("id not in JSON", number, text, fix, file=png)
+        if len(unlisted) > MANY_IDS:
+            break
     return tuple(segments.values()), problems
 
 
