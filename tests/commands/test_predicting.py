@@ -144,10 +144,10 @@ def test_an_interruption_leaves_a_list_of_what_was_written(predict, tmp_path, mo
     paint(tmp_path / "in", "a.png", "b.png", "c.png")
     pixels_of = predicting.pixels_of
 
-    def interrupted(file):
+    def interrupted(file, orientation):
         if file.name == "c.png":
             raise KeyboardInterrupt
-        return pixels_of(file)
+        return pixels_of(file, orientation)
 
     monkeypatch.setattr(predicting, "pixels_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -181,8 +181,17 @@ def test_sixteen_bits_are_seen_as_eight(predict, tmp_path):
         np.testing.assert_array_equal(*same)
 
 
-def test_turned_upright_as_the_exif_says(predict, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "size", "said"),
+    [
+        ([], (30, 40), False),  # of scenes, whose files have no EXIF
+        (["data=coco", "data.source.orientation=exif"], (30, 40), False),
+        (["data=coco"], (40, 30), True),
+    ],
+)
+def test_read_as_the_images_of_the_run(predict, tmp_path, caplog, words, size, said):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "in" / "a.jpg", exif=exif)
-    assert Image.open(predict() / "overlays" / "a.png").size == (30, 40)
+    assert Image.open(predict(*words) / "overlays" / "a.png").size == size
+    assert ("a.jpg: has an EXIF orientation, as have 0 other images" in caplog.text) == said

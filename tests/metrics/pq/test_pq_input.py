@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from helpers.pq_split import edited, run
-from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
+from panoptic_occ.data.coco.panoptic_io import read_panoptic_png, write_panoptic_png
 from panoptic_occ.metrics.pq import files as pq_files
 
 SIDES = {"target": 2, "result": 3}  # their places in a split
@@ -100,6 +100,12 @@ def test_maps_that_contradict_their_json(split, capsys):
     assert re.search(rf"000001.png \(image 1\).*ids {segments[0]['id']}", said(capsys, split))
     edited(split[3], lambda c: c["annotations"][0].update(segments_info=[*segments, {"id": 77, "category_id": 3}]))
     assert re.search(r"000001.png \(image 1\).*segments 77 have no pixel", said(capsys, split))
+
+
+def test_a_map_in_the_order_of_bgr(split, capsys):
+    file = split[3].with_suffix("") / "000001.png"
+    write_panoptic_png(file, read_panoptic_png(file) * 256**2)
+    assert "red and blue are swapped in it: write it in the order of RGB" in said(capsys, split)
 
 
 def test_an_output_that_cannot_be_written(split, tmp_path, capsys, monkeypatch):
