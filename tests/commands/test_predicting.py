@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -195,3 +196,15 @@ def test_read_as_the_images_of_the_run(predict, tmp_path, caplog, words, size, s
     Image.new("RGB", (40, 30)).save(tmp_path / "in" / "a.jpg", exif=exif)
     assert Image.open(predict(*words) / "overlays" / "a.png").size == size
     assert ("a.jpg: has an EXIF orientation, as have 0 other images" in caplog.text) == said
+
+
+def test_a_list_with_ids_as_text_and_backslashes(tmp_path):
+    (tmp_path / "sub").mkdir()
+    paint(tmp_path / "sub", "a.png")
+    listing = tmp_path / "images.json"
+    listing.write_text(json.dumps({"images": [{"id": "007", "file_name": "sub\\a.png"}]}))
+    (photograph,) = predicting.listed_images(listing, tmp_path)
+    assert (photograph.image_id, photograph.file_name) == (7, "sub/a.png")
+    listing.write_text(json.dumps({"images": [{"id": "seven", "file_name": "sub/a.png"}]}))
+    with pytest.raises(DataError, match="a whole number as id"):
+        predicting.listed_images(listing, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.progress import track
 from panoptic_occ.commands.evaluating import of_trained_run
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.files import atomic_path, read_json
+from panoptic_occ.data.coco.json_file import name_in, whole_id
 from panoptic_occ.data.coco.orientation import exif_orientation
 from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, predictions_in
 from panoptic_occ.evaluation.predictor import Predictor, pixels_of
@@ -111,10 +113,14 @@ def listed_images(listing: Path, folder: Path | None) -> list[Photograph]:
     photographs: dict[str, Photograph] = {}
     for number, entry in enumerate(entries):
         name, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        with suppress(ValueError):
+            image_id = whole_id(image_id)
         if not isinstance(name, str) or type(image_id) is not int:
             raise DataError(
                 f"{listing}: images[{number}] is {entry!r}; a file_name and a whole number as id are needed"
             )
+        for place in places:
+            name = name_in(place, name)
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{listing}: images[{number}] has the file_name {name!r}, which leads out of its folder")
         path = next((place / name for place in places if (place / name).is_file()), None)
