@@ -106,6 +106,11 @@ def test_a_map_in_the_order_of_bgr(split, capsys):
     file = split[3].with_suffix("") / "000001.png"
     write_panoptic_png(file, read_panoptic_png(file) * 256**2)
     assert "red and blue are swapped in it: write it in the order of RGB" in said(capsys, split)
+    write_panoptic_png(file, read_panoptic_png(file) // 256**2)
+    file = split[2].with_suffix("") / "000001.png"
+    write_panoptic_png(file, read_panoptic_png(file) * 256**2)
+    assert run(*split[2:]) == 0
+    assert "0 pixels in the PNG; red and blue are swapped in it); PQ trusts" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_written(split, tmp_path, capsys, monkeypatch):

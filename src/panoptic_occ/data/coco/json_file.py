@@ -147,7 +147,7 @@ class CocoJson:
     def value(self, entry: Entry, key: str, what: str, convert: Callable[[Any], T]) -> T:
         """``entry[key]`` by one of the functions of ``NEEDED``."""
         if not isinstance(entry, Mapping) or key not in entry:
-            keys = sorted(entry) if isinstance(entry, Mapping) else repr(entry)
+            keys = sorted(entry) if isinstance(entry, Mapping) else f"{entry!r:.80}"
             raise DataError(
                 f"{self.file}: {what} lacks '{key}' (found: {keys}); a COCO {self.kind} JSON is needed here"
             )

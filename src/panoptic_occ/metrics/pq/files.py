@@ -14,7 +14,7 @@ import numpy as np
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.common.parallel import ordered_map
 from panoptic_occ.data.coco.json_file import CocoJson, ImageId, id_or_name, name_in
-from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
+from panoptic_occ.data.coco.panoptic_io import read_panoptic_png, red_blue_swapped
 from panoptic_occ.metrics.pq.core import VOID_ID, PQCounts, SegmentRow, listed_ids, match_segments, overlap_table
 from panoptic_occ.metrics.pq.matching import match_images
 from panoptic_occ.metrics.pq.scores import PQResult, result_of
@@ -110,6 +110,8 @@ def _count_image(task: Task, num_categories: int) -> tuple[PQCounts, list[str], 
         for row in target_rows
         if row.area != pixels[row.id]
     ]
+    if wrong and {row.id for row in target_rows} <= {*map(red_blue_swapped, np.unique(target_ids).tolist())}:
+        wrong[0] += "; red and blue are swapped in it"
     return counts, wrong, any(row.id == VOID_ID for row in target_rows)
 
 
