@@ -13,7 +13,7 @@ from unittest import mock
 
 from panoptic_occ.commands import evaluating
 from panoptic_occ.data.loading.loader import TransformedSamples
-from panoptic_occ.data.relations.preparation import build_relations
+from panoptic_occ.data.relations.build import build_relations
 from scripts.benchmark.measure import cores
 from scripts.documents import markdown, publish, say
 from scripts.suite import Run, build_data, environment, plan_of

@@ -48,6 +48,11 @@ def _run(args: argparse.Namespace) -> None:
             f"JSON than pixels in the PNG (first: {done.example}); PQ trusts the JSON, as the official evaluation "
             "does\n"
         )
+    if done.void_images:
+        sys.stderr.write(
+            f"warning: the ground truth of {done.void_images} images lists a segment of id 0, which is VOID: PQ is "
+            "that of the official evaluation, but means nothing; renumber the segment, or remove it\n"
+        )
     sys.stdout.write(pq_table(done.result))
     if args.json is not None:
         write_json(args.json, done.result.as_dict(), indent=2)

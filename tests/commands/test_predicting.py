@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,10 +149,10 @@ def test_an_interruption_leaves_a_list_of_what_was_written(predict, tmp_path, mo
     paint(tmp_path / "in", "a.png", "b.png", "c.png")
     pixels_of = predicting.pixels_of
 
-    def interrupted(file):
+    def interrupted(file, orientation):
         if file.name == "c.png":
             raise KeyboardInterrupt
-        return pixels_of(file)
+        return pixels_of(file, orientation)
 
     monkeypatch.setattr(predicting, "pixels_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -175,8 +176,29 @@ def test_two_images_of_one_name(predict, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_turned_upright_as_the_exif_says(predict, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "size", "said"),
+    [
+        ([], (30, 40), False),  # of scenes, whose files have no EXIF
+        (["data=coco", "data.source.orientation=exif"], (30, 40), False),
+        (["data=coco"], (40, 30), True),
+    ],
+)
+def test_read_as_the_images_of_the_run(predict, tmp_path, caplog, words, size, said):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "in" / "a.jpg", exif=exif)
-    assert Image.open(predict() / "overlays" / "a.png").size == (30, 40)
+    assert Image.open(predict(*words) / "overlays" / "a.png").size == size
+    assert ("a.jpg: has an EXIF orientation, as have 0 other images" in caplog.text) == said
+
+
+def test_a_list_with_ids_as_text_and_backslashes(tmp_path):
+    (tmp_path / "sub").mkdir()
+    paint(tmp_path / "sub", "a.png")
+    listing = tmp_path / "images.json"
+    listing.write_text(json.dumps({"images": [{"id": "007", "file_name": "sub\\a.png"}]}))
+    (photograph,) = predicting.listed_images(listing, tmp_path)
+    assert (photograph.image_id, photograph.file_name) == (7, "sub/a.png")
+    listing.write_text(json.dumps({"images": [{"id": "seven", "file_name": "sub/a.png"}]}))
+    with pytest.raises(DataError, match="a whole number as id"):
+        predicting.listed_images(listing, tmp_path)

@@ -101,7 +101,7 @@ def test_a_json_of_images_elsewhere_or_wrong_is_named(tiny: Trained, tmp_path: P
 
     name = tiny.image.name
     assert "has no list 'images'" in answer([])
-    assert "a file_name and a whole number as id are needed" in answer([{"id": "7", "file_name": name}])
+    assert "a file_name and a whole number as id are needed" in answer([{"id": "seven", "file_name": name}])
     assert "leads out of its folder" in answer([{"id": 7, "file_name": f"../{name}"}])
     assert f"the image '{name}' is not in" in answer([{"id": 7, "file_name": name}])
     assert f"is not in {tmp_path}; input= names" in answer([{"id": 7, "file_name": name}], f"input={tmp_path}")

@@ -134,13 +134,16 @@ def test_parts_give_the_whole_also_with_one_that_saw_nothing(tmp_path: Path) -> 
     assert whole["AP_mask"] == pytest.approx((34 * 2 / 3 + 33 * 2 / 3) / 101)
 
 
-def test_annotations_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_annotations_that_cannot_be_used_are_named_before_any_work(tmp_path: Path) -> None:
     path = annotated(tmp_path, {1: [ROW[0]]})
     whole = path.read_text()
     for text, message in (
-        (whole.replace('"area"', '"size"'), "annotation 1 of image 1 lacks area"),
-        ("{", "not valid"),
+        (whole.replace('"area"', '"size"'), ": annotation 1 of image 1 lacks area"),
+        (whole.replace('"bbox": [0, 0, 20, 40]', '"bbox": []'), ": annotation 1 of image 1 lacks bbox"),
+        (whole.replace('"counts": "', '"counts": "~'), ": annotation 1 of image 1: the segmentation is malformed"),
+        ("{", ": not valid"),
+        (None, ": the file does not exist; .* set average_precision=false"),
     ):
-        path.write_text(text)
-        with pytest.raises(DataError, match=rf"instances\.json: {message}"):
-            measured(path, {1: NONE})
+        path.unlink() if text is None else path.write_text(text)
+        with pytest.raises(DataError, match=rf"instances\.json{message}"):
+            AveragePrecision(path, CATEGORIES)

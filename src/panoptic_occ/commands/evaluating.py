@@ -129,7 +129,10 @@ def check_evaluation(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
     with torch.random.fork_rng(devices=[]):
         channels = model.occlusion.in_channels
         untrained = {order.name: order.build(channels, data.categories) for order in plan.orders}
-        build_evaluation(plan, variants_of(plan.orders, untrained, data.categories), data.categories)
+        annotations = data.eval_data.layout.instances_json
+        build_evaluation(
+            plan, variants_of(plan.orders, untrained, data.categories), data.categories, annotations=annotations
+        )
 
 
 def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule, target: Path) -> dict[str, object]:

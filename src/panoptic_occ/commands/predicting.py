@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from rich.progress import track
 from panoptic_occ.commands.evaluating import of_trained_run
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.files import atomic_path, read_json
+from panoptic_occ.data.coco.json_file import name_in, whole_id
+from panoptic_occ.data.coco.orientation import exif_orientation
 from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, predictions_in
 from panoptic_occ.evaluation.predictor import Predictor, pixels_of
 from panoptic_occ.runs.plan import RunPlan
@@ -48,7 +51,7 @@ def predict(plan: RunPlan) -> Path:
     try:
         for photograph in track(photographs, description="predicting"):
             try:
-                pixels = pixels_of(photograph.path)
+                pixels = pixels_of(photograph.path, predictor.orientation)
             except DataError as error:
                 bad.append(str(error))
                 continue
@@ -64,10 +67,24 @@ def predict(plan: RunPlan) -> Path:
         if done:
             writer.close()
     log.info("%d maps and overlays are in %s", done, output)
+    if predictor.orientation == "pixels":
+        _tell_unturned(photographs)
     if bad:
         rest = f"the maps of the other {done} are in {output}" if done else "nothing was written"
         raise DataError(f"{len(bad)} of {len(photographs)} images cannot be read; {rest}:\n  " + "\n  ".join(bad))
     return output
+
+
+def _tell_unturned(photographs: Sequence[Photograph]) -> None:
+    """Logs how many images are shown turned by viewers, which the run does not follow."""
+    unturned = [photograph.path for photograph in photographs if exif_orientation(photograph.path)[0] != 1]
+    if unturned:
+        log.warning(
+            "%s: has an EXIF orientation, as have %d other images; they were read as their pixels are stored, as the "
+            "training images of this run were (data.source.orientation=exif turns them)",
+            unturned[0],
+            len(unturned) - 1,
+        )
 
 
 def find_photographs(plan: RunPlan) -> list[Photograph]:
@@ -96,10 +113,14 @@ def listed_images(listing: Path, folder: Path | None) -> list[Photograph]:
     photographs: dict[str, Photograph] = {}
     for number, entry in enumerate(entries):
         name, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        with suppress(ValueError):
+            image_id = whole_id(image_id)
         if not isinstance(name, str) or type(image_id) is not int:
             raise DataError(
                 f"{listing}: images[{number}] is {entry!r}; a file_name and a whole number as id are needed"
             )
+        for place in places:
+            name = name_in(place, name)
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{listing}: images[{number}] has the file_name {name!r}, which leads out of its folder")
         path = next((place / name for place in places if (place / name).is_file()), None)

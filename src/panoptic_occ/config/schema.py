@@ -105,6 +105,7 @@ SETTINGS: Mapping[str, Setting] = {
     "images": Setting(str | None, Scope.COMMAND),
     "output": Setting(str | None, Scope.COMMAND),
     "check": _OF_COMMAND,
+    "report": Setting(str | None, Scope.COMMAND),
     "validate.every": Setting(Count | None, Scope.COMMAND),
     "validate.images": Setting(Count, Scope.COMMAND),
     "runs_dir": Setting(str, Scope.COMMAND),

@@ -13,6 +13,7 @@ from panoptic_occ.common.errors import DataError, check_choice
 from panoptic_occ.data.coco.annotations import read_annotations
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.layout import Layout
+from panoptic_occ.data.coco.orientation import Orientation
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
 from panoptic_occ.data.fingerprint import manifest_path, split_fingerprint
 from panoptic_occ.data.relations.cache import VERSION, RelationCache
@@ -30,8 +31,11 @@ class Source(ABC):
     ``cache_dir``: where derived files go, by default a folder of its ``name`` below ``PANOPTIC_OCC_CACHE`` or
     ``~/.cache/panoptic_occ``.  ``inst_gt``: what the instances of the training images are, ``match``: how they find
     their segments, and ``skip_empty``: whether training images without an instance are left out, see ``CocoPanoptic``.
-    Validation images keep their annotations and the usual rule, and none is left out.
+    Validation images keep their annotations, where there are any, and the usual rule, and none is left out.
     """
+
+    orientation: Orientation = "exif"
+    """How its images, and those that its networks segment, are read; without EXIF both ways are one."""
 
     def __init__(
         self,
@@ -62,7 +66,11 @@ class Source(ABC):
         """The images of a split, with cached relations where there are any."""
         layout = self.layout(split)
         read = partial(CocoPanoptic, layout, manifest=self.manifest(layout))
-        data = read(skip_empty=self.skip_empty, inst_gt=self.inst_gt, match=self.match) if split == "train" else read()
+        if split == "train":
+            data = read(skip_empty=self.skip_empty, inst_gt=self.inst_gt, match=self.match)
+        else:
+            alone = self.inst_gt == "panoptic" and not layout.instances_json.exists()
+            data = read(inst_gt="panoptic" if alone else "coco")
         # the cache is always of the annotated instances
         if data.inst_gt == "coco" and (path := self.relations_path(data)).is_file():
             try:

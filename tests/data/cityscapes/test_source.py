@@ -48,6 +48,14 @@ def test_images_stay_where_they_are(tiny: TinyCityscapes, tmp_path: Path) -> Non
     assert kept == {source.folder.name}  # no lock is left
 
 
+def test_what_macos_puts_beside_files_is_no_data(tiny: TinyCityscapes, tmp_path: Path) -> None:
+    for path in [path for path in tiny.root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    source = sources(tiny, tmp_path / "cache")
+    source.prepare()
+    assert (len(source.split("train")), len(source.split("val"))) == (3, 1)
+
+
 def test_the_second_time_nothing_happens(tiny: TinyCityscapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources(tiny, tmp_path / "cache").prepare()
     monkeypatch.setattr(module, "convert", None)

@@ -13,7 +13,8 @@ from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.cityscapes.source import CityscapesSource
 from panoptic_occ.data.coco.source import CocoSource
 from panoptic_occ.data.loading.transforms import TrainTransform
-from panoptic_occ.data.relations.preparation import ensure_relations, prepare
+from panoptic_occ.data.relations.build import ensure_relations
+from panoptic_occ.data.relations.preparation import prepare
 from panoptic_occ.data.scenes.source import ScenesSource
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.target import Target

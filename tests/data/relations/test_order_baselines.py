@@ -4,8 +4,8 @@ import torch
 
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.layout import Layout
+from panoptic_occ.data.relations.build import build_relations
 from panoptic_occ.data.relations.cache import ImageRelation, RelationCache
-from panoptic_occ.data.relations.preparation import build_relations
 from panoptic_occ.data.relations.statistics import class_table
 from panoptic_occ.structures.relation import GroundTruthRelation
 

@@ -17,8 +17,8 @@ import torch
 from panoptic_occ.common import tensor_file
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.source import CocoSource
+from panoptic_occ.data.relations.build import build_relations, ensure_relations
 from panoptic_occ.data.relations.cache import ImageRelation, RelationCache
-from panoptic_occ.data.relations.preparation import build_relations, ensure_relations
 from panoptic_occ.data.relations.statistics import relation_statistics
 from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.structures.masks import MaskCrops

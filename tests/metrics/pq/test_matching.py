@@ -11,7 +11,7 @@ import pytest
 
 from helpers.pq_split import edited, run
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.metrics.pq.files import match_images
+from panoptic_occ.metrics.pq.matching import match_images
 
 IMAGES = {139: ["val/cat.jpg", "maps/139.png"], 285: ["dog.jpg", "285.png"]}
 

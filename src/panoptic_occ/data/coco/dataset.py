@@ -48,7 +48,8 @@ class CocoPanoptic(Dataset[Sample]):
 
     ``image_ids`` (n,), ``sizes`` (n, 2) as (height, width), ``categories`` from the panoptic JSON.  ``skipped`` counts
     what was left out on reading; ``warnings`` counts the tolerated problems of the images loaded by this process.
-    ``relations``: cached ground-truth relations; without them every load computes its own.
+    ``relations``: cached ground-truth relations; without them every load computes its own.  ``renumbered``: the
+    annotations have other ids than in their file.
 
     With ``skip_empty``, images without a non-crowd instance are left out (counted as ``images without instances``).
     ``inst_gt``: the instances are those of the instances JSON (``coco``, full masks that overlap) or are cut from the
@@ -72,7 +73,9 @@ class CocoPanoptic(Dataset[Sample]):
         self.match: SegmentMatch = match
         self.relations: RelationCache | None = None
         self.warnings: Counter[str] = Counter()
-        split = read_annotations(layout)
+        self.has_instances = inst_gt == "coco" or layout.instances_json.exists()
+        split = read_annotations(layout, self.has_instances)
+        self.renumbered = split.renumbered
         self.categories, self.skipped, self._records = split.categories, split.skipped, split.records
         self._rows = np.arange(len(split.records))  # of the images that are not left out
         if skip_empty:

@@ -51,6 +51,11 @@ def read_panoptic_png(path: Path) -> Int32[np.ndarray, "h w"]:
     return ids
 
 
+def red_blue_swapped(segment_id: int) -> int:
+    """The id that a pixel has if its red and its blue change places, as in a file that was written as BGR."""
+    return (segment_id & 0xFF) << 16 | segment_id & 0xFF00 | segment_id >> 16
+
+
 def write_panoptic_png(path: Path, ids: Int[np.ndarray, "h w"], text: dict[str, str] | None = None) -> None:
     """Writes segment ids as a panoptic PNG, atomically; ``text`` becomes text chunks of the file.
 

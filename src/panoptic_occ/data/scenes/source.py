@@ -24,7 +24,7 @@ from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
 from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
 from panoptic_occ.data.coco.writer import Part, mask_entry, write_splits
-from panoptic_occ.data.relations.preparation import ensure_relations
+from panoptic_occ.data.relations.build import ensure_relations
 from panoptic_occ.data.scenes.layout import THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
 from panoptic_occ.data.source import Source, Split
