@@ -173,7 +173,11 @@ def test_a_read_only_folder(commands: Any, undisturbed: Path, tmp_path: Path) ->
         mounted("-o", "remount,ro,bind", folder)
         assert "is finished" in commands.run("train", *BRIEF, f"runs_dir={folder}")
         error = only_error(commands.fails("train", *BRIEF, f"runs_dir={folder}", "run_name=other"))
-        assert f"{folder}/scenes_tiny/" in error and "Read-only file system" in error and "(runs_dir=...)" in error
+        assert (
+            f"{folder}/scenes_tiny/" in error
+            and "Read-only file system" in error
+            and "(runs_dir=..., output=...)" in error
+        )
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoptic_occ.common.errors import ConfigError, PanopticOccError
+from panoptic_occ.common.terminal import PrintableFormatter, printable
 from panoptic_occ.config.compose import finish
 from panoptic_occ.config.explain import explain
 from panoptic_occ.config.files import CONFIG_NAME, conf_dir, group_choices
@@ -64,7 +65,7 @@ def command(
                 message = _message(error, overrides, flags.config_dir)
                 if message is None or os.environ.get(FULL_ERROR) == "1" or "debug=true" in overrides:
                     raise
-                sys.exit(f"error: {message}")
+                sys.exit(printable(f"error: {message}"))
 
         return main
 
@@ -201,9 +202,11 @@ def log_handler() -> logging.Handler:
         from rich.console import Console
         from rich.logging import RichHandler
 
-        return RichHandler(console=Console(stderr=True), show_path=False, log_time_format="[%X]")
+        rich = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="[%X]")
+        rich.setFormatter(PrintableFormatter())
+        return rich
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
 
 

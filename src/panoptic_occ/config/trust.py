@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,16 @@ def check_targets(config: DictConfig, source: object, trusted: Iterable[str] = (
         if not _allowed(target, packages):
             raise ConfigError(
                 f"{source}: {key}={target!r} is not allowed in a run folder's configuration, because it could run any "
-                f"code; allowed: classes in {', '.join(CLASSES + packages)}; if you wrote this run and trust it, add "
-                f"trusted=[{str(target).partition('.')[0]}]"
+                f"code; allowed: classes in {', '.join(CLASSES + packages)}{_advice(target)}"
             )
+
+
+def _advice(target: object) -> str:
+    """How a class of the user's own becomes allowed; of other packages it would allow all that they can do."""
+    package = str(target).partition(".")[0]
+    if package in sys.stdlib_module_names or package in {name.partition(".")[0] for name in CLASSES}:
+        return "; do not use this run unless you know why it names that"
+    return f"; if '{package}' is a package of your own and you trust this run, add trusted=[{package}]"
 
 
 def _allowed(target: object, packages: tuple[str, ...]) -> bool:

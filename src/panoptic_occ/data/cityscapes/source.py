@@ -95,7 +95,7 @@ def _stems(root: Path, split: str) -> list[str]:
     stems_of: dict[str, set[str]] = {}  # by the pattern of a file's path
     for top, endings in ENDINGS.items():
         folder = root / top / split
-        files = [path.relative_to(folder).as_posix() for path in folder.glob("*/*")]
+        files = [path.relative_to(folder).as_posix() for path in folder.glob("*/[!.]*")]  # ._name: of macOS
         for ending in endings:
             stems_of[f"{top}/{split}/{{}}{ending}"] = {n.removesuffix(ending) for n in files if n.endswith(ending)}
         if not any(n.endswith(endings) for n in files):

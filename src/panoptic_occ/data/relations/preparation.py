@@ -8,6 +8,7 @@ from typing import get_args
 from rich.console import Console
 
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.common.terminal import printable
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.doctor import check
 from panoptic_occ.data.relations.build import ensure_relations
@@ -53,7 +54,7 @@ def _check(dataset: CocoPanoptic, processes: int | None, console: Console) -> No
     problems = sorted(check(dataset, processes), key=lambda problem: not problem.fatal)
     for problem in problems:
         severity = "error" if problem.fatal else "warning"
-        console.print(f"{severity}: {problem}", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"{severity}: {problem}"), markup=False, highlight=False, soft_wrap=True)
     fatal = sum(problem.fatal for problem in problems)
     log.info("%s: %d errors, %d warnings", dataset.layout.images, fatal, len(problems) - fatal)
     if fatal:
