@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from panoptic_occ.common.errors import ConfigError, DataError, PanopticOccError
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.faults import clear_message
 from panoptic_occ.common.files import read_json, write_json
 from panoptic_occ.common.terminal import printable
 from panoptic_occ.metrics.pq.files import panoptic_quality_of_files
@@ -29,8 +30,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m panoptic
     args = _parser(prog).parse_args(arguments)
     try:
         _run(args)
-    except PanopticOccError as error:
-        sys.stderr.write(printable(f"error: {error}\n"))
+    except Exception as error:
+        if (message := clear_message(error)) is None:
+            raise
+        sys.stderr.write(printable(f"error: {message}\n"))
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

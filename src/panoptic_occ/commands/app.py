@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_occ.common.errors import ConfigError, PanopticOccError
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.faults import clear_message
 from panoptic_occ.common.terminal import PrintableFormatter, printable
 from panoptic_occ.config.compose import finish
 from panoptic_occ.config.explain import explain
@@ -73,13 +74,13 @@ def command(
 
 
 def _message(error: Exception, overrides: list[str], config_dir: Path | None) -> str | None:
-    """One clear message for an error that was raised on purpose; None for a fault of ours."""
+    """One clear message for an error that was raised on purpose or by the machine; None for a fault of ours."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return str(explain(error, overrides, config_dir))
-    return str(error) if isinstance(error, PanopticOccError) else None
+    return clear_message(error)
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from panoptic_occ.common.distributed import broadcast_from_main
-from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.common.files import FULL, cannot_write
 from panoptic_occ.config.instantiate import refusal
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
@@ -145,7 +145,8 @@ def fit_stage(
 
 @contextmanager
 def clear_errors(folder: Path) -> Iterator[None]:
-    """Makes one DataError of what a machine does to a run: a full disk below ``folder``, a data worker that is gone."""
+    """Makes one error of what happens to a run: a full disk below ``folder``, a data worker that is gone, a checkpoint
+    of another network."""
     try:
         yield
     except OSError as error:
@@ -153,6 +154,12 @@ def clear_errors(folder: Path) -> Iterator[None]:
             raise
         raise cannot_write(Path(error.filename or folder / "logs"), error) from None
     except RuntimeError as error:
+        if "in loading state_dict" in str(error):
+            first = "".join(str(error).splitlines()[1:2]).strip()[:200]
+            raise CheckpointError(
+                f"{folder / 'checkpoints'}: holds a checkpoint of another network ({first}); move the folder away, and "
+                "the stage begins anew"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
