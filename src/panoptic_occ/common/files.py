@@ -21,6 +21,8 @@ from panoptic_occ.common.errors import ConfigError, DataError, PanopticOccError
 CACHE_VARIABLE = "PANOPTIC_OCC_CACHE"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk that takes no more: it is full, or the user's share of it is used up."""
+MADE = "made_by_panoptic_occ.txt"
+"""Lies in folders of data that are made, from settings or from other files, and can be made again."""
 _PROBE = 1 << 16  # bytes
 
 
@@ -164,6 +166,12 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
+def how_to_get(path: Path, otherwise: str) -> str:
+    """How a damaged file of data comes back: in a folder that was made (``MADE``), by itself, else ``otherwise``."""
+    made = next((parent for parent in path.absolute().parents if (parent / MADE).exists()), None)
+    return otherwise if made is None else f"remove the folder {made} and run again, which makes it anew"
+
+
 def digest(path: Path) -> str:
     """Sixteen hex digits over the content of a file."""
     with open(path, "rb") as file:
@@ -174,20 +182,17 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; a missing or broken file raises DataError with the place of the fault."""
     try:
         check_regular(path)
-        text = Path(path).read_text(encoding="utf-8")
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: the file does not exist; check the folder it should be in") from None
+        problem, fix = "the file does not exist", "check the folder it should be in"
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    try:
-        return parse_json(text)
+        problem, fix = f"cannot be read ({error})", "fetch or write it again"
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); the file is truncated "
-            "or damaged, fetch or write it again"
-        ) from None
+        place = f"line {error.lineno}, column {error.colno} ({error.msg})"
+        problem, fix = f"not valid JSON at {place}; the file is truncated or damaged", "fetch or write it again"
     except ValueError as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); fetch or write it again") from None
+        problem, fix = f"cannot be read as JSON ({error})", "fetch or write it again"
+    raise DataError(f"{path}: {problem}; {how_to_get(path, fix)}")
 
 
 def parse_json(text: str | bytes) -> Any:

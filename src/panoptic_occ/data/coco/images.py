@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.common.files import check_regular
+from panoptic_occ.common.files import check_regular, how_to_get
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -44,7 +44,7 @@ def opened_image(path: Path, what: str, fix: str, formats: Sequence[str] = PHOTO
         with Image.open(path, formats=formats) as image:
             yield image
     except FileNotFoundError:
-        raise DataError(f"{path}: the {what} does not exist; {fix}") from None
+        raise DataError(f"{path}: the {what} does not exist; {how_to_get(path, fix)}") from None
     except Image.DecompressionBombError:
         raise DataError(
             f"{path}: the {what} has more than {_max_pixels() // 10**6} million pixels, the most that is read; cut it "
@@ -58,7 +58,8 @@ def opened_image(path: Path, what: str, fix: str, formats: Sequence[str] = PHOTO
             ) from None
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
-            f"{path}: the {what} cannot be decoded ({reason}), it is damaged or not one of {', '.join(formats)}; {fix}"
+            f"{path}: the {what} cannot be decoded ({reason}), it is damaged or not one of {', '.join(formats)}; "
+            f"{how_to_get(path, fix)}"
         ) from None
 
 
