@@ -9,7 +9,9 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.files import (
@@ -22,7 +24,10 @@ from panoptic_occ.common.files import (
     write_text,
 )
 from panoptic_occ.common.tables import text_table
+from panoptic_occ.common.tensor_file import TensorFormat
 from panoptic_occ.common.terminal import PrintableFormatter, printable
+from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
+from panoptic_occ.training.callbacks.checkpoint_io import AtomicCheckpointIO
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -32,8 +37,18 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
-def test_the_umask_decides_who_may_read_and_write(tmp_path: Path, umask: int) -> None:
-    write_text(tmp_path / "new" / "a", "")
+KIND = TensorFormat("tests", 1, DataError, "")
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "text": lambda path: write_text(path, ""),
+    "map": lambda path: write_panoptic_png(path, np.zeros((2, 2), int)),
+    "tensors": lambda path: KIND.write(path, {"a": torch.zeros(1)}, {}),
+    "checkpoint": lambda path: AtomicCheckpointIO().save_checkpoint({}, path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_the_umask_decides_who_may_read_and_write(tmp_path: Path, umask: int, writer: Callable[[Path], None]) -> None:
+    writer(tmp_path / "new" / "a")
     assert stat.S_IMODE((tmp_path / "new" / "a").stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o777 & ~umask
 

@@ -40,7 +40,9 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_free(path):
             check_regular(path)
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
     except OSError as error:
         raise cannot_write(path, error) from None
     try:
@@ -48,6 +50,7 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
         if sync:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
+        os.chmod(temporary, mode)  # safetensors makes the file anew, for its owner alone
         os.replace(temporary, path)
     except Exception as error:
         if (fault := _disk_fault(temporary, error)) is not None:
@@ -89,7 +92,7 @@ def check_regular(path: Path) -> None:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
-        raise OSError(errno.EINVAL, f"is {kind}, not a file")
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
 
 
 def _is_free(path: Path) -> bool:
@@ -173,7 +176,8 @@ def how_to_get(path: Path, otherwise: str) -> str:
 
 
 def digest(path: Path) -> str:
-    """Sixteen hex digits over the content of a file."""
+    """Sixteen hex digits over the content of a file; OSError for a folder, a pipe or a device."""
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
 

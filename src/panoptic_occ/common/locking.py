@@ -152,6 +152,7 @@ class _Lock:
         if record is None:
             return "an unknown owner"
         try:
+            check_regular(self.note)
             token, _, words = self.note.read_text(encoding="utf-8").partition(" ")
         except OSError:
             token = words = ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ _NO_RANGE = ("I", "F")
 
 
 @contextmanager
-def opened_image(path: Path, what: str, fix: str, formats: Sequence[str] = PHOTOGRAPHS) -> Iterator[Image.Image]:
+def opened_image(path: Path, what: str, fix: str, formats: tuple[str, ...] = PHOTOGRAPHS) -> Iterator[Image.Image]:
     """An image of one of ``formats``, to be decoded in the block.
 
     DataError with ``what`` it is and the ``fix`` if it is missing, damaged, too large or of another format.
