@@ -61,7 +61,7 @@ class ArchiveWriter(ExitStack):
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            header = {"format": FORMAT, "digest": self.digest, "images": self._digests, **self.header}
+            header = {**self.header, "format": FORMAT, "digest": self.digest, "images": self._digests}
             self._write(HEADER, json.dumps(header).encode())
 
     def _write(self, name: str, content: bytes) -> None:
