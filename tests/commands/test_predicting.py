@@ -13,6 +13,7 @@ from PIL import Image
 from helpers.tiny_runs import QUIET, read
 from panoptic_occ.commands import predicting
 from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.faults import clear_message
 from panoptic_occ.evaluation import predictor
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.testing import toy_categories
@@ -167,6 +168,35 @@ def test_a_killed_predict_is_replaced_by_force(predict, tmp_path):
     with pytest.raises(ConfigError, match="holds 1 maps of an earlier predict"):
         predict()
     assert content(predict("force=true")).keys() == whole.keys()
+
+
+def test_every_image_of_a_folder_is_taken(predict, tmp_path):
+    paint(tmp_path / "in", "a.jpg", "b.tif", "c.bmp", "d.TIFF", "e.webp")
+    for name in ("._a.jpg", "notes.txt", "f.eps"):  # the first is what macOS leaves on foreign disks
+        (tmp_path / "in" / name).write_bytes(b"\0\5\x16\7")
+    assert listed(predict()) == [(number, f"{name}.png") for number, name in enumerate("abcde", start=1)]
+
+
+def test_a_link_in_the_output_that_leads_elsewhere(predict, tmp_path):
+    paint(tmp_path / "in", "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlays").symlink_to(tmp_path / "in")
+    listing = {"images": [{"id": 1, "file_name": "a.png"}]}
+    (tmp_path / "x.json").write_text(json.dumps(listing))
+    before = content(tmp_path / "in")
+    for words in ((), (f"images={tmp_path}/x.json",)):
+        with pytest.raises((ConfigError, DataError)):
+            predict(*words)
+    assert content(tmp_path / "in") == before
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "x" * 256 + ".png"])
+def test_a_list_of_images_that_leads_elsewhere(predict, tmp_path, name):
+    paint(tmp_path / "in", "a.png")
+    (tmp_path / "x.json").write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
+    with pytest.raises((DataError, OSError)) as error:
+        predict(f"images={tmp_path}/x.json")
+    assert clear_message(error.value) is not None and not (tmp_path / "out").exists()
 
 
 def test_two_images_of_one_name(predict, tmp_path):

@@ -15,6 +15,7 @@ from panoptic_occ.common.background import InBackground
 from panoptic_occ.common.distributed import broadcast_from_main, join, started_together
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.locking import work_lock
+from panoptic_occ.data.coco.panoptic_io import check_map_names
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.evaluation.listeners import MapWriter, Pictures
@@ -63,6 +64,7 @@ def evaluate(plan: RunPlan) -> dict[str, object]:
     results: Callable[[], dict[str, object] | None] = lambda: None if plan.force else earlier.results()  # noqa: E731
     if (done := broadcast_from_main(results)) is not None:
         return show_again(plan, target, done)
+    check_maps(plan, data, target)
     with work_lock(target, "the evaluation", busy="wait"):
         if (done := broadcast_from_main(results)) is not None:  # another process has just made them
             return show_again(plan, target, done)
@@ -133,6 +135,14 @@ def check_evaluation(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
         build_evaluation(
             plan, variants_of(plan.orders, untrained, data.categories), data.categories, annotations=annotations
         )
+
+
+def check_maps(plan: RunPlan, data: PanopticDataModule, target: Path) -> None:
+    """DataError when ``save_maps`` could not give every image a map of its own below ``target``."""
+    if plan.evaluation.save_maps:
+        records = [data.eval_data.record(index) for index in range(data.num_eval_images)]
+        names = {record.image_id: record.file_name for record in records}
+        check_map_names(target / "panoptic", names, data.eval_data.layout.panoptic_json)
 
 
 def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule, target: Path) -> dict[str, object]:

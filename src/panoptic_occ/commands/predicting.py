@@ -13,17 +13,16 @@ from rich.progress import track
 
 from panoptic_occ.commands.evaluating import of_trained_run
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.common.files import atomic_path, read_json
+from panoptic_occ.common.files import atomic_path, path_below, read_json
+from panoptic_occ.data.coco.images import ENDINGS
 from panoptic_occ.data.coco.json_file import name_in, whole_id
 from panoptic_occ.data.coco.orientation import exif_orientation
-from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, predictions_in
+from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, map_name, predictions_in
 from panoptic_occ.evaluation.predictor import Predictor, pixels_of
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.visuals.overlay import overlay
 
 log = logging.getLogger(__name__)
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def predict(plan: RunPlan) -> Path:
             while earlier:
                 earlier.pop(0).unlink(missing_ok=True)
             # both appear together: the overlay tells a map of predict from those of other commands
-            with atomic_path(output / "overlays" / Path(photograph.file_name).with_suffix(".png")) as temporary:
+            with atomic_path(output / "overlays" / map_name(photograph.file_name)) as temporary:
                 Image.fromarray(overlay(pixels, prediction, predictor.categories)).save(temporary, "PNG")
                 writer.write(photograph.image_id, photograph.file_name, prediction)
             done += 1
@@ -146,14 +145,14 @@ def find_results(output: Path, photographs: Sequence[Photograph], force: bool) -
     Raises ConfigError when there is something without ``force``, and, in any case, for a file in the way that is not
     known to be a result of predict: a map of it has an overlay.
     """
+    names = [map_name(photograph.file_name) for photograph in photographs]
+    wanted = [path_below(output / kind, name, "an image") for name in names for kind in ("panoptic", "overlays")]
     maps = predictions_in(output / "panoptic")
     pairs = [(path, output / "overlays" / path.relative_to(output / "panoptic")) for path in maps]
     earlier = [path for pair in pairs if pair[1].exists() for path in pair]
     listed = output / "panoptic.json"
     if earlier:
         earlier.insert(0, listed)  # removed first: no list is longer than its maps
-    names = [Path(photograph.file_name).with_suffix(".png") for photograph in photographs]
-    wanted = [output / kind / name for name in names for kind in ("panoptic", "overlays")]
     known, inputs = set(earlier), {photograph.path.resolve() for photograph in photographs}
     for path in (listed, *maps, *earlier, *wanted):
         if path.exists() and (path not in known or path.resolve() in inputs):
@@ -170,12 +169,16 @@ def find_results(output: Path, photographs: Sequence[Photograph], force: bool) -
 
 
 def find_images(path: Path) -> list[Path]:
-    """The image itself, or all images of a folder by name; DataError when there is none, or two share a name."""
+    """The image itself, or all images of a folder by name; DataError when there is none, or two share a name.
+
+    What macOS puts beside the files of a foreign disk (``._name``) is no image.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise DataError(f"{path}: input= does not exist; give an image or a folder of images")
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
+        state = "is no file" if path.exists() else "does not exist"
+        raise DataError(f"{path}: input= {state}; give an image or a folder of images")
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("._"))
     if not files:
         raise DataError(f"{path}: no image in this folder; allowed endings: {', '.join(ENDINGS)}")
     stems: dict[str, Path] = {}

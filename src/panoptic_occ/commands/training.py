@@ -9,7 +9,13 @@ from contextlib import suppress
 
 import pytorch_lightning as pl
 
-from panoptic_occ.commands.evaluating import check_evaluation, evaluate_network, join_processes, show_again
+from panoptic_occ.commands.evaluating import (
+    check_evaluation,
+    check_maps,
+    evaluate_network,
+    join_processes,
+    show_again,
+)
 from panoptic_occ.commands.sweeps import note
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
 from panoptic_occ.common.errors import ConfigError, DataError
@@ -60,6 +66,7 @@ def _trained_and_evaluated(plan: RunPlan, data: PanopticDataModule, content: Map
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     model = build_model(plan, data.categories)
     check_evaluation(plan, model, data)
+    check_maps(plan, data, plan.folder.path)
     train_base(plan, model, data)
     for order in plan.orders:
         train_order(plan, order, model, data)

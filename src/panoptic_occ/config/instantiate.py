@@ -9,6 +9,7 @@ import functools
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -113,9 +114,17 @@ def check_targets(config: DictConfig, source: object, trusted: Iterable[str] = (
         if not _allowed(target, packages):
             raise ConfigError(
                 f"{source}: {f'{key}._target_'.lstrip('.')}={target!r} is not allowed in a run folder's configuration, "
-                f"because it could run any code; allowed: classes in {', '.join(CLASSES + packages)}; if you wrote "
-                f"this run and trust it, add trusted=[{str(target).partition('.')[0]}]"
+                f"because it could run any code; allowed: classes in {', '.join(CLASSES + packages)}"
+                f"{_advice(target)}"
             )
+
+
+def _advice(target: object) -> str:
+    """How a class of the user's own becomes allowed; of other packages it would allow all that they can do."""
+    package = str(target).partition(".")[0]
+    if package in sys.stdlib_module_names or package in {name.partition(".")[0] for name in CLASSES}:
+        return "; do not use this run unless you know why it names that"
+    return f"; if '{package}' is a package of your own and you trust this run, add trusted=[{package}]"
 
 
 def _allowed(target: object, packages: tuple[str, ...]) -> bool:

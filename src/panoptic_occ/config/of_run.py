@@ -7,7 +7,7 @@ as they are choices that exist here.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.files import check_regular
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.config.compose import MISSING, finish
 from panoptic_occ.config.files import explained, group_choices, users_conf
@@ -24,9 +25,16 @@ from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of, value_at
 WIDE = ("preset", "method", "experiment", "sweep")
 """Groups that choose in other groups."""
 
+MAX_DEPTH = 50
+"""Of parts in each other in the configuration of a run; ours have seven."""
+
 
 def read_config(file: Path) -> DictConfig:
-    """The configuration that a run has saved; CheckpointError when there is none or the file is damaged."""
+    """The configuration that a run has saved; CheckpointError when there is none or the file is damaged.
+
+    ``train`` writes values alone.  An alias of YAML or a reference to another value, of which a few can stand for
+    more than fits into memory, is refused.
+    """
     import yaml
 
     if not file.exists():
@@ -36,14 +44,32 @@ def read_config(file: Path) -> DictConfig:
             f"end; runs below it: {', '.join(runs[:5]) or '(none)'}"
         )
     try:
-        config = OmegaConf.load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        check_regular(file)
+        text = file.read_text(encoding="utf-8")
+        problem = next(_foreign_parts(text), "")
+        config = None if problem else OmegaConf.create(text)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = str(error).splitlines()[0]
     else:
         if isinstance(config, DictConfig) and _is_of_train(OmegaConf.to_container(config)):
             return config
-        problem = "it lacks what train writes"
+        problem = problem or "it lacks what train writes"
     raise CheckpointError(f"{file}: damaged ({problem}); the command that made the run writes it again with force=true")
+
+
+def _foreign_parts(text: str) -> Iterator[str]:
+    """What ``train`` does not write and what could expand without end."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            yield f"line {event.start_mark.line + 1}: its parts lie too deep in each other"
+        if isinstance(event, yaml.AliasEvent):
+            yield f"line {event.start_mark.line + 1} has an alias, *{event.anchor}"
+        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+            yield f"line {event.start_mark.line + 1} refers to another value"
 
 
 def _is_of_train(content: Any) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from panoptic_occ.common.errors import DataError, check_choice
+from panoptic_occ.common.files import check_folder_name, default_cache_dir
 from panoptic_occ.data.coco.annotations import read_annotations
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.layout import Layout
@@ -22,7 +23,6 @@ from panoptic_occ.ops.segment_matching import SegmentMatch
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
-CACHE_VARIABLE = "PANOPTIC_OCC_CACHE"
 
 
 class Source(ABC):
@@ -48,8 +48,10 @@ class Source(ABC):
     ) -> None:
         check_choice("data.source.inst_gt", inst_gt, InstanceTruth)
         check_choice("data.source.match", match, SegmentMatch)
-        self.name = name
-        self.cache_dir = default_cache_dir() / name if cache_dir is None else Path(cache_dir).expanduser()
+        self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        self.name = check_folder_name("data.source.name", name, self.cache_dir)
+        if cache_dir is None:
+            self.cache_dir /= name
         self.inst_gt: InstanceTruth = inst_gt
         self.match: SegmentMatch = match
         self.skip_empty = skip_empty
@@ -106,9 +108,3 @@ def find_root(root: str | Path | None, title: str, variable: str) -> Path:
         origin = "data.root" if root else variable
         raise DataError(f"{path}: the root folder of {title} (from {origin}) does not exist; {ways}")
     return path
-
-
-def default_cache_dir() -> Path:
-    """Where derived files go unless a folder is given."""
-    folder = os.environ.get(CACHE_VARIABLE)
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "panoptic_occ"

@@ -13,6 +13,7 @@ from rich.console import Console
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
 from panoptic_occ.common.files import write_json, write_text
 from panoptic_occ.common.tables import SEPARATOR, comparison_table
+from panoptic_occ.common.terminal import printable
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.metrics.breakdown import breakdown_tables
 from panoptic_occ.metrics.pq.scores import pq_table
@@ -66,7 +67,7 @@ def show(plan: RunPlan, folder: Path, metrics: dict[str, object]) -> None:
     console = Console()
     title = f"{plan.data_choice}: {metrics['images']} held-out images, seed {plan.seed}, percent"
     console.print(summary(read_rows(metrics), title), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)
+    console.print(printable(f"Results, per-class tables and pictures: {folder}"), soft_wrap=True, markup=False)
 
 
 def write_results(folder: Path, evaluation: Evaluation, method: str, images: int) -> dict[str, object]:

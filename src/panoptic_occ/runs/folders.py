@@ -19,7 +19,6 @@ import logging
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.common.files import read_json, write_json, write_text
+from panoptic_occ.common.files import check_regular, read_json, write_json, write_text
 from panoptic_occ.runs.environment import environment
 from panoptic_occ.structures.categories import Categories
 
 log = logging.getLogger(__name__)
 
 RESULTS = ("metrics.*", "pq.*", "breakdown.*", "pictures.png", "grid.png", "made_from.json")
+PARTS_OF_CHECKPOINT = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch"}
 DESCRIPTION = ("config.yaml", "environment.json", "categories.json")
 
 
@@ -138,13 +138,21 @@ def latest_checkpoint(folder: RunFolder, origin: Mapping[str, str]) -> Path | No
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a file of torch, which is a ZIP archive; every byte is checked, unlike when it is loaded."""
+    """What is wrong with a checkpoint: every byte is checked, unlike when it is loaded, then what it is."""
+    import torch
+
     try:
+        check_regular(checkpoint)
         with zipfile.ZipFile(checkpoint) as archive:
             part = archive.testzip()
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        return str(error)
-    return None if part is None else f"wrong checksum of {part}"
+        if part is not None:
+            return f"wrong checksum of {part}"
+        # of the tensors only the places are read; nothing in it is run
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # zipfile and torch raise what they meet in a file of others
+        return (str(error) or type(error).__name__).splitlines()[0]
+    missing = PARTS_OF_CHECKPOINT - content.keys() if isinstance(content, dict) else PARTS_OF_CHECKPOINT
+    return f"lacks {', '.join(sorted(missing))}" if missing else None
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:

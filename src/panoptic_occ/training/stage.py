@@ -168,7 +168,8 @@ def _stopped_early(trainer: pl.Trainer, stage: Stage, steps: int, folder: RunFol
 
 @contextmanager
 def clear_errors(folder: Path) -> Iterator[None]:
-    """Makes one DataError of what a machine does to a run: a full disk below ``folder``, a data worker that is gone."""
+    """Makes one error of what happens to a run: a full disk below ``folder``, a data worker that is gone, a checkpoint
+    of another network."""
     try:
         yield
     except OSError as error:
@@ -176,6 +177,12 @@ def clear_errors(folder: Path) -> Iterator[None]:
             raise
         raise cannot_write(Path(error.filename or folder / "logs"), error) from None
     except RuntimeError as error:
+        if "in loading state_dict" in str(error):
+            first = "".join(str(error).splitlines()[1:2]).strip()[:200]
+            raise CheckpointError(
+                f"{folder / 'checkpoints'}: holds a checkpoint of another network ({first}); move the folder away, and "
+                "the stage begins anew"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(

@@ -42,7 +42,7 @@ def test_images_stay_where_they_are(tiny: TinyCityscapes, tmp_path: Path) -> Non
     picture = np.asarray(Image.open(tiny.image("train", "aachen/aachen_000001_000019")))
     assert np.array_equal(train.load(1).image.permute(1, 2, 0), picture)
     made = files_below(source.folder)
-    assert len(made) == 4 + 4 and not any("leftImg8bit" in name for name in made)
+    assert len(made) == 4 + 4 + 1 and not any("leftImg8bit" in name for name in made)
     assert source.fingerprint() == train.fingerprint
     kept = {path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith("files_")}
     assert kept == {source.folder.name}  # no lock is left
@@ -99,7 +99,7 @@ def test_two_processes_write_the_same(tmp_path: Path) -> None:
     for processes in (1, 2):
         sources(tiny, tmp_path / str(processes), processes).prepare()
     one, two = (files_below(tmp_path / name) for name in "12")
-    assert len(one) == 37 + 4 and one == two
+    assert len(one) == 37 + 4 + 1 and one == two
 
 
 def test_other_files_are_converted_again(tiny: TinyCityscapes, tmp_path: Path) -> None:

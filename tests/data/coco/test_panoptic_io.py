@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing as mp
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.data.coco.panoptic_io import MAX_ID, PanopticResultWriter, read_panoptic_png, write_panoptic_png
+from panoptic_occ.data.coco.panoptic_io import (
+    MAX_ID,
+    PanopticResultWriter,
+    check_map_names,
+    predictions_in,
+    read_panoptic_png,
+    write_panoptic_png,
+)
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
@@ -137,6 +145,39 @@ class TestWriter:
         writer.write(1, "a.jpg", prediction())
         with pytest.raises(DataError, match=r"a\.png: already holds the prediction for image 1, and image 2"):
             writer.write(2, "a.jpeg", prediction())
+
+    @pytest.mark.parametrize("name", ["/tmp/a.jpg", "../a.jpg", "b/../../a.jpg", "link/a.jpg", ""])
+    def test_names_that_lead_elsewhere(self, tmp_path, writer, name):
+        (tmp_path / "r").mkdir()
+        (tmp_path / "r" / "link").symlink_to(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(DataError, match=r"image 3 has the name .* leads out of"):
+            writer.write(3, name, prediction())
+        with pytest.raises(DataError, match=r"x\.json: image 3 has the name .* leads out of"):
+            check_map_names(tmp_path / "r", {3: name}, Path("x.json"))
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_images_that_would_share_a_map(self, tmp_path):
+        check_map_names(tmp_path, {1: "a.jpg", 2: "b/a.jpg"}, Path("x.json"))
+        with pytest.raises(DataError, match=r"x\.json: images 1 and 2 would get one map, a\.png"):
+            check_map_names(tmp_path, {1: "a.jpg", 2: "a.webp"}, Path("x.json"))
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+    def test_a_picture_of_somebody_is_not_replaced(self, tmp_path, writer, kind):
+        (tmp_path / "r").mkdir()
+        Image.new("RGB", (3, 2), (9, 9, 9)).save(tmp_path / "r" / "a.png", kind)
+        before = (tmp_path / "r" / "a.png").read_bytes()
+        with pytest.raises(DataError, match=r"a\.png: is in the way"):
+            writer.write(1, "a.jpg", prediction())
+        assert (tmp_path / "r" / "a.png").read_bytes() == before and predictions_in(tmp_path / "r") == {}
+
+    @pytest.mark.parametrize(
+        "text", ["{", "[1]", "{}", '{"image_id": 1}', '{"image_id": "1", "image": {}}', "[" * 99_999]
+    )
+    def test_a_damaged_note_of_a_map(self, tmp_path, writer, text):
+        write_panoptic_png(tmp_path / "r" / "a.png", np.zeros((2, 2), int), {"panoptic_annotation": text})
+        with pytest.raises(DataError, match=r"a\.png: the prediction says nothing .*remove it and predict its image"):
+            writer.close()
 
     def test_folder_that_is_a_file(self, tmp_path, writer):
         (tmp_path / "r").write_text("")

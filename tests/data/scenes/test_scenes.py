@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.data.coco.doctor import check
 from panoptic_occ.data.relations.statistics import class_table, rule_accuracies
 from panoptic_occ.data.scenes import source as scenes
@@ -152,7 +153,7 @@ def test_interrupted_generation_is_missing_then_continues(tmp_path: Path, monkey
     monkeypatch.setattr(scenes, "paint_scene", honest)
     generate(tmp_path / "b", counts, settings, processes=1)
     files = {p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
-    assert len(files) == 5 * 2 + 4
+    assert len(files) == 5 * 2 + 4 + 1
     assert {p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()} == files
 
 
@@ -168,3 +169,45 @@ def test_settings_name_the_folder(tmp_path: Path) -> None:
 def test_a_bad_mix_is_named(mix: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"data\.source\.mix: .*(priors|>= 0).*; allowed: prior"):
         ScenesSource(mix=mix)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("annotations/panoptic_val.json", b'{"images": ['),
+        ("annotations/instances_val.json", b""),
+        ("val/000000000002.jpg", b""),
+        ("val/000000000001.jpg", None),
+        ("annotations/panoptic_val/000000000002.png", None),
+        ("annotations/panoptic_val", None),
+    ],
+)
+def test_what_is_missing_in_the_cache_is_painted_again(tmp_path: Path, name: str, content: bytes | None) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def prepared() -> ScenesSource:
+        made = ScenesSource(size=64, train_images=2, val_images=2, cache_dir=tmp_path, processes=1)
+        made.prepare()
+        return made
+
+    path = prepared().cache_dir / name
+    before = files()
+    if content is not None:
+        path.write_bytes(content)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    prepared()
+    assert files() == before
+
+
+@pytest.mark.parametrize("place", ["images", "panoptic"])
+def test_what_is_damaged_in_the_cache_says_which_folder_to_remove(tmp_path: Path, place: str) -> None:
+    made = ScenesSource(size=64, train_images=2, val_images=2, cache_dir=tmp_path, processes=1)
+    made.prepare()
+    file = next(getattr(made.layout("val"), place).glob("*1.*"))
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match=rf"{file}: .*remove the folder {made.cache_dir} and run again"):
+        made.split("val").load(0)

@@ -123,6 +123,22 @@ def test_an_output_that_cannot_be_written(split, tmp_path, capsys, monkeypatch):
     assert f"{tmp_path}: --json is a folder; name a file in it" in said(capsys, split, "--json", tmp_path)
 
 
+@pytest.mark.parametrize("victim", ["gt_json", "prediction_json", "png", "text", "link", "deep"])
+def test_json_replaces_nothing_but_its_own_result(split, tmp_path, capsys, victim):
+    own = tmp_path / "own"
+    own.mkdir()
+    for name, content in (("text", "my notes"), ("deep", "[" * 99_999)):
+        (own / name).write_text(content)
+    (own / "link").symlink_to(split[3])
+    png = next(split[2].with_suffix("").glob("*.png"))
+    file = {"gt_json": split[2], "prediction_json": split[3], "png": png}.get(victim, own / victim)
+    before = file.read_bytes()
+    assert f"{file}: --json names a file that is no result of pq" in said(capsys, split, "--json", file)
+    assert file.read_bytes() == before
+    for _ in range(2):
+        assert run(*split[2:], "--json", own / "new.json") == 0
+
+
 INTERRUPTED = """
 import os, signal, sys, time
 from panoptic_occ import pq

@@ -10,6 +10,7 @@ from typing import get_args
 from rich.console import Console
 
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.common.terminal import printable
 from panoptic_occ.data.coco.contradictions import differing_categories
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.doctor import check
@@ -74,7 +75,7 @@ def _check(splits: Mapping[Split, CocoPanoptic], processes: int | None, report: 
     files = val.layout.panoptic_json, train.layout.panoptic_json
     problems += differing_categories(train.categories, val.categories, *files)
     for line in lines_of(problems):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     if report is not None:
         write_report(report, problems)
     if fatal := sum(problem.fatal for problem in problems):
