@@ -75,7 +75,8 @@ class Commands:
             places = [environment | {name: str(value) for name, value in ranked.items()} for ranked in every]
         started = []
         for place, variables in enumerate(places):
-            task = {"command": command, "words": [*self.words, *words], "environment": variables, "log": str(log)}
+            common = () if command == "pq" else self.words  # pq has flags
+            task = {"command": command, "words": [*common, *words], "environment": variables, "log": str(log)}
             task["fault"] = fault if place == rank else ""
             process = self._context.Process(target=runpy.run_path, args=(str(FORKED), task, "<forked>"))
             process.start()

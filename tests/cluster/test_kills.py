@@ -23,8 +23,8 @@ from scripts.documents import ROOT, fill, markdown, publish
 
 KILLS = int(os.environ.get("KILLS", "0"))
 SIGNALS = (signal.SIGKILL, signal.SIGINT)
-TOLD = ("environment.json", "made_from.json")
-"""What says when and where a result was made."""
+DATED = ("environment.json", "logs/**", "files_*.json")
+"""What tells times: the environment, logs, and what the cache knows of files."""
 
 Words = Callable[[Path, Path], list[str]]
 OF_RUN = ("save_maps=true", "compare=[score,area]")
@@ -45,9 +45,9 @@ JOBS: Mapping[str, Words] = {
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """The content of every file below ``folder`` but those that tell times; files of a killed process are not left."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in TOLD]
-    kept = [path for path in files if "logs" not in path.parts]
+    """The content of every file below ``folder`` but those that tell times."""
+    dated = {path for pattern in DATED for path in folder.rglob(pattern)}
+    kept = [path for path in folder.rglob("*") if path.is_file() and path not in dated]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 

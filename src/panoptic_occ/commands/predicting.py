@@ -13,7 +13,7 @@ from rich.progress import track
 
 from panoptic_occ.commands.evaluating import of_trained_run
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.common.files import atomic_path, path_below, read_json
+from panoptic_occ.common.files import atomic_path, path_below, read_json, remove_leftovers, write_text
 from panoptic_occ.data.coco.images import ENDINGS
 from panoptic_occ.data.coco.json_file import name_in, whole_id
 from panoptic_occ.data.coco.orientation import exif_orientation
@@ -23,6 +23,8 @@ from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.visuals.overlay import overlay
 
 log = logging.getLogger(__name__)
+
+UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,18 @@ def predict(plan: RunPlan) -> Path:
     """Segments ``input``, or the images that the COCO JSON ``images`` lists, into ``output``: panoptic.json,
     panoptic/*.png and overlays/*.png; returns the folder.
 
-    panoptic.json lists the maps beside it, also after an interruption.  Raises ConfigError for a missing setting and a
-    folder in use (see ``find_results``), and in the end one DataError for the images that cannot be read.
+    panoptic.json lists the maps beside it, also after an interruption; the same command then begins anew.  Raises
+    ConfigError for a missing setting and a folder in use (see ``find_results``), and in the end one DataError for the
+    images that cannot be read.
     """
     photographs, output = find_photographs(plan), Path(_needed(plan, "output"))
-    earlier = find_results(output, photographs, plan.force)
+    unfinished = output / UNFINISHED
+    earlier = find_results(output, photographs, plan.force or unfinished.exists())
     predictor = Predictor.of(of_trained_run(plan))
+    if unfinished.exists():
+        for half_written in ("panoptic.json", "panoptic/**/*", "overlays/**/*"):
+            remove_leftovers(output, half_written)
+    write_text(unfinished, "A predict that works here, or was interrupted: the same command makes all of it anew.\n")
     writer = PanopticResultWriter(output / "panoptic", output / "panoptic.json", predictor.categories)
     bad: list[str] = []
     done = 0
@@ -65,6 +73,7 @@ def predict(plan: RunPlan) -> Path:
     finally:
         if done:
             writer.close()
+    unfinished.unlink()
     log.info("%d maps and overlays are in %s", done, output)
     if predictor.orientation == "pixels":
         _tell_unturned(photographs)

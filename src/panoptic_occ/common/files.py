@@ -103,9 +103,13 @@ def _is_free(path: Path) -> bool:
         return True
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what processes that were killed had begun to write in ``folder``; nobody else may be writing there."""
-    for temporary in folder.glob(".*.tmp"):
+def remove_leftovers(folder: Path, names: str = "*") -> None:
+    """Removes what processes that were killed had begun to write in ``folder``; nobody else may be writing there.
+
+    ``names``: a pattern of the files that they would have become, ``maps/**/*`` for those of a subfolder and below.
+    """
+    parent, _, name = names.rpartition("/")
+    for temporary in folder.glob(f"{parent}/.{name}.*.tmp".lstrip("/")):
         temporary.unlink(missing_ok=True)
 
 

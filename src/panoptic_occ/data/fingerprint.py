@@ -70,7 +70,7 @@ def split_fingerprint(
 
 def manifest_path(folder: Path, layout: Layout) -> Path:
     """The manifest of the files in these places, below ``folder``."""
-    places = [str(path.absolute()) for path in vars(layout).values()]
+    places = [str(path.absolute()) for path in vars(layout).values() if isinstance(path, Path)]
     return folder / f"files_{layout.images.name}_{_digest_of(places)[:12]}.json"
 
 

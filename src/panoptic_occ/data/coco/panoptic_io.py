@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.common.files import atomic_path, parse_json, path_below, write_json
+from panoptic_occ.common.files import atomic_path, parse_json, path_below, remove_leftovers, write_json
 from panoptic_occ.data.coco.images import LOSSLESS, opened_image
 from panoptic_occ.structures.categories import Categories
 
@@ -116,6 +116,7 @@ class PanopticResultWriter:
             self.json_path.unlink(missing_ok=True)  # first: no list is longer than its predictions
         for path in earlier:
             path.unlink(missing_ok=True)
+        remove_leftovers(self.folder, "**/*")
 
     def write(self, image_id: int, file_name: str, panoptic: PanopticMap) -> None:
         """Writes the PNG of one image; ``file_name`` is the image's (or the PNG's) name, relative to its folder.
