@@ -51,7 +51,6 @@ def predict(plan: RunPlan) -> Path:
     if unfinished.exists():
         for half_written in ("panoptic.json", "panoptic/**/*", "overlays/**/*"):
             remove_leftovers(output, half_written)
-    write_text(unfinished, "A predict that works here, or was interrupted: the same command makes all of it anew.\n")
     writer = PanopticResultWriter(output / "panoptic", output / "panoptic.json", predictor.categories)
     bad: list[str] = []
     done = 0
@@ -63,6 +62,8 @@ def predict(plan: RunPlan) -> Path:
                 bad.append(str(error))
                 continue
             prediction = predictor(pixels)
+            if not done:
+                write_text(unfinished, "predict is at work here, or was interrupted; the same command begins anew\n")
             while earlier:
                 earlier.pop(0).unlink(missing_ok=True)
             # both appear together: the overlay tells a map of predict from those of other commands
@@ -73,7 +74,7 @@ def predict(plan: RunPlan) -> Path:
     finally:
         if done:
             writer.close()
-    unfinished.unlink()
+    unfinished.unlink(missing_ok=True)
     log.info("%d maps and overlays are in %s", done, output)
     if predictor.orientation == "pixels":
         _tell_unturned(photographs)
