@@ -40,6 +40,7 @@ MARKERS = {
     "docs/tables.md": {"tables"},
     "docs/speed.md": {"bench"},
     "docs/configuration.md": {"settings"},
+    "docs/trust.md": {"kills"},
 }
 
 
