@@ -118,7 +118,7 @@ def literally_fused(model: PanopticFPN, output: BaseOutput, result: PanopticMap)
     instances, dense = output.instances, output.instances.masks.dense()
     equal(output.stats.inter, reference.pair_counts(dense).long(), "pairs")
     above, semantic = plain_relation(model, instances, output.stats).above(), output.semantic.labels
-    thresholds = SIG_RATIO, 0.5, POLICY.stuff_area
+    thresholds = SIG_RATIO, 0.5, int(POLICY.stuff_area)
     same_map(result, reference.fuse_by_occlusion(dense, instances.labels, above, semantic, *thresholds))
 
 

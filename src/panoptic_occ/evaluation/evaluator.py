@@ -198,7 +198,7 @@ class Evaluation:
             for entry in entries:
                 key = entry.name if self.timing else (entry.policy, decisions)
                 if key not in fused:
-                    panoptic, time = timed(fuse, *inputs, stuff.under(entry.policy), entry.policy)
+                    panoptic, time = timed(fuse, *inputs, stuff.under(entry.policy), entry.policy, self.categories)
                     counts = panoptic_counts(panoptic, target.panoptic, len(self.categories), source)
                     fused[key] = panoptic, counts, time
                 panoptic, counts, fusion_time = fused[key]
