@@ -76,7 +76,7 @@ class EntryMetrics(nn.Module):
     def row(self, precision: Mapping[str, float], base_ms: float | None) -> dict[str, float]:
         """All numbers by name, with the average ``precision``; ``base_ms``: time of the base an image, if timed."""
         accuracy = self.accuracy.compute()
-        row: dict[str, float] = self.quality.compute().flat() | {
+        row: dict[str, float] = self.quality.result().flat() | {
             "relation_accuracy": accuracy.accuracy,
             "score_accuracy": accuracy.score_accuracy,
             "area_accuracy": accuracy.area_accuracy,
@@ -215,7 +215,7 @@ class Evaluation:
 
     def results(self) -> dict[str, PQResult]:
         """Panoptic quality by entry."""
-        return {name: metrics.quality.compute() for name, metrics in self.by_entry.items()}
+        return {name: metrics.quality.result() for name, metrics in self.by_entry.items()}
 
     def breakdowns(self) -> dict[str, BreakdownResult]:
         """The breakdown of things by entry; empty without ``details``."""

@@ -67,7 +67,7 @@ def _check_scores(scores: list[float]) -> None:
 
 
 def _check_thing_labels(labels: Int[Tensor, " n"], categories: Categories | None) -> None:
-    if labels.is_floating_point():
+    if len(labels) and labels.is_floating_point():
         raise ValueError(
             f"fuse: the labels of the instances are {labels.dtype}; whole numbers are meant: labels.long()"
         )
