@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops
 
 BINARY = np.zeros((3, 5, 7), dtype=bool)
@@ -67,6 +68,12 @@ def test_no_mask_at_all(empty: Any) -> None:
 def test_what_could_mean_several_things_is_refused(masks: Any, words: str) -> None:
     with pytest.raises(ValueError, match=f"from_dense takes.*{words}"):
         MaskCrops.from_dense(masks)
+
+
+def test_dense_masks_are_no_crops() -> None:
+    parts = torch.zeros(3, 4), torch.zeros(3), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"masks is a Tensor; .*MaskCrops.from_dense\(masks\)"):
+        InstanceSet(torch.from_numpy(BINARY), *parts)  # type: ignore[arg-type]
 
 
 def test_soft_crops_are_refused() -> None:

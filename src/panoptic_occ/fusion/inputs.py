@@ -97,27 +97,30 @@ def check_stuff_map(semantic: object, size: tuple[int, int]) -> None:
 
 
 def check_stuff_labels(labels: Int[np.ndarray, " k"], thing_labels: list[int], categories: Categories | None) -> None:
-    """ValueError for a label of the stuff that is a thing's, the ignore label or none of ``categories``.
+    """ValueError for one of ``labels`` (signed) that is a thing's, the ignore label or none of ``categories``.
 
     Without ``categories`` a label up to the largest of the instances is known to be a thing's.
     """
+    if not labels.size:
+        return
     first = max(thing_labels, default=-1) + 1 if categories is None else categories.num_things
-    things = labels[(labels >= 0) & (labels < first)]
-    if things.size:
-        raise ValueError(
-            f"fuse: the stuff map holds {things.min()}, a label of things (0 .. {first - 1}); stuff labels come after "
-            f"those, and -1 where there is no stuff: semantic.long().masked_fill(semantic < {first}, -1)"
-        )
     stop = None if categories is None else len(categories)
-    if (stop is None or stop <= IGNORE) and (labels == IGNORE).any():
+    lowest = int(labels.view(f"u{labels.itemsize}").min())  # read so, -1 is larger than any label
+    highest = int(labels.max())
+    if lowest < first:
+        raise ValueError(
+            f"fuse: the stuff map holds {lowest}, a label of things (0 .. {first - 1}); stuff labels come after those, "
+            f"and -1 where there is no stuff: semantic.long().masked_fill(semantic < {first}, -1)"
+        )
+    if highest >= IGNORE and (stop is None or stop <= IGNORE) and (labels == IGNORE).any():
         raise ValueError(
             f"fuse: the stuff map holds {IGNORE}, the ignore label of many data sets; -1 says here that there is no "
             f"stuff: semantic.long().masked_fill(semantic == {IGNORE}, -1); where it is a category, give categories="
         )
-    if stop is not None and labels.max(initial=0) >= stop:
+    if stop is not None and highest >= stop:
         raise ValueError(
-            f"fuse: the stuff map holds {labels.max()}; the {stop} categories have the contiguous labels 0 .. "
-            f"{stop - 1}: Categories.label_of translates the ids of a data set"
+            f"fuse: the stuff map holds {highest}; the {stop} categories have the contiguous labels 0 .. {stop - 1}: "
+            "Categories.label_of translates the ids of a data set"
         )
 
 

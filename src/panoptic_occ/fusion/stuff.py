@@ -40,15 +40,17 @@ def fill_stuff(
     unit = max(ids.numel(), 1) if stuff_area < 1 else 1  # quotients are compared, as in the engine
     # a map has a hundred times fewer runs of equal pixels than pixels, so only the runs are counted and looked up
     starts = run_starts(taken, labels)
+    label_of_run = labels[starts]
     if check is not None:
-        check(labels[starts])
+        check(label_of_run)
     if rule == "component":
         free = np.where(taken == 0, labels, VOID_LABEL).reshape(ids.shape)
         parts = components(torch.from_numpy(free))
         labels = np.where(parts.spread(parts.areas / unit >= stuff_area), free, VOID_LABEL).ravel()
         starts = run_starts(taken, labels)
+        label_of_run = labels[starts]
     lengths = np.diff(starts, append=taken.size)
-    owner, label = taken[starts].astype(np.int32), labels[starts].astype(np.int64)
+    owner, label = taken[starts].astype(np.int32), label_of_run.astype(np.int64)
     key = np.where((owner == 0) & (label >= 0), label + 1, 0)  # 0: taken or no stuff
     areas = np.bincount(key, weights=lengths).astype(np.int64)
     areas[:1] = 0
