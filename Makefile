@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help train test test-slurm bench docs lint venv clean
+.PHONY: help train test test-slurm kills bench docs lint venv clean
 
 # With it set, nothing would be compiled at installation and every start would take seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
@@ -26,6 +26,9 @@ test-slurm: $(STAMP)  ## test sweeps and preemption on a private SLURM, 4 to 8 m
 	source "$$environment"; \
 	trap scripts/slurm/stop.sh EXIT; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -n0 tests/cluster $(ARGS)
+
+kills: $(STAMP)  ## kill every command at 25 random moments, for the page on trust, about an hour
+	KILLS=25 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n0 tests/cluster/test_kills.py $(ARGS)
 
 bench: $(STAMP)  ## measure the suite beside public ways, less than five minutes: make bench ARGS="--job paste"
 	$(BIN)/python -m scripts.benchmark $(ARGS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,12 +18,6 @@ COMMAND = "python -m scripts.configuration from the table of settings"
 WIDE = ("preset", "method", "experiment", "sweep")
 LINE = re.compile(r"^( *)(\w+):(?: +((?:[^#'\"]|'[^']*'|\"[^\"]*\")*?))?(?: +# (.*))?$")
 HEADS = ("key", "value", "allowed", "scope", "meaning")
-
-
-def main() -> int:
-    """Writes the page."""
-    fill("settings", page(), COMMAND)
-    return 0
 
 
 def page() -> str:
@@ -58,11 +51,7 @@ def _table(settings: dict[str, Setting], comments: dict[str, tuple[str, str]]) -
         kind = ", or ".join(sorted(words(setting.kind).split(", or "), key=lambda text: (text == "null", text)))
         allowed = "" if "typing" in kind or "collections" in kind or "<" in kind else kind
         rows.append([f"`{key}`", f"`{value}`" if value else "", allowed, setting.scope.value, meaning])
-    return tabulate([[_cell(part) for part in row] for row in rows], HEADS, tablefmt="github")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return tabulate([[part.replace("|", "\\|") for part in row] for row in rows], HEADS, tablefmt="github")
 
 
 def _comments(file: Path) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -76,4 +65,4 @@ def _comments(file: Path) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    fill("settings", page(), COMMAND)

@@ -10,7 +10,7 @@ from rich.console import Console
 from tabulate import tabulate
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.common.files import write_text
+from panoptic_occ.common.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,10 +23,8 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], text: int 
 
 
 def fill(name: str, table: str, command: str, root: Path = ROOT) -> list[Path]:
-    """Puts ``table`` between the markers of ``name``, in every document below ``root`` that has them; returns these.
-
-    ``command``: what made the table, whose links are relative to ``root``.  DataError where no document has them.
-    """
+    """Puts ``table``, made by ``command`` with links relative to ``root``, between the markers of ``name`` in every
+    document below ``root`` that has them; returns these, DataError where there is none."""
     pattern = re.compile(rf"<!-- {re.escape(name)}: [^>]*-->\n.*?<!-- end {re.escape(name)} -->", re.DOTALL)
     documents = [file for file in (root / "README.md", *sorted((root / "docs").glob("*.md"))) if file.exists()]
     homes = [file for file in documents if pattern.search(file.read_text(encoding="utf-8"))]
@@ -40,6 +38,12 @@ def fill(name: str, table: str, command: str, root: Path = ROOT) -> list[Path]:
         block = f"<!-- {name}: made by {command} -->\n{linked}\n<!-- end {name} -->"
         write_text(home, pattern.sub(lambda _, block=block: block, home.read_text(encoding="utf-8")))  # type: ignore[misc]
     return homes
+
+
+def publish(file: Path, content: object, text: str) -> None:
+    """Writes ``content`` into a JSON file, and ``text`` as Markdown beside it."""
+    write_json(file, content, indent=1)
+    write_text(file.with_suffix(".md"), text)
 
 
 def say(text: str) -> None:

@@ -33,8 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """A run of ``train`` by its plan: its folder, the weight files of base and occlusion module, the folder of its
-    stored predictions, and ``metrics``, the file of the results that are asked for."""
+    """A run of ``train`` by its plan: its folder, weight files, folder of predictions, and the file of its results."""
 
     config: DictConfig
     plan: RunPlan
@@ -60,9 +59,8 @@ class Run:
     @property
     def results(self) -> dict[str, Any] | None:
         """The results; None while there are none, or when the folder was made with other settings."""
-        if finished(self.plan.folder) is None:
-            return None
-        if comparable_of(self.plan.folder.config) != self.plan.evaluation.settings:
+        folder = self.plan.folder
+        if finished(folder) is None or comparable_of(folder.config) != self.plan.evaluation.settings:
             return None
         return read_json(self.metrics) if self.metrics.exists() else None
 

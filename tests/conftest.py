@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 # Where a single test takes long: begun first, none of them is left over when the others are done.
-LONG = ("tables/test_running", "test_outside_method", "end_to_end/", "cluster/", "test_validation", "evaluation/")
+LONG = ("tables/test_running", "test_docs", "end_to_end/", "cluster/", "test_validation", "evaluation/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +31,12 @@ def coco_mini() -> Path:
     if not (root / "annotations").is_dir():
         pytest.skip(f"no coco_mini at {root}; PANOPTIC_OCC_COCO_MINI names it")
     return root
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the scenes of all tests are painted, by the first that needs them."""
+    return tmp_path_factory.getbasetemp() / "scenes"
 
 
 class Tally:
@@ -57,7 +63,7 @@ def slow_panoptic_quality(
     void = gt_ids == 0
     hit = set()
     for g in gt_info:
-        gt_mask, found = gt_ids == g["id"], False
+        gt_mask, matched = gt_ids == g["id"], False
         for p in predicted_info:
             inter = int((gt_mask & mask[p["id"]]).sum())
             if g["iscrowd"] or inter == 0 or g["category_id"] != p["category_id"]:
@@ -68,8 +74,8 @@ def slow_panoptic_quality(
                 tallies[g["category_id"]].tp += 1
                 tallies[g["category_id"]].iou += iou
                 hit.add(p["id"])
-                found = True
-        if not found and not g["iscrowd"]:
+                matched = True
+        if not matched and not g["iscrowd"]:
             tallies[g["category_id"]].fn += 1
     for p in predicted_info:
         if p["id"] in hit:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import yaml
 
 import panoptic_occ
 from data.conftest import TinyCoco
+from helpers.tiny_runs import QUIET, TINY, read, steps
 from panoptic_occ.config.compose import compose, group_choices
 from panoptic_occ.config.files import conf_dir
 from panoptic_occ.config.instantiate import safe_instantiate
@@ -40,7 +43,7 @@ MARKERS = {
 }
 
 
-@cache
+@functools.cache
 def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
@@ -52,7 +55,7 @@ def prose(path: Path) -> str:
 
 def blocks(page: str, language: str) -> list[tuple[str, str]]:
     """Title (empty without one) and text of the code blocks of a language."""
-    return [(title, code) for found, title, code in FENCE.findall(text_of(PAGES[page])) if found == language]
+    return [(title, code) for name, title, code in FENCE.findall(text_of(PAGES[page])) if name == language]
 
 
 def titled(page: str) -> dict[str, str]:
@@ -105,7 +108,7 @@ def split(word: str) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that docs/data.md and docs/new_method.md say to write."""
     folder = tmp_path_factory.mktemp("own")
     for name, code in (titled("docs/data.md") | titled("docs/new_method.md")).items():
@@ -141,14 +144,14 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "arguments"), LINES, ids=map(" ".join, LINES))
-def test_command_lines_compose(command: str, arguments: str, own: Path) -> None:
+def test_command_lines_compose(command: str, arguments: str, user_folder: Path) -> None:
     """With ``run=runs/<data>/...`` the words are those of a run on that data."""
     words, sweep = words_of(arguments)
     keys = [split(word)[0] for word in words]
     trained_on = re.search(r"run=runs/(\w+)/", arguments)
     data = [f"data={trained_on[1]}"] if trained_on and "data" not in keys else []
     for job in jobs(words) if sweep else [words]:
-        config = compose([*data, *job], own / "my_conf" if "--config-dir" in arguments else None)
+        config = compose([*data, *job], user_folder / "my_conf" if "--config-dir" in arguments else None)
         assert set(data) | {word for word in job if not word.startswith("hydra")} <= set(config.command)
 
 
@@ -156,7 +159,7 @@ def test_pages_hold_command_lines() -> None:
     assert {command for command, _ in LINES} == set(COMMANDS) and len(LINES) > 40
 
 
-@cache
+@functools.cache
 def leaves(group: str) -> set[str]:
     """Dotted keys of all choices of a group, below it."""
     files = (conf_dir() / group).rglob("*.yaml")
@@ -186,16 +189,14 @@ def test_keys_and_choices_exist(page: str) -> None:
 @pytest.mark.parametrize("page", MARKERS)
 def test_generated_tables_have_their_place(page: str) -> None:
     text = text_of(PAGES[page])
-    begun, ended = (
-        re.findall(r"^<!-- (\w+): made by ", text, re.MULTILINE),
-        re.findall(r"^<!-- end (\w+) -->", text, re.M),
-    )
+    begun, ended = (re.findall(mark, text, re.MULTILINE) for mark in (r"^<!-- (\w+): made by ", r"^<!-- end (\w+) -->"))
     assert begun == ended and set(begun) == MARKERS[page] and len(begun) == len(MARKERS[page])
 
 
 def test_both_tables_of_the_scenes_are_one() -> None:
-    found = [re.search(r"<!-- scenes: .*<!-- end scenes -->", text_of(PAGES[p]), re.DOTALL) for p in list(MARKERS)[:2]]
-    assert found[0] and found[1] and found[0][0] == found[1][0]
+    pattern = re.compile(r"<!-- scenes: .*<!-- end scenes -->", re.DOTALL)
+    readme, results = (pattern.findall(text_of(PAGES[page])) for page in ("README.md", "docs/results.md"))
+    assert readme and readme == results
 
 
 def test_maps_name_every_room() -> None:
@@ -223,10 +224,8 @@ def test_the_readme_fuses_detections() -> None:
     names |= {"labels": torch.tensor([0, 0]), "semantic": torch.full((8, 8), -1)}
     ((_, code),) = blocks("README.md", "python")
     exec(compile(code, "README.md", "exec"), names)
-    assert [segment.area for segment in names["result"].segments] == [
-        40,
-        16,
-    ]  # the smaller one keeps the 8 common pixels
+    areas = [segment.area for segment in names["result"].segments]
+    assert areas == [40, 16]  # the smaller one keeps the 8 common pixels
 
 
 def test_the_library_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., None]) -> None:
@@ -236,40 +235,58 @@ def test_the_library_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     names: dict[str, Any] = {}
     for number, (_, code) in enumerate(blocks("docs/library.md", "python"), start=1):
         if "panoptic_occ.load" in code:
-            if not hasattr(panoptic_occ, "load"):
-                continue
             words = ["experiment=tiny", "run_name=one", "compare=[]", "logger=none"]
-            run("train", *words, "trainer=cpu", "trainer.enable_progress_bar=false")
+            run("train", *words, *QUIET)
             code = code.replace("runs/scenes/ocfusion_small_s0", "runs/scenes_tiny/one")
         exec(compile(code, f"docs/library.md, block {number}", "exec"), names)
     assert (tmp_path / "out" / "table.png").exists()
 
 
-def test_the_new_method_passes_its_tests(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(own)
-    contract = runpy.run_path(str(own / "test_my_method.py"))["TestLowerIsFront"]()
+def test_the_new_method_passes_its_tests(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(user_folder)
+    contract = runpy.run_path(str(user_folder / "test_my_method.py"))["TestLowerIsFront"]()
     tests = [name for name in dir(OcclusionContract) if name.startswith("test_")]
     for name in tests:
         getattr(contract, name)()
     assert len(tests) > 5
 
 
-def test_the_new_method_is_configured(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(own)
-    config = compose(["method=lower", "occlusion.start=0.5"], own / "my_conf")
+def test_the_new_method_is_configured(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(user_folder)
+    config = compose(["method=lower", "occlusion.start=0.5"], user_folder / "my_conf")
     assert (config.choices.occlusion, config.choices.fusion) == ("lower", "ocfusion")
     model = safe_instantiate(config.occlusion)(in_channels=4, categories=toy_categories())
     assert type(model).__name__ == "LowerIsFront" and model.trainable and model.weight.item() == 0.5
 
 
+def test_the_new_method_is_trained_and_evaluated(user_folder: Path, cache: Path, tmp_path: Path) -> None:
+    def command(name: str, *words: str) -> str:
+        line = [sys.executable, "-m", f"panoptic_occ.{name}", "--config-dir", str(user_folder / "my_conf"), *words]
+        path = os.pathsep.join([str(user_folder), os.environ.get("PYTHONPATH", "")])
+        places = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
+        done = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False, **places)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    words = [*TINY, *steps(2, 2), "method=panoptic_fpn", f"data.source.cache_dir={cache}"]
+    table = command("train", *words, "occlusion=lower", "compare=[score,area]")
+    (folder,) = (tmp_path / "runs" / "scenes_tiny").glob("panoptic_fpn_*")
+    assert "lower" in table and len(list((tmp_path / "runs").rglob("occlusion.safetensors"))) == 1
+    assert list(read(folder / "metrics.json")["relations"]) == ["score", "area", "lower"]
+    command("evaluate", f"run={folder}", "trusted=[my_method]", "fusion.min_visible=0.2", "fusion=ocfusion")
+    # as one of several orders of another method's run, on the same base
+    command("train", *words, "compare=[lower]")
+    assert len(list((tmp_path / "runs").rglob("occlusion.safetensors"))) == 1, "it was trained a second time"
+
+
 def test_data_of_ones_own(
-    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, run: Callable[..., None]
+    user_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, run: Callable[..., None]
 ) -> None:
     """The commands of the page with its YAML file, on three small images a split."""
     for name in ("train", "val"):
         root = TinyCoco(tmp_path / "mine", name).write()
     monkeypatch.chdir(tmp_path)
-    quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "processes=1", "data.num_workers=0"]
+    quiet = [*QUIET, "data.num_workers=0"]
     there = [f"data.root={root}", f"data.source.cache_dir={tmp_path}/cache"]
     small = ["run_name=ocfusion_small_s0", "experiment=tiny", "compare=[]", "logger=none", "data.batch_size=2"]
     small += ["data.train_transform.short_edge=[64]", "data.eval_transform.short_edge=64", "data.erase_radius=2"]
@@ -277,7 +294,7 @@ def test_data_of_ones_own(
     calls = [call for call in CALL.findall(section) if call[0] != "predict" and "preset=" not in call[1]]
     assert [command for command, _ in calls] == ["prepare", "evaluate", "train", "evaluate"]
     for command, arguments in calls:
-        words = shlex.split(arguments.replace("my_conf", str(own / "my_conf")))
+        words = shlex.split(arguments.replace("my_conf", str(user_folder / "my_conf")))
         words += quiet if "run=" in arguments else [*quiet, *there, *(small if command == "train" else [])]
         run(command, *words)
     shown = capsys.readouterr().out

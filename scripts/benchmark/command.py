@@ -16,11 +16,11 @@ from typing import Any
 from rich.progress import track
 
 from panoptic_occ.common.errors import ConfigError, PanopticOccError, did_you_mean
-from panoptic_occ.common.files import read_json, write_json, write_text
+from panoptic_occ.common.files import read_json
 from scripts import documents
 from scripts.benchmark import jobs_maps, jobs_masks, jobs_networks
 from scripts.benchmark.measure import Job, Patience, race
-from scripts.documents import ROOT, fill, say
+from scripts.documents import ROOT, fill, publish, say
 from scripts.suite import environment
 
 COLUMNS = ("job", "size", "against", "ours, ms", "theirs, ms", "ratio", "target", "reached", "ours, MB", "theirs, MB")
@@ -77,9 +77,8 @@ def jobs(names: Sequence[str] = ()) -> list[Job]:
     """The jobs of these names, or all, in the order of the table; ConfigError for an unknown name."""
     every = [*jobs_maps.jobs(), *jobs_masks.jobs(), *jobs_networks.jobs()]
     allowed = {job.name for job in every}
-    for name in names:
-        if name not in allowed:
-            raise ConfigError(f"--job {name}: there is no such job; {did_you_mean(name, allowed)}")
+    if name := next((name for name in names if name not in allowed), None):
+        raise ConfigError(f"--job {name}: there is no such job; {did_you_mean(name, allowed)}")
     return [job for job in every if not names or job.name in names]
 
 
@@ -136,7 +135,6 @@ def _measure(selection: Sequence[Job], quick: bool, out: Path | None) -> int:
     bar = track(selection, "jobs", transient=True, auto_refresh=False, disable=not sys.stdout.isatty())
     content = report([race(job, patience) for job in bar], time.perf_counter() - start)
     if out is not None:
-        write_json(out, content, indent=1)
-        write_text(out.with_suffix(".md"), f"# Benchmark\n\n{markdown(content)}\n")
+        publish(out, content, f"# Benchmark\n\n{markdown(content)}\n")
     say(markdown(content) + (f"\n\nWritten to {out} and {out.with_suffix('.md')}" if out else ""))
     return int(any(job["problem"] for job in content["jobs"]))

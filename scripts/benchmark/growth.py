@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from panoptic_occ.common.files import atomic_path, write_json, write_text
+from panoptic_occ.common.files import atomic_path
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.occlusion.base import Context, OcclusionModel
 from panoptic_occ.occlusion.baselines.area import AreaOrder
@@ -28,7 +28,7 @@ from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.stuff.base import semantic_map, upsample
 from scripts.benchmark.inputs import COCO_LIKE, LARGE, Size, categories, detections, fresh, semantic_logits
 from scripts.benchmark.measure import Patience, cores, first_call, in_turns
-from scripts.documents import markdown, say
+from scripts.documents import markdown, publish, say
 from scripts.suite import environment, plan_of
 
 METHODS = ("OANet", "OCFusion", "BANet", "RAP", "REFINE", "SOGNet", "UPSNet")
@@ -63,8 +63,8 @@ def run(out: Path, quick: bool = False) -> None:
     ``quick``: a few small points, to see that it works."""
     with cores(1):
         points = measure((4, 8), ((96, 128),), channels=16) if quick else measure()
-    write_json(out / "growth.json", {"environment": environment(), "points": [asdict(p) for p in points]}, indent=1)
-    write_text(out / "growth.md", report(points))
+    content = {"environment": environment(), "points": [asdict(point) for point in points]}
+    publish(out / "growth.json", content, report(points))
     picture = (out.parent / "docs" if out.name == "results" else out) / "growth.png"
     with atomic_path(picture) as path:
         draw(points, path)
@@ -135,8 +135,7 @@ def cost(function: Callable[[], object]) -> tuple[float, float | None]:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """k of the least-squares fit y = c x^k through (x, y), a line in logarithms; NaN for fewer than two different x.
-    Between two neighbours it tells of cliffs: there it is far above that of all points."""
+    """k of the least-squares fit y = c x^k through (x, y), a line in logarithms; NaN for fewer than two different x."""
     if len({x for x, _ in points}) < 2:
         return math.nan
     x, y = np.log(points).T
@@ -177,9 +176,9 @@ def draw(points: Sequence[Point], path: Path) -> None:
     for (row, (field, label)), (column, size) in product(enumerate(QUANTITIES), enumerate(sizes)):
         axes = grid[row][column]
         for step, shape in zip(dict.fromkeys(point.step for point in points), SHAPES, strict=False):
-            own = [p for p in points if (p.size, p.step) == (size, step) and getattr(p, field) is not None]
-            values = [max(getattr(p, field), LEAST) for p in own]
-            axes.loglog([p.instances for p in own], values, marker=shape, markersize=5, label=step)
+            drawn = [p for p in points if (p.size, p.step) == (size, step) and getattr(p, field) is not None]
+            values = [max(getattr(p, field), LEAST) for p in drawn]
+            axes.loglog([p.instances for p in drawn], values, marker=shape, markersize=5, label=step)
         axes.set(title=f"{size[0]} x {size[1]} px", xlabel="instances", ylabel=label)
         axes.grid(color="#dddddd")
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right upper", frameon=False)

@@ -61,14 +61,11 @@ class Detections:
         return InstanceSet(masks, self.boxes, self.scores, self.labels, self.soft)
 
 
-def detections(n: int, size: Size, seed: int = 0, scale: float = 1.0) -> Detections:
-    """``n`` detections; their boxes crowd in the middle of the image and overlap as 100 of COCO do.
-
-    ``scale`` of the sides: confident detections of few things overlap less.
-    """
+def detections(n: int, size: Size, seed: int = 0) -> Detections:
+    """``n`` detections; their boxes crowd in the middle of the image and overlap as 100 of COCO do."""
     rng = np.random.default_rng([seed, n])
     height, width = size
-    side = scale * np.exp(rng.normal(-1.92, 0.75, n)).clip(0.02, 0.95)  # square root of the share of the image
+    side = np.exp(rng.normal(-1.92, 0.75, n)).clip(0.02, 0.95)  # square root of the share of the image
     aspect = np.exp(rng.normal(0, 0.35, n))
     extent = np.stack([side * aspect, side / aspect], axis=1).clip(0.02, 0.98)
     centre = rng.normal(0.5, 0.2, (n, 2)).clip(extent / 2, 1 - extent / 2)

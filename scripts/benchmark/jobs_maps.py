@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -53,10 +53,6 @@ def in_memory(size: Size, plain: bool) -> Contest:
     """One image; torchmetrics agrees with the official evaluation where there is neither VOID nor crowd."""
     target, prediction = map_pair(size, seed=1, plain=plain)
     maps = prediction, target, len(CATEGORIES)
-
-    def check(ours: PQCounts, theirs: Counts) -> None:
-        same_counts((ours.tp, ours.fp, ours.fn, ours.iou / IOU_UNIT), theirs)
-
     labels = range(len(CATEGORIES))
     things, stuff = set(labels[: CATEGORIES.num_things]), set(labels[CATEGORIES.num_things :])
     pair = [_category_and_instance(panoptic)[None] for panoptic in (prediction, target)]
@@ -66,6 +62,9 @@ def in_memory(size: Size, plain: bool) -> Contest:
         metric.update(*pair)
         states = metric.true_positives, metric.false_positives, metric.false_negatives, metric.iou_sum
         return [state.tolist() for state in states]
+
+    def check(ours: PQCounts, theirs: Counts) -> None:
+        same_counts((ours.tp, ours.fp, ours.fn, ours.iou / IOU_UNIT), theirs)
 
     public = [StandIn("torchmetrics PanopticQuality", torchmetrics, check, 500.0)] if plain else []
     dense = StandIn("per-segment dense reference", partial(reference.panoptic_counts, *maps), check)
@@ -96,10 +95,10 @@ class Files:
             annotations = [entry[k] for entry in self.entries]
             write_json(self.root / f"{part}.json", {"annotations": annotations, "categories": CATEGORIES.to_json()})
 
-    def quality(self, processes: int) -> Any:
+    def quality(self, processes: int) -> Callable[[], Counts]:
         """Our evaluation, to be called."""
         target, prediction = (self.root / f"{part}.json" for part in PARTS)
-        return lambda: panoptic_quality_of_files(target, prediction, processes=processes)[0]
+        return lambda: _of_result(panoptic_quality_of_files(target, prediction, processes=processes)[0])
 
     def dense(self) -> Counts:
         """PIL reads the maps, the dense reference counts."""
@@ -114,10 +113,9 @@ class Files:
 
     def official(self) -> Callable[[], Counts] | None:
         """The official evaluation, to be called; None where it is not installed."""
-        try:
-            evaluation = importlib.import_module("panopticapi.evaluation")
-        except ImportError:
+        if find_spec("panopticapi") is None:
             return None
+        evaluation = import_module("panopticapi.evaluation")
         folders = [str(self.root / part) for part in PARTS]
         by_id = {entry["id"]: entry for entry in CATEGORIES.to_json()}
 
@@ -138,25 +136,18 @@ def _decoded(png: Path) -> torch.Tensor:
 def from_files() -> Contest:
     """One process reads the files and counts."""
     files = Files(IMAGES)
-
-    def check(ours: PQResult, theirs: Counts) -> None:
-        same_counts(_of_result(ours), theirs)
-
-    dense = StandIn("PIL decode + per-segment dense reference", files.dense, check)
-    official = StandIn("panopticapi", files.official(), check, 1.8)
+    dense = StandIn("PIL decode + per-segment dense reference", files.dense, same_counts)
+    official = StandIn("panopticapi", files.official(), same_counts, 1.8)
     return Contest(files.quality(1), [dense, official], files.folder.cleanup)
 
 
 def in_processes() -> Contest:
     """Two processes beside one, on all cores."""
-
-    def check(ours: PQResult, theirs: PQResult) -> None:
-        same_counts(_of_result(ours), _of_result(theirs))
-
     if available_cores() < 2:
-        return Contest(lambda: None, [StandIn("one process (this machine has one core)", None, check, LINEAR)])
+        return Contest(lambda: None, [StandIn("one process (this machine has one core)", None, same_counts, LINEAR)])
     files = Files(MANY_IMAGES)
-    return Contest(files.quality(2), [StandIn("one process", files.quality(1), check, LINEAR)], files.folder.cleanup)
+    one = StandIn("one process", files.quality(1), same_counts, LINEAR)
+    return Contest(files.quality(2), [one], files.folder.cleanup)
 
 
 def _of_result(result: PQResult) -> Counts:

@@ -92,10 +92,8 @@ def pair_statistics(size: Size, n: int, target: float | None) -> Contest:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A fusion, ours and literally; the latter takes dense masks, labels, above, values and the label map.
-
-    ``sig_ratio``: of the pairs that count.  ``margin``: of random ``above`` (N, N) and ``values`` (N,).
-    """
+    """A fusion, ours and literally, on dense masks, labels, above, values and the label map.  ``sig_ratio``: of the
+    pairs that count.  ``margin``: of random ``above`` (N, N) and ``values`` (N,)."""
 
     policy: FusionPolicy
     sig_ratio: float
@@ -152,19 +150,15 @@ def fusion(algorithm: Algorithm, size: Size, n: int, target: float | None) -> Co
 
 def label_map(size: Size, target: float | None) -> Contest:
     """From logits at stride 4 to the best channel of every pixel."""
-    logits = semantic_logits(size)
-
-    def check(ours: Tensor, theirs: Tensor) -> None:
-        same_labels(ours, theirs, logits, size, size)
-
-    plain = StandIn("F.interpolate + argmax", partial(reference.label_map, logits, size, size), check, target)
-    return Contest(partial(most_likely, logits, size, size), [plain])
+    cut = semantic_logits(size), size, size
+    plain = partial(reference.label_map, *cut)
+    stand_in = StandIn("F.interpolate + argmax", plain, lambda ours, theirs: same_labels(ours, theirs, *cut), target)
+    return Contest(partial(most_likely, *cut), [stand_in])
 
 
 def post_processing(size: Size, target: float | None) -> Contest:
     """From what the network gives (logits, 100 boxes, soft masks) to the map by confidence, at ``size``."""
     logits, things = semantic_logits(NETWORK), detections(100, size)
-    undecided = tied(logits, NETWORK, size)
 
     def ours() -> PanopticMap:
         instances = things.above(CONF_THR).instances()
@@ -178,7 +172,5 @@ def post_processing(size: Size, target: float | None) -> Contest:
         masks, n = reference.paste(things.soft, things.boxes, size), len(things.above(CONF_THR))
         return reference.fuse_by_confidence(masks[:n], things.labels[:n], semantic, 0.5, STUFF_AREA)
 
-    def check(ours: PanopticMap, theirs: Any) -> None:
-        same_map(ours, theirs, undecided)
-
+    check = partial(same_map, undecided=tied(logits, NETWORK, size))
     return Contest(ours, [StandIn("x4, resize, argmax, paste 100, combine", literal, check, target)])

@@ -1,9 +1,8 @@
 """Times several ways to the same result against each other, after checking that it is the same.
 
-All on one core, in one process, in turns.  Time is the processor's time of that process, which on one core of an idle
-machine is the time on the clock, and which neighbours on a busy one do not lengthen much; jobs that use more cores or
-processes go by the clock.  Memory is the kernel's own high-water mark of the process, which sees every allocator
-(torch's included); it is reset before the call, and there is none where the kernel offers no reset.
+All on one core, in one process, in turns.  Time is the processor's, which busy neighbours hardly lengthen; jobs on more
+cores or processes go by the clock.  Memory is the kernel's own high-water mark of the process, which sees every
+allocator; it is reset before the call, and there is none where the kernel offers no reset.
 """
 
 from __future__ import annotations
@@ -37,12 +36,11 @@ class MismatchError(PanopticOccError, AssertionError):
 
 @dataclass(frozen=True)
 class StandIn:
-    """Another way to the result; ``run`` is None where its package is not installed.  ``check(ours, theirs)`` raises
-    MismatchError when the results differ.  ``target``: how much faster ours must be."""
+    """Another way to the result, which ``check(ours, theirs)`` compares.  ``target``: how much faster ours must be."""
 
     name: str
-    run: Callable[[], Any] | None
-    check: Callable[[Any, Any], None]
+    run: Callable[[], Any] | None  # None: its package is not installed
+    check: Callable[[Any, Any], None]  # raises MismatchError
     target: float | None = None
 
 
@@ -57,8 +55,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Job:
-    """A row of the benchmark; ``prepare`` makes its inputs.  ``cores``: None for as many as there are.  ``turns``:
-    repetitions at least, for jobs that take long."""
+    """A row of the benchmark; ``cores``: None for all; ``turns``: repetitions at least, for jobs that take long."""
 
     name: str
     about: str
@@ -70,8 +67,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Patience:
-    """A job is repeated ``turns`` times, but not after ``enough`` seconds, and then until ``seconds`` are over or
-    ``most`` are done."""
+    """``turns`` repetitions, but none after ``enough`` seconds; then up to ``most`` until ``seconds`` are over."""
 
     seconds: float = 0.6
     turns: int = 3
@@ -129,8 +125,7 @@ def first_call(run: Callable[[], Any], clock: Clock) -> tuple[Any, float, float 
 def in_turns(
     runs: Sequence[Callable[[], Any]], patience: Patience, clock: Clock, first: Sequence[float]
 ) -> list[list[float]]:
-    """Seconds of every call, contender by contender; each is called in every turn.  ``first``: of the first calls, a
-    turn that counts for those that are slow."""
+    """Seconds of every call, contender by contender; ``first``: of the first calls, which count for slow contenders."""
     samples = [[seconds] if seconds >= SLOW else [] for seconds in first]
     done = int(any(samples))
     start = time.perf_counter() - done * sum(first)

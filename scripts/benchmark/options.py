@@ -1,8 +1,7 @@
 """Training and evaluation with every option, by the suite's own commands and in its own numbers, on one device.
 
 With a GPU: 512 px scenes and a ResNet-50 (gpu.json, gpu.md); its maps must be those that the CPU fuses from the same
-predictions.  Without: the networks of ``make train`` (options.json, options.md).  In which operators a step spends its
-time, any command shows with ``+trainer.profiler=pytorch`` (torch's profiler) or ``+trainer.profiler=simple``.
+predictions.  Without: the networks of ``make train`` (options.json, options.md).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from panoptic_occ.common.files import read_json, write_json, write_text
+from panoptic_occ.common.files import read_json
 from scripts.benchmark.checks import expect
-from scripts.documents import markdown, say
+from scripts.documents import markdown, publish, say
 from scripts.suite import Run, environment
 
 OPTIONS = (
@@ -64,13 +63,8 @@ def run(out: Path, quick: bool = False) -> None:
     device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads of a CPU"
     cells = [(option, *("-" if v is None else f"{v:.3g}" for v in row.values())) for option, row in rows.items()]
     text = f"# Training and evaluation on {device}\n\n{NOTE}\n\n{markdown(('option', *COLUMNS), cells)}\n"
-    name = "gpu" if gpu else "options"
-    write_json(
-        out / f"{name}.json",
-        {"environment": environment(), "words": [*words, *COMMON, *steps], "options": rows},
-        indent=1,
-    )
-    write_text(out / f"{name}.md", text)
+    content = {"environment": environment(), "words": [*words, *COMMON, *steps], "options": rows}
+    publish(out / ("gpu.json" if gpu else "options.json"), content, text)
     say(text)
 
 
@@ -82,8 +76,8 @@ def measure(words: Sequence[str]) -> dict[str, float | None]:
     orders = read_json(one.metrics)["relations"]
     (base, memory), (module, _) = (_logged(file.parent) for file in (one.base, one.module))
     relations = [orders[name]["relation_ms"] for name in ("ocfusion", "rap", "refine")]
-    own = orders["ocfusion"]
-    numbers = (base, module, memory, own["network_ms"], *relations, own["fusion_ms"], seconds)
+    times = orders["ocfusion"]
+    numbers = (base, module, memory, times["network_ms"], *relations, times["fusion_ms"], seconds)
     return dict(zip(COLUMNS, numbers, strict=True))
 
 
@@ -93,8 +87,7 @@ def check(words: Sequence[str]) -> None:
     for more in (["save_predictions=true"], ["saved=true", "trainer=cpu", "force=true"]):
         _command("evaluate", *words, *more)
         orders = read_json(Run.of(words).evaluation([*words, *more]).metrics)["relations"].items()
-        untimed = {(order, k): v for order, row in orders for k, v in row.items() if not k.endswith(("_ms", "FPS"))}
-        results.append(untimed)
+        results.append({(o, k): v for o, row in orders for k, v in row.items() if not k.endswith(("_ms", "FPS"))})
     wrong = [(key, value, results[1].get(key)) for key, value in results[0].items() if value != results[1].get(key)]
     expect(not wrong, f"the CPU fuses other maps of the same predictions: {wrong}")
 

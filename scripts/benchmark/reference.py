@@ -7,6 +7,7 @@ does the same.  Masks are dense (N, H, W) bool, sorted by falling score where an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -19,8 +20,11 @@ from panoptic_occ.occlusion.heads.roi_head import PairHead
 from panoptic_occ.structures.panoptic_map import PanopticMap
 
 Masks = Bool[Tensor, "n h w"]
+Pairs = Bool[Tensor, "n n"]
 Labels = Int[Tensor, " n"]
 Map = Int[Tensor, "h w"]
+Size = tuple[int, int]
+Counts = tuple[list[int], list[int], list[int], list[float]]
 
 
 class DenseMap(NamedTuple):
@@ -30,50 +34,38 @@ class DenseMap(NamedTuple):
     segments: tuple[tuple[int, int, int, int | None], ...]
 
 
+def candidates(masks: Masks) -> Iterator[tuple[int, Bool[Tensor, "h w"], int]]:
+    """Index, mask and pixels of every mask that has any."""
+    return ((i, mask, area) for i, mask in enumerate(masks) if (area := int(mask.sum())))
+
+
 def fuse_by_confidence(masks: Masks, labels: Labels, semantic: Map, max_occluded: float, stuff_area: int) -> DenseMap:
     """The heuristic of Panoptic Segmentation (Kirillov et al., CVPR 2019, section 7 and appendix): the most confident
     instance first, each without the pixels already taken, and none of which too much is taken."""
     owner = torch.zeros(semantic.shape, dtype=torch.int64)
-    for i, mask in enumerate(masks):
-        area = int(mask.sum())
-        if area == 0:
-            continue
-        taken = mask & (owner > 0)
-        if int(taken.sum()) / area > max_occluded:
-            continue
-        owner[mask & (owner == 0)] = i + 1
+    for i, mask, area in candidates(masks):
+        if int((mask & (owner > 0)).sum()) / area <= max_occluded:
+            owner[mask & (owner == 0)] = i + 1
     return finished(owner, labels, semantic, stuff_area)
 
 
 def fuse_by_occlusion(
-    masks: Masks,
-    labels: Labels,
-    above: Bool[Tensor, "n n"],
-    semantic: Map,
-    sig_ratio: float,
-    min_visible: float,
-    stuff_area: int,
+    masks: Masks, labels: Labels, above: Pairs, semantic: Map, sig_ratio: float, min_visible: float, stuff_area: int
 ) -> DenseMap:
     """Algorithm 1 of OCFusion (Lazarow et al., CVPR 2020); ``above[i, j]``: the head says that i occludes j.  What a
     rejected instance would have taken stays with its owners."""
     owner = torch.zeros(semantic.shape, dtype=torch.int64)
     accepted: list[int] = []
-    for i, mask in enumerate(masks):
-        area = int(mask.sum())
-        if area == 0:
-            continue
+    for i, mask, area in candidates(masks):
         claim = mask & (owner == 0)
         for j in accepted:
             inter = int((mask & masks[j]).sum())
-            if inter == 0:
-                continue
-            significant = inter / area >= sig_ratio or inter / int(masks[j].sum()) >= sig_ratio
+            significant = inter > 0 and max(inter / area, inter / int(masks[j].sum())) >= sig_ratio
             if significant and above[i, j]:
                 claim |= mask & (owner == j + 1)
-        if int(claim.sum()) / area <= min_visible:
-            continue
-        owner[claim] = i + 1
-        accepted.append(i)
+        if int(claim.sum()) / area > min_visible:
+            owner[claim] = i + 1
+            accepted.append(i)
     return finished(owner, labels, semantic, stuff_area)
 
 
@@ -92,26 +84,18 @@ def fuse_by_value(
     owner_label = torch.full(semantic.shape, -1)
     owner_value = torch.full(semantic.shape, torch.inf)
     accepted: list[int] = []
-    for i, mask in enumerate(masks):
-        area = int(mask.sum())
-        if area == 0:
-            continue
+    for i, mask, area in candidates(masks):
         same = int((mask & (owner_label == labels[i])).sum())
         if same > 0 and same / area >= same_class_thr:
             continue
-        if any(_duplicates(mask, masks[j], duplicate_thr) for j in accepted):
+        shares = (int((mask & masks[j]).sum()) / max(area, int(masks[j].sum())) for j in accepted)  # the smaller ones
+        if any(share >= duplicate_thr for share in shares):
             continue
         claim = mask & (owner_value > values[i])
-        if int(claim.sum()) / area <= min_visible:
-            continue
-        owner[claim], owner_label[claim], owner_value[claim] = i + 1, labels[i], values[i]
-        accepted.append(i)
+        if int(claim.sum()) / area > min_visible:
+            owner[claim], owner_label[claim], owner_value[claim] = i + 1, labels[i], values[i]
+            accepted.append(i)
     return finished(owner, labels, semantic, stuff_area)
-
-
-def _duplicates(mask: Bool[Tensor, "h w"], other: Bool[Tensor, "h w"], threshold: float) -> bool:
-    inter = int((mask & other).sum())
-    return inter > 0 and inter / int(mask.sum()) >= threshold and inter / int(other.sum()) >= threshold
 
 
 def finished(owner: Map, labels: Labels, semantic: Map, stuff_area: int) -> DenseMap:
@@ -129,15 +113,13 @@ def finished(owner: Map, labels: Labels, semantic: Map, stuff_area: int) -> Dens
     return DenseMap(ids, tuple(segments))
 
 
-def pair_counts(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n n"]:
+def pair_counts(masks: Masks) -> Float[Tensor, "n n"]:
     """Pixels that every two masks share, as one product of dense matrices (exact below 2^24 pixels)."""
     flat = masks.flatten(1).float()
     return flat @ flat.T
 
 
-def paste(
-    soft: Float[Tensor, "n s s"], boxes: Float[Tensor, "n 4"], size: tuple[int, int], threshold: float = 0.5
-) -> Bool[Tensor, "n h w"]:
+def paste(soft: Float[Tensor, "n s s"], boxes: Float[Tensor, "n 4"], size: Size, threshold: float = 0.5) -> Masks:
     """Mask R-CNN (He et al. 2017, 3.1): the soft mask stretched over its box and cut at ``threshold``, dense."""
     masks = torch.zeros((len(soft), *size), dtype=torch.bool)
     for mask, probs, box in zip(masks, soft, boxes, strict=True):
@@ -147,7 +129,7 @@ def paste(
 
 
 def stretch(
-    soft: Float[Tensor, "s s"], box: Float[Tensor, " 4"], size: tuple[int, int]
+    soft: Float[Tensor, "s s"], box: Float[Tensor, " 4"], size: Size
 ) -> tuple[tuple[slice, slice], Float[Tensor, "h w"]]:
     """The part of the image that the box touches, and the soft mask at the centres of its pixels, 0 outside the box."""
     x0, y0, x1, y1 = box.tolist()
@@ -166,14 +148,12 @@ def stretch(
     return window, sampled * inside
 
 
-def label_map(logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int]) -> Int[Tensor, "h w"]:
+def label_map(logits: Float[Tensor, "c h4 w4"], inside: Size, size: Size) -> Map:
     """Panoptic FPN (Kirillov et al. 2019, 3.1): the best channel of every pixel."""
     return full_logits(logits, inside, size).argmax(dim=0)
 
 
-def full_logits(
-    logits: Float[Tensor, "c h4 w4"], inside: tuple[int, int], size: tuple[int, int]
-) -> Float[Tensor, "c h w"]:
+def full_logits(logits: Float[Tensor, "c h4 w4"], inside: Size, size: Size) -> Float[Tensor, "c h w"]:
     """x4 bilinear, without the padding, to the image's size."""
     full = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)
     return F.interpolate(full[..., : inside[0], : inside[1]], size=size, mode="bilinear", align_corners=False)[0]
@@ -188,21 +168,16 @@ def pair_logits(head: PairHead, x: Float[Tensor, "n c 14 14"], pairs: Int[Tensor
     return F.linear(hidden, head.project.weight, head.project.bias)[:, 0]
 
 
-def panoptic_counts(
-    prediction: PanopticMap, target: PanopticMap, num_categories: int
-) -> tuple[list[int], list[int], list[int], list[float]]:
+def panoptic_counts(prediction: PanopticMap, target: PanopticMap, num_categories: int) -> Counts:
     """Matches, false and missed segments, and the sum of the matches' IoU, by contiguous category: panoptic quality
     (Kirillov et al. 2019, section 4, equation 1 and the void and crowd rules of 4.2), one dense mask per segment."""
     tp, fp, fn = ([0] * num_categories for _ in range(3))
     ious = [0.0] * num_categories
     void = target.ids == 0
-    crowds: dict[int, Tensor] = {}
+    crowds = {truth.label: target.ids == truth.id for truth in target.segments if truth.iscrowd}
     guesses = {guess.id: (guess.label, prediction.ids == guess.id) for guess in prediction.segments}
-    for truth in target.segments:
+    for truth in (segment for segment in target.segments if not segment.iscrowd):
         mask = target.ids == truth.id
-        if truth.iscrowd:
-            crowds[truth.label] = mask
-            continue
         fn[truth.label] += 1
         for number, (label, guess) in list(guesses.items()):
             if label == truth.label:

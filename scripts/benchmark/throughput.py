@@ -12,11 +12,10 @@ from typing import Any
 from unittest import mock
 
 from panoptic_occ.commands import evaluating
-from panoptic_occ.common.files import write_json, write_text
 from panoptic_occ.data.loading.loader import TransformedSamples
 from panoptic_occ.data.relations.build import build_relations
 from scripts.benchmark.measure import cores
-from scripts.documents import markdown, say
+from scripts.documents import markdown, publish, say
 from scripts.suite import Run, build_data, environment, plan_of
 
 IMAGES, QUICK_IMAGES = 200, 12
@@ -40,24 +39,19 @@ def run(out: Path, quick: bool = False) -> None:
     logging.getLogger("panoptic_occ").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="panoptic_occ_bench_") as folder, cores(1):
         works, kilobytes = measure(Path(folder), QUICK_IMAGES if quick else IMAGES)
-    about = {"environment": environment(), "kilobytes_an_image": kilobytes, "work": works}
-    write_json(out / "throughput.json", about, indent=1)
-    rows = []
-    for work in works:
-        speed = work["images"] / work["seconds"]
-        rows.append((work["work"], f"{speed:.0f}", work["target"] or "-", f"{COCO_VAL / speed:.0f}"))
+    speeds = [(work, work["images"] / work["seconds"]) for work in works]
+    rows = [(w["work"], f"{speed:.0f}", w["target"] or "-", f"{COCO_VAL / speed:.0f}") for w, speed in speeds]
     table = markdown(("work", "images/s", "at least", f"{COCO_VAL} images, s"), rows)
     size = f"Stored predictions take {kilobytes:.0f} kB an image (without the answers of trained modules)."
     text = f"# Images a second\n\n{NOTE}\n\n{table}\n\n{size}\n"
-    write_text(out / "throughput.md", text)
+    content = {"environment": environment(), "kilobytes_an_image": kilobytes, "work": works}
+    publish(out / "throughput.json", content, text)
     say(text)
 
 
 def measure(folder: Path, images: int) -> tuple[list[dict[str, Any]], float]:
-    """The work on ``images`` scenes painted below ``folder``, and kilobytes of stored predictions an image.
-
-    Of every work: how many images took how many seconds, and how many a second are asked of it.
-    """
+    """The work on ``images`` scenes painted below ``folder`` (``target``: images a second at least), and kilobytes of
+    stored predictions an image."""
     counts = [f"data.source.{split}_images={images}" for split in ("train", "val")]
     words = [*WORDS, *counts, f"runs_dir={folder}/runs", f"data.source.cache_dir={folder}/cache"]
     data, few = build_data(words), min(images, 50)

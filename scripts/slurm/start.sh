@@ -6,23 +6,16 @@
 #   source "$(scripts/slurm/start.sh)"     the last line of the output names the file to source
 #   scripts/slurm/stop.sh
 #
-# What can be chosen, as environment variables:
-#   SLURM_TEST_DIR   folder of the cluster              SLURM_TEST_PORT         first of two ports
-#   SLURM_TEST_CPUS  processors of the node             SLURM_TEST_GPUS         pretended GPUs
-#   SLURM_TEST_MEM   memory of the node, MB             SLURM_TEST_GRACE        seconds of grace at a preemption in
-#                                                       partition main; abrupt has none; jobs of high preempt both
-#   SLURM_TEST_USER_SIGNAL  1: a preempted job gets its own --signal, 0: it gets SIGTERM
+# SLURM_TEST_DIR chooses the folder of the cluster, SLURM_TEST_PORT the first of two ports.  Jobs of the partition high
+# preempt those of main, which have five seconds of grace, and of abrupt, which have none.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 dir=${SLURM_TEST_DIR:-/tmp/panoptic_occ_slurm_$(id -u)}
 port=${SLURM_TEST_PORT:-16917}
-gpus=${SLURM_TEST_GPUS:-0}
 user=$(id -un)
 node=$(hostname -s)
 packages=(slurmctld slurmd slurm-client munge)
 export SLURM_CONF=$dir/slurm.conf
-
-missing() { for tool in slurmctld slurmd sbatch munged; do command -v "$tool" >/dev/null || return 0; done; return 1; }
 
 install_packages() {
   # Installed daemons must not start by themselves: they would use the system's folders and ports.
@@ -37,22 +30,10 @@ install_packages() {
   if (( ours )); then rm -f "$policy"; fi
 }
 
-wait_until() {  # what it is about, then a command that must succeed within ten seconds
-  local what=$1
-  shift
-  for _ in $(seq 100); do
-    if "$@" &> /dev/null; then return; fi
-    sleep 0.1
-  done
-  echo "error: $what; the end of the logs:" >&2
-  tail -n 15 "$dir"/log/*.log >&2
-  exit 1
-}
-
 ready() { timeout 5 sinfo --noheader --format=%T | grep -Eq '^(idle|mixed|allocated|completing)$'; }
 
 PATH=$PATH:/usr/sbin:/sbin
-if missing; then
+if ! type slurmctld slurmd sbatch munged &> /dev/null; then
   if [[ ${1:-} != --install ]]; then
     echo "error: SLURM is not installed; as root: apt-get install --no-install-recommends ${packages[*]}," \
       "or scripts/slurm/start.sh --install" >&2
@@ -72,16 +53,6 @@ chmod 755 "$dir" "$dir/munge"  # munged insists on a folder that clients can ent
 cp "$here/sacct" "$dir/bin/sacct"
 (umask 077 && head -c 128 /dev/urandom > "$dir/munge/key")
 
-options=()
-resources=""
-if [[ ${SLURM_TEST_USER_SIGNAL:-1} == 1 ]]; then options+=("SlurmctldParameters=preempt_send_user_signal"); fi
-if (( gpus )); then
-  # A device may be any file that exists.
-  for (( i = 0; i < gpus; i++ )); do touch "$dir/gpu$i"; done
-  echo "Name=gpu File=$dir/gpu[0-$(( gpus - 1 ))]" > "$dir/gres.conf"
-  options+=("GresTypes=gpu")
-  resources="Gres=gpu:$gpus"
-fi
 cat > "$SLURM_CONF" <<CONF
 ClusterName=test
 SlurmctldHost=$node(127.0.0.1)
@@ -89,9 +60,7 @@ SlurmctldPort=$port
 SlurmdPort=$(( port + 1 ))
 SlurmUser=$user
 SlurmdUser=$user
-AuthType=auth/munge
 AuthInfo=socket=$dir/munge/socket
-CredType=cred/munge
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool
 SlurmctldPidFile=$dir/slurmctld.pid
@@ -104,24 +73,21 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-SwitchType=switch/none
-MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-JobRequeue=1
 KillWait=5
 # Ended jobs stay known for a day: the sacct beside this script asks the controller about them.
 MinJobAge=86400
 ReturnToService=2
-# The node may claim more processors and memory than the machine has, so that jobs with the usual requests run.
+# The node claims more processors and memory than the machine may have, so that jobs with the usual requests run.
 SlurmdParameters=config_overrides
-$(printf '%s\n' "${options[@]}")
-NodeName=$node NodeAddr=127.0.0.1 CPUs=${SLURM_TEST_CPUS:-8} RealMemory=${SLURM_TEST_MEM:-65536} $resources
-PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=${SLURM_TEST_GRACE:-5} State=UP
+# A preempted job gets its own --signal; without this line it gets SIGTERM.
+SlurmctldParameters=preempt_send_user_signal
+NodeName=$node NodeAddr=127.0.0.1 CPUs=8 RealMemory=65536
+PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=5 State=UP
 PartitionName=abrupt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 CONF
@@ -133,5 +99,13 @@ munged --force --key-file="$dir/munge/key" --socket="$dir/munge/socket" --pid-fi
   --log-file="$dir/log/munged.log" --seed-file="$dir/munge/seed"
 slurmctld -c
 slurmd
-wait_until "the node did not come up" ready
-echo "$dir/env.sh"
+for _ in $(seq 100); do
+  if ready &> /dev/null; then
+    echo "$dir/env.sh"
+    exit
+  fi
+  sleep 0.1
+done
+echo "error: the node did not come up; the end of the logs:" >&2
+tail -n 15 "$dir"/log/*.log >&2
+exit 1

@@ -90,15 +90,15 @@ class Request:
         return self.folder / f"{table.stem}{'' if self.data == 'scenes' else f'_{self.data}'}.json"
 
     def make(self, table: Table) -> int:
-        """Runs what is missing of a table, keeps the measurements after every row, and renders it; 1 when a row
-        failed."""
+        """Runs what is missing of a table, with its measurements kept after every row; 1 when a row failed."""
         setting, file = self.setting(table), self.file(table)
         rows = plan(table, setting)
         problems, minutes = dict[str, str](), dict[str, float]()
         before = TableResults.read(file) if file.exists() else None
         for planned in rows:
-            own = before and before.row(planned.row)
-            minutes[planned.row.key] = (own.minutes or 0.0) if own and own.words == result_words(planned.words) else 0.0
+            known = before and before.row(planned.row)
+            same = known and known.words == result_words(planned.words)
+            minutes[planned.row.key] = known.minutes or 0.0 if known and same else 0.0
 
         def tell(outcome: Outcome) -> None:
             row = outcome.planned.row

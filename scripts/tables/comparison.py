@@ -94,9 +94,8 @@ class Estimate:
     def of(cls, values: Iterable[float]) -> Estimate | None:
         """None when there are no values."""
         numbers = list(values)
-        if not numbers:
-            return None
-        return cls(statistics.mean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
+        spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+        return cls(statistics.mean(numbers), spread, len(numbers)) if numbers else None
 
 
 @dataclass(frozen=True)

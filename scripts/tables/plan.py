@@ -1,7 +1,4 @@
-"""From a table to runs (the words of every row's command, what of it is finished), and from runs to its results.
-
-The results are kept in ``results/tables``: every rendering is made from them.
-"""
+"""From a table to runs (the words of every row's command, what of it is finished), and from runs to its results."""
 
 from __future__ import annotations
 
@@ -37,11 +34,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with its command (train or evaluate), the command's words without seed or run, and a run for every seed.
-
-    ``pending``: why there are none.  ``detections``: the row whose runs a row that only fuses evaluates again;
-    ``same_predictions``: with the predictions which these store.
-    """
+    """A row with its command, the command's words without seed or run, and a run for every seed.  ``pending``: why
+    there are none.  ``detections``: the row whose runs a row that only fuses evaluates again; ``same_predictions``:
+    with the predictions which these store."""
 
     row: Row
     command: str
@@ -104,8 +99,8 @@ def _trained(row: Row, words: Sequence[str], seeds: Sequence[int]) -> PlannedRow
 
 def _fused(row: Row, words: Sequence[str], detections: PlannedRow) -> PlannedRow:
     words, first = swept([*words, *row.overrides]), detections.runs[0]
-    own = Run.of([*words, f"seed={first.config.seed}"])
-    same = not own.config.oracle and own.predictions == first.predictions
+    alone = Run.of([*words, f"seed={first.config.seed}"])
+    same = not alone.config.oracle and alone.predictions == first.predictions
     runs = tuple(run.evaluation(words) for run in detections.runs)
     return PlannedRow(row, "evaluate", words, runs, detections=detections, same_predictions=same)
 
@@ -138,7 +133,7 @@ class TableResults:
 
     def row(self, row: Row) -> RowResults | None:
         """The results of a row of the table."""
-        return next((own for own in self.rows if (own.name, own.backbone) == (row.name, row.backbone)), None)
+        return next((each for each in self.rows if (each.name, each.backbone) == (row.name, row.backbone)), None)
 
     def write(self, file: Path) -> None:
         """Writes everything as JSON."""

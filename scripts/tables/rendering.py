@@ -85,12 +85,8 @@ def comma_separated(lines: Sequence[Line]) -> str:
 
 
 def summary(tables: Iterable[Table], file_of: Callable[[Table], Path], link: str = "") -> str:
-    """A Markdown table with a line for each of ``tables``, from the results in its file.
-
-    ``rows``: measured of all; ``gains``: over the own base, as far as both the paper and we have one; of these ``same``
-    go the same way, some are not larger than their spread over the seeds, others go the other way or nowhere.
-    ``link``: their folder as seen from the root of the repository; without there are no links, but minutes of all runs.
-    """
+    """A Markdown table with a line of ``summary_counts`` for each of ``tables``, from the results in its file.
+    ``link``: their folder from the root of the repository; without there are no links, but minutes of all runs."""
     papers, rows, header = PaperNumbers.read(), [], SUMMARY[:-1] if link else SUMMARY
     for table in tables:
         file = file_of(table)
@@ -105,7 +101,7 @@ def summary(tables: Iterable[Table], file_of: Callable[[Table], Path], link: str
 
 
 def summary_counts(lines: Sequence[Line]) -> tuple[int, str, int, int, int, int]:
-    """Seeds, measured rows of all, compared gains, and of these: same way, within spread, other."""
+    """Seeds, measured rows of all, gains that the paper has too, and of these: same way, within spread, other."""
     directions = Counter(cell.direction for line in lines for cell in line.cells if cell.direction)
     measured = sum(line.seeds > 0 for line in lines)
     seeds = max((line.seeds for line in lines), default=0)
@@ -143,8 +139,7 @@ def _plain(text: str) -> str:
 
 
 def _notes(results: TableResults, lines: Sequence[Line]) -> list[str]:
-    """What a reader must know: data, schedule, seeds, backbones, where the published numbers are from, what is odd
-    about them, and which rows are missing why."""
+    """What was measured how, where the published numbers are from and what is odd, and why rows are missing."""
     notes = [_circumstances(results, lines)]
     if settings := _common_settings(results, lines):
         notes.append(f"Other than in the table's own configuration: {', '.join(settings)}.")

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from panoptic_occ.common.files import atomic_path, read_json, write_json, write_text
-from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
+from panoptic_occ.data.relations.statistics import class_table, rule_accuracies
 from scripts.documents import ROOT, fill, markdown
 from scripts.suite import Run, build_data, environment, swept
 
@@ -66,10 +66,10 @@ def measure(runs: Mapping[str, Sequence[str]], more: Sequence[str], runs_dir: Pa
     *words, seeds = more
     numbers = seeds.partition("=")[2].split(",")
     results: dict[str, dict[str, Orders]] = {number: {} for number in numbers}
-    for name, own in runs.items():
-        run("train", "-m", *own, *more, f"runs_dir={runs_dir}")
+    for name, first in runs.items():
+        run("train", "-m", *first, *more, f"runs_dir={runs_dir}")
         for number in numbers:
-            one = Run.of(swept([*own, *words, f"seed={number}", f"runs_dir={runs_dir}"]))
+            one = Run.of(swept([*first, *words, f"seed={number}", f"runs_dir={runs_dir}"]))
             results[number][name] = read_json(one.metrics)["relations"]
     return results
 
@@ -157,12 +157,12 @@ def own_table(results: Mapping[str, Any]) -> str:
 
 def again_table(results: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     """The confirmation: every order on the other scenes, and on both kinds of scenes together."""
-    own, plain = list(results["seeds"].values()), with_policy(results, POLICY)
+    methods, plain = list(results["seeds"].values()), with_policy(results, POLICY)
     every, key = plain + with_policy(first, POLICY), "relation_accuracy"
     columns: list[Column] = [
         _number(plain, "order right", key),
         _gap(plain),
-        ("with own policy", lambda order: (recovery(s[order], order) for s in own) if order in METHODS else None),
+        ("with own policy", lambda order: (recovery(s[order], order) for s in methods) if order in METHODS else None),
         ("all seeds: above score order", lambda order: (s[order][key] - s["score"][key] for s in every)),
         _gap(every),
     ]
@@ -179,8 +179,7 @@ def rules_table(results: Mapping[str, Any]) -> str:
 
 def fill_documents(root: Path = ROOT) -> None:
     """Replaces what stands between the markers of each table."""
-    names = "coco_mini", "scenes", "scenes_again"
-    coco, scenes, again = (read_json(root / "results" / f"{name}.json") for name in names)
+    coco, scenes, again = (read_json(root / f"results/{name}.json") for name in ("coco_mini", "scenes", "scenes_again"))
     tables = {
         "coco": coco_table(coco),
         "scenes": scenes_table(scenes),

@@ -10,14 +10,18 @@ file name instead, folders and endings aside (cat.jpg and maps/cat.png): `predic
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from panoptic_occ.common.errors import ConfigError, PanopticOccError
-from panoptic_occ.common.files import write_json
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.faults import clear_message
+from panoptic_occ.common.files import read_json, write_json
+from panoptic_occ.common.terminal import printable
 from panoptic_occ.metrics.pq.files import panoptic_quality_of_files
-from panoptic_occ.metrics.tables import pq_table
+from panoptic_occ.metrics.pq.scores import pq_table
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m panoptic_occ.pq") -> int:
@@ -26,8 +30,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m panoptic
     args = _parser(prog).parse_args(arguments)
     try:
         _run(args)
-    except PanopticOccError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except Exception as error:
+        if (message := clear_message(error)) is None:
+            raise
+        sys.stderr.write(printable(f"error: {message}\n"))
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -36,21 +42,39 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m panoptic
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.json is not None and args.json.is_dir():
-        raise ConfigError(f"{args.json}: --json is a folder; name a file in it, such as {args.json / 'pq.json'}")
+    if args.json is not None:
+        _check_result(args.json)
     files = args.gt_json_file, args.pred_json_file, args.gt_folder, args.pred_folder
     done = panoptic_quality_of_files(*files, args.processes)
     if done.by_name:
         sys.stderr.write(f"note: {done.by_name} predictions were matched by file name, as their image_ids differ\n")
     if done.wrong_areas:
-        sys.stderr.write(
+        warning = (
             f"warning: {done.wrong_areas} ground-truth segments in {done.wrong_images} images have another area in the "
             f"JSON than pixels in the PNG (first: {done.example}); PQ trusts the JSON, as the official evaluation "
             "does\n"
         )
+        sys.stderr.write(printable(warning))
+    if done.void_images:
+        sys.stderr.write(
+            f"warning: the ground truth of {done.void_images} images lists a segment of id 0, which is VOID: PQ is "
+            "that of the official evaluation, but means nothing; renumber the segment, or remove it\n"
+        )
     sys.stdout.write(pq_table(done.result))
     if args.json is not None:
         write_json(args.json, done.result.as_dict(), indent=2)
+
+
+def _check_result(file: Path) -> None:
+    """ConfigError unless ``file`` is free, or a result of this command, which a new one may replace."""
+    if file.is_dir():
+        raise ConfigError(f"{file}: --json is a folder; name a file in it, such as {file / 'pq.json'}")
+    if os.path.lexists(file):
+        with suppress(DataError):
+            content = read_json(file)
+            if isinstance(content, dict) and content.keys() == {"All", "Things", "Stuff", "per_class"}:
+                return
+        raise ConfigError(f"{file}: --json names a file that is no result of pq; nothing replaces it: choose another")
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

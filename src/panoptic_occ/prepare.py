@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from panoptic_occ.commands.app import command
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     {
         "data=coco data.root=/data/coco": "COCO 2017, on all cores",
         "data=coco data.root=/data/coco check=true": "read every file first and list all problems",
+        "data=coco data.root=/data/coco report=problems.csv": "the same, with all problems in a file",
         "data=cityscapes data.root=/data/cityscapes": "Cityscapes; converts its annotations first",
         "data=scenes force=true": "the embedded scenes; compute their relations again",
     },
@@ -27,7 +29,8 @@ def main(plan: RunPlan) -> None:
     from panoptic_occ.data.relations.preparation import prepare
 
     source, options = plan.data.build().source, plan.options
-    prepare(source, processes=plan.processes, rebuild=options["force"], check_files=options["check"])
+    report = options["report"] and Path(options["report"])
+    prepare(source, plan.processes, rebuild=options["force"], check_files=options["check"], report=report)
 
 
 if __name__ == "__main__":

@@ -47,10 +47,8 @@ def test_a_right_result_is_timed_in_turns() -> None:
     calls: list[str] = []
     outcome = race(job([1], [1], calls), PATIENCE)
     ours, lines = outcome["ours"], outcome["lines"]
-    assert outcome["problem"] is None and [(line["stand_in"], line["target"]) for line in lines] == [
-        ("dense", 2.0),
-        ("elsewhere", 3.0),
-    ]
+    named = [(line["stand_in"], line["target"]) for line in lines]
+    assert outcome["problem"] is None and named == [("dense", 2.0), ("elsewhere", 3.0)]
     assert lines[0]["theirs"]["calls"] == calls.count("theirs") - 2 and lines[1]["theirs"] is None
     assert ours["calls"] >= 3 and 0 < ours["least"] <= ours["median"]
     assert calls[-1] == "closed"

@@ -25,11 +25,6 @@ def test_the_exponent_of_a_power_is_exact() -> None:
     assert np.isnan(exponent([(5.0, 1.0), (5.0, 2.0)])) and np.isnan(exponent([]))
 
 
-def test_the_exponent_is_that_of_least_squares() -> None:
-    points = [(1.0, 1.0), (10.0, 10.0), (100.0, 10000.0)]
-    assert exponent(points) == pytest.approx(2.0)  # (-1)(0 - 5/3) + (1)(4 - 5/3) over 2
-
-
 @pytest.fixture(scope="module")
 def points() -> list[Point]:
     return measure(COUNTS, [SIZE], channels=8, limit_ms=0.0)

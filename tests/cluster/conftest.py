@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
-from helpers.tiny_runs import BRIEF, QUIET, cache, tiny_run
+from helpers.tiny_runs import BRIEF, QUIET, tiny_run
 from panoptic_occ.runs.plan import prepared_data
-
-__all__ = ["cache"]
 
 FORKED = Path(__file__).with_name("forked.py")
 PRELOADED = ["panoptic_occ.train", "panoptic_occ.evaluate", "panoptic_occ.commands.training", "panoptic_occ.runs.build"]
@@ -73,10 +71,12 @@ class Commands:
             words = (*words, f"trainer.devices={processes}", "trainer.strategy=ddp")
             shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
             shared |= {"MASTER_PORT": find_free_network_port(), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
-            places = [environment | _texts(shared | {"RANK": r, "LOCAL_RANK": r}) for r in range(processes)]
+            every = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+            places = [environment | {name: str(value) for name, value in ranked.items()} for ranked in every]
         started = []
-        for place, own in enumerate(places):
-            task = {"command": command, "words": [*self.words, *words], "environment": own, "log": str(log)}
+        for place, variables in enumerate(places):
+            common = () if command == "pq" else self.words  # pq has flags
+            task = {"command": command, "words": [*common, *words], "environment": variables, "log": str(log)}
             task["fault"] = fault if place == rank else ""
             process = self._context.Process(target=runpy.run_path, args=(str(FORKED), task, "<forked>"))
             process.start()
@@ -94,10 +94,6 @@ class Commands:
         running = self.start(command, *words, fault=fault, **options)  # type: ignore[arg-type]
         assert set(running.wait()) == {status}, running.log[-4000:]
         return running.log
-
-
-def _texts(values: dict[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items()}
 
 
 @pytest.fixture(scope="session")

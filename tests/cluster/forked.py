@@ -31,7 +31,7 @@ def arm(fault: str) -> None:
     Places: ``base`` and ``occlusion`` (a training step of that stage), ``image`` (an image of an evaluation), ``half``
     (in the middle of writing a checkpoint), ``archive`` (the same for stored predictions), and the name of a file (its
     content is complete, but not its name).  What: a signal, ``fill=FOLDER``, ``worker`` (a data worker is killed),
-    ``nan``.
+    ``memory`` (more is taken than there is), ``nan``.
     """
     place, count, what = fault.split()
     visits = itertools.count(1)
@@ -43,6 +43,8 @@ def arm(fault: str) -> None:
             os.kill(os.getpid(), signal.Signals[what])
         elif what.startswith("fill="):
             fill(Path(what.removeprefix("fill=")))
+        elif what == "memory":
+            torch.empty(1 << 50)
         elif what == "worker":
             victim = multiprocessing.active_children()[0]
             victim.kill()

@@ -1,6 +1,6 @@
 """Trains every stage for a few steps in two processes, of which the second, then both, see no pairs.
 
-Run by ``test_exactness`` in both processes; the first one writes what it found to ``found.json``.
+Run by ``test_exactness`` in both processes; the first one writes the results to ``stages.json``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ STAGES |= {"sognet": "occlusion", "banet": "base", "ibpp": "base"}
 
 def main(words: Sequence[str]) -> None:
     """All stages, one after the other."""
-    found = {}
+    stages = {}
     for method, stage in STAGES.items():
         chosen = ["method=panoptic_fpn", "exchange=ibpp"] if method == "ibpp" else [f"method={method}"]
         plan = plan_of([*words, *chosen, *steps(3, 3), "trainer.log_every_n_steps=1", "compare=[]", FEW])
-        found[method] = trained(stage, plan)
+        stages[method] = trained(stage, plan)
     if is_main_process():
-        (plan.runs_dir / "found.json").write_text(json.dumps(found))
+        (plan.runs_dir / "stages.json").write_text(json.dumps(stages))
 
 
 def trained(stage: Any, plan: RunPlan) -> tuple[list[float], list[float], bool]:
@@ -44,12 +44,12 @@ def trained(stage: Any, plan: RunPlan) -> tuple[list[float], list[float], bool]:
     torch.manual_seed(0)
     data = prepared_data(plan.data)
     model = build_model(plan, data.categories)
-    own: list[float] = []
+    local: list[float] = []
     honest = getattr(model, f"{stage}_losses")
 
     def watched(*args: Any) -> Mapping[str, Tensor]:
         losses: Mapping[str, Tensor] = honest(*args)
-        own.append(sum(float(loss) for loss in losses.values()))
+        local.append(sum(float(loss) for loss in losses.values()))
         return losses
 
     setattr(model, f"{stage}_losses", watched)
@@ -57,7 +57,7 @@ def trained(stage: Any, plan: RunPlan) -> tuple[list[float], list[float], bool]:
         learn = model.occlusion.loss
 
         def blinded(examples: Sequence[TrainingExample], generator: torch.Generator) -> dict[str, Tensor]:
-            step = len(own)
+            step = len(local)
             if step == 2 or (step == 1 and not is_main_process()):
                 examples = [without_instances(example) for example in examples]
             return learn(examples, generator)
@@ -66,7 +66,7 @@ def trained(stage: Any, plan: RunPlan) -> tuple[list[float], list[float], bool]:
     fit_stage(stage, model, data, plan, plan.order)
     folder = (plan.order if stage == "occlusion" else plan.base).folder.path
     digests = all_gather([float(part.detach().double().abs().sum()) for part in model.parameters()])
-    means = [sum(both) / len(both) for both in zip(*all_gather(own), strict=True)]
+    means = [sum(both) / len(both) for both in zip(*all_gather(local), strict=True)]
     return logged(folder, stage) if is_main_process() else [], means, digests[0] == digests[1]
 
 

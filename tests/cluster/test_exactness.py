@@ -27,14 +27,14 @@ STEPS = Path(__file__).with_name("shared_steps.py")
 
 def files(folder: Path) -> dict[str, bytes]:
     """The content of every file, by its place; what trackers were told names the number of processes."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: content for name, content in found.items() if not name.startswith("logs/")}
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in contents.items() if not name.startswith("logs/")}
 
 
 def evaluated(runs: Path) -> Path:
     """The only evaluation below ``runs``."""
-    (found,) = runs.rglob("evaluations/*")
-    return found
+    (folder,) = runs.rglob("evaluations/*")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,9 @@ def test_the_last_look_while_training_sees_what_the_evaluation_sees(commands: An
 def test_every_method_trains_in_two_processes(commands: Any, tmp_path: Path) -> None:
     """Without ``find_unused_parameters``; also when one process, or both, have no pairs."""
     commands.run(str(STEPS), "preset=tiny", f"runs_dir={tmp_path}", processes=2)
-    found = read(tmp_path / "found.json")
-    assert set(found) == {"ocfusion", "oanet", "rap", "refine", "sognet", "banet", "ibpp"}
-    for method, (logged, means, equal) in found.items():
+    stages = read(tmp_path / "stages.json")
+    assert set(stages) == {"ocfusion", "oanet", "rap", "refine", "sognet", "banet", "ibpp"}
+    for method, (logged, means, equal) in stages.items():
         assert equal, f"{method}: the processes ended with different weights"
         assert logged == pytest.approx(means, rel=1e-6), method
 

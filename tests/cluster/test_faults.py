@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from helpers.tiny_runs import BRIEF, equal_weights, read
 from panoptic_occ.common.locking import work_lock
@@ -121,10 +123,51 @@ def test_damaged_weights_are_named_and_made_again(commands: Any, undisturbed: Pa
     spoil(base)
     os.truncate(occlusion, occlusion.stat().st_size // 2)
     train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
-    for file in (base, occlusion):
+    for file in (occlusion, base):  # what names its base is read before it
         error = only_error(commands.fails(*train))
         assert f"{file}: " in error and "a damaged file is trained again once it is removed" in error
         file.unlink()
+    commands.run(*train)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_foreign_checkpoints(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    """With an intact ZIP: of other values, of code, without a part, of another network."""
+    train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
+    commands.fails(*train, fault="base 4 SIGKILL", status=KILLED)
+    (first,) = tmp_path.rglob("*.ckpt")
+    whole = torch.load(first, weights_only=True)
+    for step, content in ((3, [1, 2]), (4, {"a": Path()}), (5, {k: v for k, v in whole.items() if k != "loops"})):
+        torch.save(content, first.with_name(f"{step:08d}.ckpt"))
+    log = commands.fails(*train, fault="base 1 SIGKILL", status=KILLED)
+    for said in (
+        r"3.ckpt: damaged \(lacks callbacks, epoch,",
+        r"4.ckpt: damaged \(Weights",
+        r"5.ckpt: damaged \(lacks loops\)",
+    ):
+        assert re.search(said, log), log[-4000:]
+    assert f"from {first}" in log
+    torch.save({**whole, "state_dict": {"a": torch.zeros(1)}}, first.with_name("00000006.ckpt"))
+    error = only_error(commands.fails(*train))
+    assert f"{first.parent}: holds a checkpoint of another network (Missing key(s)" in error and "move the" in error
+    first.with_name("00000006.ckpt").unlink()
+    commands.run(*train)
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_of_several_that_is_killed(commands: Any, tmp_path: Path, rank: int) -> None:
+    command = commands.start("train", *BRIEF, f"runs_dir={tmp_path}", processes=2, fault="base 4 SIGKILL", rank=rank)
+    assert sorted(command.wait()) == [KILLED, 1]
+    error = only_error(command.log)
+    assert "another process of this run has ended (" in error and "goes on from the last checkpoint" in error
+
+
+def test_more_memory_than_there_is(commands: Any, undisturbed: Path, tmp_path: Path) -> None:
+    train = ["train", *BRIEF, f"runs_dir={tmp_path}"]
+    error = only_error(commands.fails(*train, fault="base 4 memory"))
+    assert "the memory of this machine does not suffice" in error and "data.batch_size" in error
+    assert checkpoints(tmp_path) == [2]
     commands.run(*train)
     assert_same(tmp_path, undisturbed)
 
@@ -173,7 +216,11 @@ def test_a_read_only_folder(commands: Any, undisturbed: Path, tmp_path: Path) ->
         mounted("-o", "remount,ro,bind", folder)
         assert "is finished" in commands.run("train", *BRIEF, f"runs_dir={folder}")
         error = only_error(commands.fails("train", *BRIEF, f"runs_dir={folder}", "run_name=other"))
-        assert f"{folder}/scenes_tiny/" in error and "Read-only file system" in error and "(runs_dir=...)" in error
+        assert (
+            f"{folder}/scenes_tiny/" in error
+            and "Read-only file system" in error
+            and "(runs_dir=..., output=...)" in error
+        )
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
 

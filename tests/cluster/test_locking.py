@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+from filelock import SoftFileLease
 
 from panoptic_occ.common.errors import CheckpointError, DataError
 from panoptic_occ.common.locking import work_lock
@@ -38,7 +39,7 @@ from pathlib import Path
 from panoptic_occ.common.locking import work_lock
 folder = Path(sys.argv[1])
 for _ in range(int(sys.argv[2])):
-    with work_lock(folder, "counting", busy="wait", stale_after=30.0):
+    with work_lock(folder, "counting", busy="wait", stale_after=float(sys.argv[3])):
         file = folder.with_name("count")
         value = int(file.read_text())
         time.sleep(0.002)
@@ -63,9 +64,9 @@ def owner(folder: Path, *, host: str | None = None) -> Iterator[subprocess.Popen
             process.kill()
 
 
-def count_together(folder: Path, times: int) -> None:
+def count_together(folder: Path, times: int, stale: float = 30.0) -> None:
     (folder / "count").write_text("0")
-    command = [sys.executable, "-c", COUNTER, str(folder / "a"), str(times)]
+    command = [sys.executable, "-c", COUNTER, str(folder / "a"), str(times), str(stale)]
     for process in [subprocess.Popen(command) for _ in range(3)]:
         assert process.wait(120) == 0
     assert (folder / "count").read_text() == str(3 * times)
@@ -210,3 +211,41 @@ def test_processes_of_one_run_share_the_lock_unless_one_works_alone(
         monkeypatch.setenv("LOCAL_RANK", "0")
         with pytest.raises(CheckpointError):
             enter(tmp_path / "a", "refuse")
+
+
+FOREIGN = {
+    "empty": b"",
+    "cut off": b"filelock/2\nle",
+    "of another program": b"4711\nelsewhere\n",
+    "of another duration": b"9.0",
+    "large": b"x" * 5000,
+    "link": None,
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("busy", ["wait", "refuse"])
+def test_a_file_that_is_no_lock_of_ours_does_not_hold_for_ever(
+    tmp_path: Path, content: bytes | None, busy: str
+) -> None:
+    if content is None:
+        lock_path(tmp_path / "a").symlink_to(tmp_path / "nowhere")
+    elif content == b"9.0":
+        with SoftFileLease(tmp_path / "lease", lease_duration=9.0):
+            lock_path(tmp_path / "a").write_bytes((tmp_path / "lease").read_bytes())
+    else:
+        lock_path(tmp_path / "a").write_bytes(content)
+    assert seconds(lambda: enter(tmp_path / "a", busy)) < 4 * STALE
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(lock_path(tmp_path / "a"))
+    with pytest.raises(DataError, match=r"\.a\.lock: cannot write here \(is a .*, not a file\)"):
+        enter(tmp_path / "a")
+
+
+def test_of_many_who_wait_for_a_dead_lock_one_comes_at_a_time(tmp_path: Path) -> None:
+    lock_path(tmp_path / "a").write_bytes(b"")
+    count_together(tmp_path, 3, stale=STALE)

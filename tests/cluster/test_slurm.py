@@ -35,10 +35,10 @@ def call(*words: str) -> str:
 
 def until(what: str, done: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + PATIENCE
-    while not (found := done()):
+    while not (result := done()):
         assert time.monotonic() < deadline, f"waited too long for {what}\n{call('squeue')}"
         time.sleep(0.2)
-    return found
+    return result
 
 
 @pytest.fixture(scope="session")

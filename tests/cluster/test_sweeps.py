@@ -142,8 +142,8 @@ def test_optuna_gets_the_score_and_a_failed_trial_costs_only_itself(
     failed = [job for job in jobs if job["state"] == "failed"]
     assert message is not None and f"error: {len(failed)} of 14 jobs have no result" in message and failed
     best = max((job for job in jobs if job not in failed), key=lambda job: job["score"])
-    found = Path("sweep/optimization_results.yaml").read_text()
-    value = float(found.split("fusion.conf_thr:")[1].split()[0])
+    search = Path("sweep/optimization_results.yaml").read_text()
+    value = float(search.split("fusion.conf_thr:")[1].split()[0])
     assert abs(value - 0.6) < 0.1 and f"fusion.conf_thr={value}" in best["words"]
     said = capsys.readouterr().out
     assert f"best of 14 trials: job {best['number']} with PQ {100 * best['score']:.2f}: " in said

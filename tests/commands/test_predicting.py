@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.tiny_runs import QUIET, read
 from panoptic_occ.commands import predicting
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
+from panoptic_occ.common.faults import clear_message
 from panoptic_occ.evaluation import predictor
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.testing import toy_categories
@@ -53,10 +53,16 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize(("occlusion", "fix"), [("class_prior", "occlusion=area"), ("ground_truth", "choose another")])
-def test_orders_that_need_more_than_an_image(predict, tmp_path, occlusion, fix):
+@pytest.mark.parametrize(
+    ("occlusion", "need"),
+    [
+        ("class_prior", "counts the pairs of a training .*occlusion=area"),
+        ("ground_truth", "reads annotations, .*choose another"),
+    ],
+)
+def test_orders_that_need_more_than_an_image(predict, tmp_path, occlusion, need):
     (tmp_path / "in" / "image.png").touch()
-    with pytest.raises(ConfigError, match=f"occlusion={occlusion} .*{fix}"):
+    with pytest.raises(ConfigError, match=f"occlusion={occlusion} {need}"):
         predict(occlusion=occlusion)
     assert not (tmp_path / "out").exists()
 
@@ -144,10 +150,10 @@ def test_an_interruption_leaves_a_list_of_what_was_written(predict, tmp_path, mo
     paint(tmp_path / "in", "a.png", "b.png", "c.png")
     pixels_of = predicting.pixels_of
 
-    def interrupted(file):
+    def interrupted(file, orientation):
         if file.name == "c.png":
             raise KeyboardInterrupt
-        return pixels_of(file)
+        return pixels_of(file, orientation)
 
     monkeypatch.setattr(predicting, "pixels_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -164,6 +170,35 @@ def test_a_killed_predict_is_replaced_by_force(predict, tmp_path):
     assert content(predict("force=true")).keys() == whole.keys()
 
 
+def test_every_image_of_a_folder_is_taken(predict, tmp_path):
+    paint(tmp_path / "in", "a.jpg", "b.tif", "c.bmp", "d.TIFF", "e.webp")
+    for name in ("._a.jpg", "notes.txt", "f.eps"):  # the first is what macOS leaves on foreign disks
+        (tmp_path / "in" / name).write_bytes(b"\0\5\x16\7")
+    assert listed(predict()) == [(number, f"{name}.png") for number, name in enumerate("abcde", start=1)]
+
+
+def test_a_link_in_the_output_that_leads_elsewhere(predict, tmp_path):
+    paint(tmp_path / "in", "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlays").symlink_to(tmp_path / "in")
+    listing = {"images": [{"id": 1, "file_name": "a.png"}]}
+    (tmp_path / "x.json").write_text(json.dumps(listing))
+    before = content(tmp_path / "in")
+    for words in ((), (f"images={tmp_path}/x.json",)):
+        with pytest.raises((ConfigError, DataError)):
+            predict(*words)
+    assert content(tmp_path / "in") == before
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "x" * 256 + ".png"])
+def test_a_list_of_images_that_leads_elsewhere(predict, tmp_path, name):
+    paint(tmp_path / "in", "a.png")
+    (tmp_path / "x.json").write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
+    with pytest.raises((DataError, OSError)) as error:
+        predict(f"images={tmp_path}/x.json")
+    assert clear_message(error.value) is not None and not (tmp_path / "out").exists()
+
+
 def test_two_images_of_one_name(predict, tmp_path):
     paint(tmp_path / "in", "a.jpg", "a.png")
     with pytest.raises(DataError, match=r"a\.png: its result would overwrite that of .*a\.jpg; rename one of them"):
@@ -171,18 +206,29 @@ def test_two_images_of_one_name(predict, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_sixteen_bits_are_seen_as_eight(predict, tmp_path):
-    gray = np.linspace(0, 255, 1200).astype(np.uint8).reshape(30, 40)
-    for bits, name in ((gray, "eight"), (gray.astype(np.uint16) * 257, "sixteen")):
-        Image.fromarray(bits).save(tmp_path / "in" / f"{name}.png")
-    out = predict()
-    for kind in ("panoptic", "overlays"):
-        same = [read_panoptic_png(out / kind / f"{name}.png") for name in ("eight", "sixteen")]
-        np.testing.assert_array_equal(*same)
-
-
-def test_turned_upright_as_the_exif_says(predict, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "size", "said"),
+    [
+        ([], (30, 40), False),  # of scenes, whose files have no EXIF
+        (["data=coco", "data.source.orientation=exif"], (30, 40), False),
+        (["data=coco"], (40, 30), True),
+    ],
+)
+def test_read_as_the_images_of_the_run(predict, tmp_path, caplog, words, size, said):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "in" / "a.jpg", exif=exif)
-    assert Image.open(predict() / "overlays" / "a.png").size == (30, 40)
+    assert Image.open(predict(*words) / "overlays" / "a.png").size == size
+    assert ("a.jpg: has an EXIF orientation, as have 0 other images" in caplog.text) == said
+
+
+def test_a_list_with_ids_as_text_and_backslashes(tmp_path):
+    (tmp_path / "sub").mkdir()
+    paint(tmp_path / "sub", "a.png")
+    listing = tmp_path / "images.json"
+    listing.write_text(json.dumps({"images": [{"id": "007", "file_name": "sub\\a.png"}]}))
+    (photograph,) = predicting.listed_images(listing, tmp_path)
+    assert (photograph.image_id, photograph.file_name) == (7, "sub/a.png")
+    listing.write_text(json.dumps({"images": [{"id": "seven", "file_name": "sub/a.png"}]}))
+    with pytest.raises(DataError, match="a whole number as id"):
+        predicting.listed_images(listing, tmp_path)

@@ -7,8 +7,7 @@ from rich.text import Text
 
 from panoptic_occ.common.tables import comparison_table, to_text
 from panoptic_occ.metrics.pq.core import IOU_UNIT, PQCounts
-from panoptic_occ.metrics.pq.scores import result_of
-from panoptic_occ.metrics.tables import pq_table
+from panoptic_occ.metrics.pq.scores import pq_table, result_of
 from panoptic_occ.structures.categories import Categories
 
 PQ_TABLE = """\

@@ -6,7 +6,7 @@ import pytest
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
-from panoptic_occ.config.grid import Grid, inside
+from panoptic_occ.config.grid import Grid
 
 
 def grid(text: str, *words: str) -> Grid:
@@ -21,15 +21,15 @@ def grid(text: str, *words: str) -> Grid:
     ],
 )
 def test_product_of_each_group(text: str) -> None:
-    found = grid(text)
-    assert [tuple(point.values()) for point in found.points("fusion")] == [
+    parsed = grid(text)
+    assert [tuple(point.values()) for point in parsed.points("fusion")] == [
         (0.4, None),
         (0.4, 0.5),
         (0.5, None),
         (0.5, 0.5),
     ]
-    assert found.points("occlusion") == [{"occlusion.sig_ratio": 0.1}]
-    assert found.title(found.points("fusion")[0]) == "min_visible=0.4, duplicate_thr=null"
+    assert parsed.points("occlusion") == [{"occlusion.sig_ratio": 0.1}]
+    assert parsed.title(parsed.points("fusion")[0]) == "min_visible=0.4, duplicate_thr=null"
 
 
 def test_no_grid_is_one_point_without_a_name() -> None:
@@ -38,13 +38,8 @@ def test_no_grid_is_one_point_without_a_name() -> None:
 
 
 def test_a_plus_adds_keys_one_by_one() -> None:
-    found = Grid.of(compose(["+grid.fusion.min_visible=[0.4,0.5]", "+grid.occlusion.logit_thr=[0,0.5]"]))
-    assert found.values == {"fusion.min_visible": [0.4, 0.5], "occlusion.logit_thr": [0, 0.5]}
-
-
-def test_settings_of_one_group() -> None:
-    values = {"fusion.min_visible": 0.1, "occlusion.sig_ratio": 0.2}
-    assert inside("fusion", values) == {"min_visible": 0.1} and inside("occlusion", values) == {"sig_ratio": 0.2}
+    parsed = Grid.of(compose(["+grid.fusion.min_visible=[0.4,0.5]", "+grid.occlusion.logit_thr=[0,0.5]"]))
+    assert parsed.values == {"fusion.min_visible": [0.4, 0.5], "occlusion.logit_thr": [0, 0.5]}
 
 
 def test_a_method_that_learns_nothing_can_vary_everything() -> None:

@@ -31,17 +31,13 @@ SWITCHES += ("average_precision",)
     ("word", "message"),
     [
         ("seed=abc", f"seed=abc: allowed: {SEED}"),
-        ("seed=null", f"seed=null: allowed: {SEED}"),
         ("seed=-1", f"seed=-1: allowed: {SEED}"),
-        ("seed=0.5", f"seed=0.5: allowed: {SEED}"),
         *((f"{switch}=maybe", f"{switch}=maybe: allowed: {SWITCH}") for switch in (*SWITCHES, "check", "debug")),
         ("run=true", "run=true: allowed: text, or null"),
         ("runs_dir=null", "runs_dir=null: allowed: text"),
         ("processes=0", f"processes=0: allowed: {COUNT}, or null"),
         ("save_conf_thr=nan", f"save_conf_thr=nan: allowed: {SHARE}"),
-        ("save_conf_thr=abc", f"save_conf_thr=abc: allowed: {SHARE}"),
         ("save_conf_thr=1.5", f"save_conf_thr=1.5: allowed: {SHARE}"),
-        ("validate.every=abc", f"validate.every=abc: allowed: {COUNT}, or null"),
         ("validate.every=0", f"validate.every=0: allowed: {COUNT}, or null"),
         ("validate.images=0", f"validate.images=0: allowed: {COUNT}"),
         ("validate=5", "validate=5: allowed: keys with values, as {key: value}"),
@@ -50,7 +46,6 @@ SWITCHES += ("average_precision",)
         ("compare=[1]", "compare=[1]: allowed: a list, each text"),
         ("oracle=[boxx]", "oracle=[boxx] is unknown; did you mean 'box'? allowed: box, class, order, order_by_box, "),
         ("data.batch_size=0", f"data.batch_size=0: allowed: {COUNT}"),
-        ("data.batch_size=abc", f"data.batch_size=abc: allowed: {COUNT}"),
         ("data.eval_batch_size=0", f"data.eval_batch_size=0: allowed: {COUNT}"),
         ("data.num_workers=-1", "data.num_workers=-1: allowed: a whole number, 0 or more"),
         ("data.object_sizes=[32]", "data.object_sizes=[32]: allowed: a list of 2, each a number, above 0"),
@@ -59,13 +54,7 @@ SWITCHES += ("average_precision",)
         *(
             (f"schedule.{stage}.{key}", f"schedule.{stage}.{key}: allowed: {kind}")
             for stage in ("base", "occlusion")
-            for key, kind in (
-                ("lr=abc", RATE),
-                ("lr=0", RATE),
-                ("lr=inf", RATE),
-                ("steps=abc", COUNT),
-                ("steps=0", COUNT),
-            )
+            for key, kind in (("lr=abc", RATE), ("lr=0", RATE), ("lr=inf", RATE), ("steps=0", COUNT))
         ),
         ("schedule.base=5", "schedule.base=5: allowed: keys with values"),
         ("schedule.loss_weights.stuff=abc", "schedule.loss_weights={'thing': 1.0, 'stuff': 'abc'}: allowed: keys with"),
@@ -79,14 +68,8 @@ SWITCHES += ("average_precision",)
         ("grid=[]", f"grid=[]: {GRID}"),
         ("grid={}", f"grid={{}}: {GRID}"),
         ("policies=0.5", "policies=0.5: allowed: keys with values, as {key: value}"),
-        (
-            "policies={dup: 0.5}",
-            "policies.dup=0.5: allowed: changes of the fusion policy, as 'policies={dup: {duplicate_",
-        ),
-        (
-            "policies={dup: {duplicat_thr: 1}}",
-            "policies.dup: 'fusion' has no key 'duplicat_thr'; did you mean 'duplicate",
-        ),
+        ("policies={dup: 0.5}", "policies.dup=0.5: allowed: changes of the fusion policy, as 'policies={dup: {"),
+        ("policies={dup: {duplicat_thr: 1}}", "policies.dup: 'fusion' has no key 'duplicat_thr'; did you mean 'dup"),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_is_allowed(word: str, message: str) -> None:
@@ -119,8 +102,8 @@ def test_a_wrong_value_is_answered_with_what_is_allowed(word: str, message: str)
     ],
 )
 def test_what_can_only_be_meant_in_one_way_is_taken_so(words: list[str], key: str, meant: object) -> None:
-    found = OmegaConf.select(compose(words), key)
-    assert found == meant and (OmegaConf.is_config(found) or type(found) is type(meant))
+    value = OmegaConf.select(compose(words), key)
+    assert value == meant and (OmegaConf.is_config(value) or type(value) is type(meant))
 
 
 def test_a_leaf_without_an_entry_or_with_two_is_found() -> None:
@@ -165,14 +148,6 @@ def test_a_part_is_named_where_any_of_it_changes_results() -> None:
     assert in_names(config, "~fusion.min_visible") and not in_names(config, "~trainer.strategy")
 
 
-def test_orders_of_the_users_own_can_be_compared(tmp_path: Path) -> None:
-    (tmp_path / "occlusion").mkdir()
-    (tmp_path / "occlusion" / "mine.yaml").write_text("_target_: mine.Mine\n_partial_: true\n")
-    assert compose(["compare=[mine]"], tmp_path).compare == ["mine"]
-    with pytest.raises(ConfigError, match=r"compare=\[mien\] is unknown; did you mean 'mine'\?"):
-        compose(["compare=[mien]"], tmp_path)
-
-
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -186,18 +161,9 @@ def test_orders_of_the_users_own_can_be_compared(tmp_path: Path) -> None:
         ("occlusion.sig_ratio=5", f"occlusion.sig_ratio=5: allowed: {SHARE}"),
         ("occlusion.sig_ratio=abc", f"occlusion.sig_ratio=abc: allowed: {SHARE}"),
         ("occlusion.intra=maybe", f"occlusion.intra=maybe: allowed: {SWITCH}"),
-        (
-            "occlusion.significance=eithr",
-            "significance=eithr: did you mean 'either'? allowed: either, dir",
-        ),
-        (
-            "+occlusion.chanels=3",
-            "occlusion.chanels=3: panoptic_occ.occlusion.ocfusion.OCFusion cannot be",
-        ),
-        (
-            "+schedule.base.foo=1",
-            "schedule.base.foo=1: panoptic_occ.training.schedule.StageSchedule cannot be",
-        ),
+        ("occlusion.significance=eithr", "significance=eithr: did you mean 'either'? allowed: either, dir"),
+        ("+occlusion.chanels=3", "occlusion.chanels=3: panoptic_occ.occlusion.ocfusion.OCFusion cannot be"),
+        ("+schedule.base.foo=1", "schedule.base.foo=1: panoptic_occ.training.schedule.StageSchedule cannot be"),
         ("trainer.precision=foo", "trainer.precision=foo: allowed: 64, 32, 16, or "),
         ("trainer.accelerator=gpux", "trainer.accelerator=gpux"),
         ("trainer.devices='0'", "trainer.devices=0"),
@@ -239,7 +205,7 @@ def test_kinds(kind: Any, good: list[object], bad: list[object]) -> None:
     assert words(kind)
 
 
-class Own:
+class Part:
     """A part of a user's own."""
 
     def __init__(self, width: int = None, names: str = "a", **rest: Any) -> None:  # type: ignore[assignment]  # noqa: RUF013
@@ -247,20 +213,17 @@ class Own:
             raise ValueError("no such width")
 
 
-def own(**values: Any) -> DictConfig:
-    return OmegaConf.create({"part": {"_target_": f"{__name__}.Own", **values}}).part
+def part(**values: Any) -> DictConfig:
+    return OmegaConf.create({"part": {"_target_": f"{__name__}.Part", **values}}).part
 
 
 def test_errors_of_constructors_name_the_setting_and_keep_their_cause() -> None:
-    assert isinstance(safe_instantiate(own(width=None)), Own)
-    for config, make in (
-        (own(width=3, other=1), lambda built: built),
-        (own(_partial_=True, width=3), lambda f: f(other=1)),
-    ):
-        with pytest.raises(
-            ConfigError, match=r"^part\.width=3: .*Own cannot be built with this \(ValueError: no such"
-        ) as e:
-            make(safe_instantiate(config))
-        assert isinstance(e.value.__cause__, ValueError)
+    assert isinstance(safe_instantiate(part(width=None)), Part)
+    message = r"^part\.width=3: .*Part cannot be built with this \(ValueError: no such"
+    with pytest.raises(ConfigError, match=message) as at_once:
+        safe_instantiate(part(width=3, other=1))
+    with pytest.raises(ConfigError, match=message) as later:
+        safe_instantiate(part(_partial_=True, width=3))(other=1)
+    assert all(isinstance(error.value.__cause__, ValueError) for error in (at_once, later))
     with pytest.raises(ConfigError, match=r"""part\.names=5: write 'part.names="5"'; allowed: text"""):
-        safe_instantiate(own(names=5))
+        safe_instantiate(part(names=5))

@@ -31,7 +31,8 @@ class TinyCoco:
     """Three images; image 5 (12 x 16 px) has a cat (polygon), a dog on it (RLE), a crowd of dogs, sky and void.
 
     Cat: rows 1-8, columns 1-8 (64 px), 52 visible.  Dog: rows 6-9, columns 5-12 (32 px), all visible, 12 px on the cat.
-    Image 9 (10 x 10 px) is all sky and has no instance.  Image 7 (8 x 6 px) has one cat without a panoptic segment.
+    Image 9 (10 x 10 px) is all sky and has no instance.  Image 7 (8 x 6 px) has one cat without a panoptic segment, on
+    a crowd of cats of one pixel.
     """
 
     def __init__(self, root: Path, split: str = "val2017") -> None:
@@ -45,6 +46,7 @@ class TinyCoco:
         cat = np.zeros((8, 6), dtype=bool)
         cat[2:4, 2:5] = True
         self.ids = {5: ids, 9: np.full((10, 10), 4), 7: np.full((8, 6), 8)}
+        self.ids[7][2, 2] = 9
         crowd = np.zeros((12, 16), dtype=bool)
         crowd[11, 8:] = True
         self.categories = [dict(category) for category in CATEGORIES]
@@ -61,7 +63,7 @@ class TinyCoco:
         self.panoptic: list[dict[str, Any]] = [
             self._note(5, [(1, CAT, 52, 0), (2, DOG, 32, 0), (300, SKY, 16, 0), (70_000, DOG, 8, 1)]),
             self._note(9, [(4, SKY, 100, 0)]),
-            self._note(7, [(8, SKY, 48, 0)]),
+            self._note(7, [(8, SKY, 47, 0), (9, CAT, 1, 1)]),
         ]
         self.instance_categories = [dict(c) for c in CATEGORIES if c["isthing"]]
         self.instance_images = [dict(image) for image in self.images]
@@ -106,12 +108,16 @@ class TinyCoco:
             rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
             Image.fromarray(rgb).save(self.png_path(number))
             Image.fromarray(np.full((*ids.shape, 3), number * 20, dtype=np.uint8)).save(self.image_path(number))
+        self.write_lists()
+        return self.root
+
+    def write_lists(self) -> None:
+        """Writes both annotation files."""
         for path, *lists in (
             (self.layout.panoptic_json, self.images, self.panoptic, self.categories),
             (self.layout.instances_json, self.instance_images, self.instances, self.instance_categories),
         ):
             path.write_text(json.dumps(dict(zip(("images", "annotations", "categories"), lists, strict=True))))
-        return self.root
 
 
 @pytest.fixture

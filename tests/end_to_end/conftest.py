@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_runs import TinyRun, cache, tiny_run
-
-__all__ = ["cache"]
+from helpers.tiny_runs import TinyRun, tiny_run
 
 
 @pytest.fixture(scope="session")

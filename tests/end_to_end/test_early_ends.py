@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_runs import TinyRun, cache, equal_weights, steps, tiny_run
+from helpers.tiny_runs import TinyRun, equal_weights, steps, tiny_run
 from panoptic_occ.common.errors import CheckpointError, ConfigError
-
-__all__ = ["cache"]
 
 FEW = (*steps(3, 1), "compare=[]", "data.max_eval_images=2", "data.batch_size=2", "validate=null")
 

@@ -32,7 +32,7 @@ def test_coco_files_train_and_evaluate(coco_mini: Path, tmp_path: Path) -> None:
         (other / split).symlink_to(coco_mini / split)
     file = other / "annotations" / "instances_train2017.json"
     file.write_text(file.read_text() + " ")
-    with pytest.raises(ConfigError, match=r"base\.safetensors: trained on other annotations .*data\.name="):
+    with pytest.raises(ConfigError, match=r"base\.safetensors: trained on other data .*data\.name="):
         of_images(other, tmp_path, *words).train()
 
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.tiny_runs import QUIET, TinyRun, read, tiny_run
 from panoptic_occ.commands import training
 from panoptic_occ.commands.evaluating import evaluate
-from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError, PanopticOccError
+from panoptic_occ.common.errors import CheckpointError, ConfigError, PanopticOccError
 from panoptic_occ.runs.build import plan_of
 
 
@@ -96,9 +96,3 @@ def test_missing_weights_are_answered_with_the_command_that_trains_them(trained:
     assert advice == ["experiment=tiny", "occlusion=rap", trained.words[-1]]
     module = caught.value.args[0].partition("/occlusion.safetensors")[0]
     assert str(plan_of(advice).order.folder.path) == module
-
-
-def test_folder_that_cannot_be_written(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("a file where the folder should be")
-    with pytest.raises(DataError, match="cannot write here"):
-        tiny_run(cache, tmp_path / "runs").train()

@@ -111,8 +111,3 @@ def test_other_categories_are_named(on_coco: TinyRun, tmp_path: Path, old: str, 
     message = rf"panoptic_val\.json: its categories are not those .* has {named}\. Evaluate on data with the same ids"
     with pytest.raises(ConfigError, match=message):
         on_coco.evaluate_folder(f"data.root={root}", "data.num_workers=0")
-
-
-def test_what_trained_the_base_is_no_setting_of_an_evaluation(trained: TinyRun) -> None:
-    with pytest.raises(ConfigError, match=r"its base was trained with other settings: data\.batch_size: 4 -> 3"):
-        trained.evaluate_folder("data.batch_size=3")

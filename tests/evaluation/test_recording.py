@@ -14,8 +14,7 @@ import torch
 from helpers.evaluation import perfect
 from panoptic_occ.common.parallel import ordered_map
 from panoptic_occ.evaluation import stored as saved
-from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.evaluation.recording import Recording
+from panoptic_occ.evaluation.evaluator import Evaluation, Recording
 from panoptic_occ.evaluation.stored import evaluate_stored
 from panoptic_occ.evaluation.variants import build_evaluation, variants_of
 from panoptic_occ.runs.build import plan_of
@@ -68,7 +67,7 @@ def test_stored_predictions_give_the_same_rows_in_any_number_of_processes(
 ) -> None:
     files = PredictionFiles(tmp_path)
     recorded = toy_evaluation(f"grid={GRID}", recording=Recording())
-    with PredictionWriter(files, {"annotations": ""}, {"ocfusion": ("ocfusion_1", {})}) as writer:
+    with PredictionWriter(files, {"data": ""}, {"ocfusion": ("ocfusion_1", {})}) as writer:
         recorded.listeners = (writer,)
         rows = rows_of(recorded)
     predictions = StoredPredictions(files, {"ocfusion": "ocfusion_1"}, "")

@@ -11,19 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.tiny_runs import TinyRun, cache, tiny_run
+from helpers.tiny_runs import TinyRun, tiny_run, trained_again
 from panoptic_occ.commands import evaluating
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.runs.archive import Archive, ArchiveWriter
 from panoptic_occ.runs.predictions import PredictionWriter
-from panoptic_occ.runs.weights import WEIGHTS, save_weights
+from panoptic_occ.runs.weights import WEIGHTS, save_weights, saved_digest, weights_digest
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.sample import Sample
-
-__all__ = ["cache"]
 
 NETWORK, STORED = "evaluate_network", "evaluate_predictions"
 TO_STORE = r"to store them, run: python -m panoptic_occ\.evaluate experiment=tiny .* save_predictions=true"
@@ -51,8 +49,9 @@ def untrained_run(scenes: Path, runs: Path) -> TinyRun:
     plan, _, model = run.built()
     with torch.no_grad():  # answers of both signs, which weights this small would not give
         model.occlusion.head.project.weight.mul_(100)  # type: ignore[union-attr,operator]
-    save_weights(plan.base.folder.weights("base"), model.base_modules(), {"stage": "base"})
-    save_weights(plan.order.folder.weights("occlusion"), {"occlusion": model.occlusion}, {"stage": "occlusion"})
+    base = model.base_modules()
+    save_weights(plan.base.folder.weights("base"), base, {})
+    save_weights(plan.order.folder.weights("occlusion"), {"occlusion": model.occlusion}, {"base": weights_digest(base)})
     return run
 
 
@@ -83,10 +82,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def trained_again(weights: Path) -> None:
-    """Writes other weights into a file."""
-    tensors = {name: part + 1 if part.is_floating_point() else part for name, part in load_file(weights).items()}
-    WEIGHTS.write(weights, tensors, {})
+def head_named(weights: Path, base: Path) -> None:
+    """Says that the weights of a head were trained on this base."""
+    WEIGHTS.write(weights, load_file(weights), {"base": saved_digest(base)})
 
 
 def archives(run: TinyRun) -> Path:
@@ -188,10 +186,13 @@ def test_stores_that_do_not_fit_are_refused(stored: TinyRun, tmp_path: Path) -> 
         with pytest.raises(error, match=message):
             run.evaluate("saved=true", "compare=[]")
 
-    change_header(base, lambda header: header.update(annotations="others"))
-    refused(CheckpointError, r"base\.zip: was stored for other annotations than those of .*panoptic_val\.json; to st")
+    change_header(base, lambda header: header.update(base="others"))
+    refused(CheckpointError, r"base\.zip: holds predictions of other weights than .*base\.safetensors, .*; to store")
+    change_header(base, lambda header: header.update(data="others"))
+    refused(CheckpointError, r"truth\.zip: holds annotations of other data than base\.zip; to store")
     base.write_bytes(whole)
     change_header(base, lambda header: None, Archive(base, "").image_ids()[0])
+    change_header(answers, lambda header: header.update(detections=Archive(base, "").header["digest"]))
     refused(CheckpointError, r"base\.zip: 1 images are not in it; to store")
     base.write_bytes(whole[:-40])
     refused(DataError, r"base\.zip: .* cannot be read .*the file is damaged: to store them, run")
@@ -237,13 +238,21 @@ def test_an_evaluation_is_made_once_until_files_change(stored: TinyRun, passes: 
     assert again("processes=2") == []
     run.evaluate(*few, "force=true")
     assert passes == [NETWORK]
-    whole = base.read_bytes()
+    whole = {path: path.read_bytes() for path in (base, weights)}
     trained_again(base)
+    with pytest.raises(CheckpointError, match=r"on other weights of the base .*run: python -m panoptic_occ\.train"):
+        run.evaluate(*few)
+    head_named(weights, base)
     assert again() == [NETWORK]
+    with pytest.raises(CheckpointError, match="holds predictions of other weights"):
+        run.evaluate(*few, "saved=true")
+    for path, content in whole.items():
+        path.write_bytes(content)
     for words in ([], ["compare=[area]"], ["compare=[area]", "save_maps=true"], []):  # all of them into one folder
         assert again("saved=true", *words) == [STORED]
-    base.write_bytes(whole)
+    base.unlink()
     assert again("saved=true") == []  # which reads no weights of the base
+    base.write_bytes(whole[base])
     assert again("save_predictions=true") == [NETWORK]
     (archives(run) / "truth.zip").unlink()
     assert again("save_predictions=true") == [NETWORK]

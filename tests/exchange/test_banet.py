@@ -13,7 +13,6 @@ from torchvision.ops import roi_align
 from helpers.aggregation import CATEGORIES, CHANNELS, SIZE, branches, dense_inlay, exchange, inputs, plain, pyramids
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.config.compose import compose
-from panoptic_occ.config.instantiate import safe_instantiate
 from panoptic_occ.exchange.banet import FeatureAggregation, InstanceToSemantic, LayoutContext
 from panoptic_occ.stuff.concat import ConcatHead
 from panoptic_occ.stuff.ground_truth import GroundTruthStuff
@@ -182,7 +181,7 @@ def test_the_panoptic_result_reads_the_second_classifier() -> None:
     with torch.no_grad():
         module.i2s.predictor.bias[4] = 1.0  # type: ignore[index]
     _, maps = module.outputs(inputs(thing.eval(), stuff), 0.1, frozenset({"semantic_logits"}))
-    assert all(found.labels.unique().tolist() == [4] for found in maps)
+    assert all(semantic.labels.unique().tolist() == [4] for semantic in maps)
     assert maps[0].logits is not None and maps[0].logits.shape == (5, SIZE, SIZE)
 
 
@@ -192,13 +191,13 @@ def test_inlaid_boxes_depend_on_their_own_threshold_only() -> None:
     nn.init.normal_(module.i2s.predictor.weight)  # type: ignore[union-attr]
     nn.init.normal_(thing.roi_heads.box_predictor.cls_score.weight, std=0.05)
     everything, _ = module.outputs(inputs(thing.eval(), stuff), 0.0, requires)
-    low, high = 0.0, float(torch.cat([found.scores for found in everything]).median())
+    low, high = 0.0, float(torch.cat([instances.scores for instances in everything]).median())
     results = {}
     for name, conf_thr, inlay_thr in (("a", low, high), ("b", high, high), ("c", high, low), ("d", low, 1.0)):
         module.inlay_thr = inlay_thr
         results[name] = module.outputs(inputs(thing.eval(), stuff), conf_thr, requires)
-    maps = {name: torch.stack([m.logits for m in found[1]]) for name, found in results.items()}  # type: ignore[misc]
-    counts = {name: sum(map(len, found[0])) for name, found in results.items()}
+    maps = {name: torch.stack([m.logits for m in outputs[1]]) for name, outputs in results.items()}  # type: ignore[misc]
+    counts = {name: sum(map(len, outputs[0])) for name, outputs in results.items()}
     assert counts["a"] == counts["d"] > counts["b"] == counts["c"] > 0
     assert torch.equal(maps["a"], maps["b"])  # the fusion's threshold does not matter
     assert not torch.equal(maps["b"], maps["c"]) and not torch.equal(maps["a"], maps["d"])
@@ -238,6 +237,3 @@ def test_the_method_composes_all_its_parts() -> None:
     chosen = {group: config.choices[group] for group in ("stuff", "exchange", "occlusion", "fusion")}
     assert set(chosen.values()) == {"banet"}
     assert config.thing.mask_convs == 3
-    stuff = safe_instantiate(config.stuff)(in_channels=64, categories=CATEGORIES)
-    module = safe_instantiate(config.exchange)(in_channels=64, categories=CATEGORIES, stuff=stuff)
-    assert module.i2s.predictor.out_channels == len(CATEGORIES) and module.keep == (0.6, 1.0)

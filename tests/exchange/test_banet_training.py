@@ -84,14 +84,14 @@ def test_masks_weigh_what_is_inlaid(training: bool) -> None:
         shares.append(inputs[5])
         rois.extend(inputs[2])
 
-    for own in (module, plain):
-        assert own.i2s is not None
-        own.i2s.register_forward_pre_hook(look)
+    for each in (module, plain):
+        assert each.i2s is not None
+        each.i2s.register_forward_pre_hook(look)
         torch.manual_seed(2)
         if training:
-            own.losses(inputs(thing.train(), stuff, (3, 2)))
+            each.losses(inputs(thing.train(), stuff, (3, 2)))
         else:
-            own.eval().outputs(inputs(thing.eval(), stuff, (3, 2)), 0.0, frozenset())
+            each.eval().outputs(inputs(thing.eval(), stuff, (3, 2)), 0.0, frozenset())
     (features, same), (weights, none) = crops, shares
     assert torch.equal(features, same) and weights is not None and none is None
     labels = torch.cat([r.labels for r in rois[:2]]).tolist()
@@ -113,9 +113,9 @@ def test_masks_of_nothing_leave_the_neighbours_as_they_are() -> None:
     weights = torch.stack([torch.ones(14, 14), torch.zeros(14, 14)])
     both = Rois(box.expand(2, -1), zero.expand(2), torch.ones(2))
     alone = Rois(box, zero, torch.ones(1))
-    found = module(semantic, inner, [both], [(64, 64)], True, weights)
-    torch.testing.assert_close(found, module(semantic, inner[:1], [alone], [(64, 64)]))
-    assert not torch.allclose(found, module(semantic, inner, [both], [(64, 64)]))
+    output = module(semantic, inner, [both], [(64, 64)], True, weights)
+    torch.testing.assert_close(output, module(semantic, inner[:1], [alone], [(64, 64)]))
+    assert not torch.allclose(output, module(semantic, inner, [both], [(64, 64)]))
 
 
 def test_masks_learn_from_where_they_are_inlaid() -> None:

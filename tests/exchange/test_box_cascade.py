@@ -48,12 +48,8 @@ def test_offsets_learn_the_annotated_box_and_pass_no_gradient_on() -> None:
     error = (offsets.detach()[0] - truth).abs()
     expected = torch.where(error < 1 / 9, error**2 * 9 / 2, error - 1 / 18).sum() * 0.25  # a quarter is positive
     torch.testing.assert_close(BoxCascade.loss(base.thing, rois, offsets, base.batch.targets), expected)
-    assert (
-        BoxCascade.loss(
-            base.thing, [rois[0][torch.tensor([], dtype=torch.int64)]], offsets[:0], base.batch.targets
-        ).item()
-        == 0
-    )
+    nothing = [rois[0][torch.arange(0)]]
+    assert BoxCascade.loss(base.thing, nothing, offsets[:0], base.batch.targets).item() == 0
     assert not BoxCascade.moved(base.thing, rois, offsets, [(SIZE, SIZE)])[0].boxes.requires_grad
 
 
@@ -88,8 +84,8 @@ def test_shown_and_wanted_regions_move_alike() -> None:
     positive = annotated_rois(base.batch.targets, (1.0, 1.0))
     shown = base.detected()
     alone, together = base.refine(shown), base.refine(positive, shown)
-    for own, both in zip(alone.semantics, together.semantics, strict=True):
-        torch.testing.assert_close(own, both, rtol=1e-4, atol=1e-5)
+    for separate, both in zip(alone.semantics, together.semantics, strict=True):
+        torch.testing.assert_close(separate, both, rtol=1e-4, atol=1e-5)
     for r, p in zip(together.rois[-1], positive, strict=True):
         assert len(r) == len(p) and torch.equal(r.matches, p.matches) and not torch.allclose(r.boxes, p.boxes)
 

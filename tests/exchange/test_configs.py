@@ -24,16 +24,16 @@ def test_stage_one_runs(choice: str) -> None:
 def test_the_weight_of_stuff_reaches_every_semantic_loss_of_ibpp() -> None:
     """lambda_s multiplies every stuff_t and nothing else."""
     words = [*TINY, "exchange=ibpp", "exchange.iterations=1"]
-    found = []
+    losses = []
     for weight in (1, 4):
         model = build_model(plan_of([*words, f"schedule.loss_weights.stuff={weight}"]), toy_categories()).train()
         torch.manual_seed(0)
-        found.append(model.base_losses([toy_sample(3, size=(64, 64))]))
-    for name, loss in found[0].items():
-        torch.testing.assert_close(found[1][name], (4 if name.startswith("stuff_") else 1) * loss)
+        losses.append(model.base_losses([toy_sample(3, size=(64, 64))]))
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], (4 if name.startswith("stuff_") else 1) * loss)
 
 
 def test_ibpp_reads_the_depth_of_the_mask_head_from_the_thing_branch() -> None:
     model = build_model(plan_of([*TINY, "exchange=ibpp", "thing.mask_convs=3"]), toy_categories())
-    own = [head.mask_head for head in model.exchange.mask_heads]  # type: ignore[union-attr]
-    assert [len(head) for head in own] == [3, 3] and len(model.thing.roi_heads.mask_head) == 3  # type: ignore[arg-type]
+    heads = [head.mask_head for head in model.exchange.mask_heads]  # type: ignore[union-attr]
+    assert [len(head) for head in heads] == [3, 3] and len(model.thing.roi_heads.mask_head) == 3  # type: ignore[arg-type]

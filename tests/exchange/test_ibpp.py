@@ -40,8 +40,8 @@ def test_i1_no_iteration_is_no_exchange() -> None:
     plain, refined = base.losses(base.none()), base.losses()
     assert plain.keys() == refined.keys() and all(torch.equal(plain[name], refined[name]) for name in plain)
     assert_same_outputs(base.outputs(base.none()), base.outputs())
-    for (one, matches), (other, found) in zip(base.positives(base.none()), base.positives(), strict=True):
-        assert torch.equal(one.soft, other.soft) and torch.equal(matches, found)
+    for (one, matches), (other, others) in zip(base.positives(base.none()), base.positives(), strict=True):
+        assert torch.equal(one.soft, other.soft) and torch.equal(matches, others)
 
 
 @pytest.mark.parametrize("options", [{"iterations": 1}, {"iterations": 3, "weights": "shared"}])
@@ -94,20 +94,20 @@ def test_equations_2_to_6(boxes: str, projected: str, weights: str, convs: int) 
         trunk = base.stuff.trunk(base.levels)
         p = base.stuff.predictor(trunk)
         for t in range(3):
-            own = t if weights == "separate" else 0
+            place = t if weights == "separate" else 0
             if t > 0 and boxes == "cascade":
                 at = moved(base, t, at, labels)
             here = [Rois(b, r.labels, r.scores) for b, r in zip(at, rois, strict=True)]
             f = base.thing.pool(base.levels, here) + exchange.align(roi_align(trunk, at, 14, 0.25, 2, True))
-            heads = base.thing.roi_heads if own == 0 else exchange.mask_heads[own - 1]
+            heads = base.thing.roi_heads if place == 0 else exchange.mask_heads[place - 1]
             seen = roi_align(p.softmax(dim=1) if projected == "probs" else p, at, 14, 0.25, 2, True)
             first = heads.mask_head[0][0]
-            joined = torch.cat([first.weight, exchange.priors[own].weight], dim=1)
+            joined = torch.cat([first.weight, exchange.priors[place].weight], dim=1)
             y = F.relu(F.conv2d(torch.cat([f, seen], dim=1), joined, first.bias, padding=1))
             m = heads.mask_predictor(F.relu(heads.mask_head[1][0](y)))
             soft = m[torch.arange(len(m)), labels + 1].sigmoid()
             canvas = roi_flatten(soft * scores[:, None, None], here, 3, (16, 16))
-            p = exchange.semantic_heads[own](torch.cat([canvas, trunk], dim=1))
+            p = exchange.semantic_heads[place](torch.cat([canvas, trunk], dim=1))
             torch.testing.assert_close(torch.cat([r.boxes for r in refined.rois[t]]), torch.cat(at))
             torch.testing.assert_close(refined.masks[t], m, **tolerance)
             torch.testing.assert_close(refined.semantics[t + 1], p, **tolerance)
@@ -209,8 +209,8 @@ def test_outputs_do_not_depend_on_the_score_that_is_asked_for() -> None:
 def test_logits_only_on_demand() -> None:
     base = Base(iterations=1)
     base.thing.eval()
-    found, maps = base.exchange.outputs(base.inputs, 0.0, frozenset())
-    assert all(m.logits is None for m in maps) and all(i.roi_features is None for i in found)
+    instances, maps = base.exchange.outputs(base.inputs, 0.0, frozenset())
+    assert all(m.logits is None for m in maps) and all(i.roi_features is None for i in instances)
 
 
 def test_positives_read_the_semantics_of_the_detections() -> None:
@@ -234,8 +234,8 @@ def test_class_agnostic_masks_are_one_for_all_classes() -> None:
 def test_no_detection_is_no_error() -> None:
     base = Base(iterations=2)
     base.thing.roi_heads.score_thresh = 2.0
-    found, maps = base.outputs()
-    assert all(len(i) == 0 for i in found) and all(m.logits.isfinite().all() for m in maps)
+    instances, maps = base.outputs()
+    assert all(len(i) == 0 for i in instances) and all(m.logits.isfinite().all() for m in maps)
 
 
 def build(**options: Any) -> IterativeProjection:

@@ -64,9 +64,8 @@ def test_f1_classes_and_images_have_channels_of_their_own() -> None:
 
 
 def test_f1_scores_weight_the_masks() -> None:
-    canvas = roi_flatten(
-        torch.ones(2, 28, 28), [make_rois([[0, 0, 4, 4], [2, 0, 6, 4]], [0, 0])], 1, (4, 6), torch.tensor([0.5, 0.25])
-    )
+    rois = [make_rois([[0, 0, 4, 4], [2, 0, 6, 4]], [0, 0])]
+    canvas = roi_flatten(torch.ones(2, 28, 28), rois, 1, (4, 6), torch.tensor([0.5, 0.25]))
     assert canvas[0, 0, 0].tolist() == [0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 

@@ -152,12 +152,6 @@ class TestEdgeCases:
         assert areas(panoptic) == [8, 6]
         assert [segment.instance for segment in panoptic.segments] == [1, 0]
 
-    def test_more_than_255_segments(self):
-        masks = torch.eye(400, dtype=torch.bool).view(400, 20, 20)
-        panoptic = run(masks, HEURISTIC, scores=[0.9] * 400)
-        assert panoptic.ids.dtype == torch.int32
-        assert torch.equal(panoptic.ids.flatten(), torch.arange(1, 401, dtype=torch.int32))
-
     def test_mask_cropped_away_at_the_border(self):
         masks = MaskCrops.from_crops([torch.ones(0, 2), torch.ones(2, 2)], [(4, 0), (2, 2)], (4, 4))
         instances = InstanceSet(masks, torch.zeros(2, 4), torch.tensor([0.9, 0.8]), torch.tensor([0, 0]))

@@ -177,9 +177,9 @@ def test_owners_that_lost_pixels_hold_the_rest(seed: int) -> None:
     check(taking, FusionPolicy(conf_thr=0.4, min_visible=0.1, stuff_area=3))
 
 
-@pytest.mark.parametrize(("n", "erased"), [(340, None), (340, 0.3)])
-def test_more_instances_than_a_byte_can_tell_apart(n: int, erased: float | None) -> None:
-    rng = np.random.default_rng(n)
+@pytest.mark.parametrize("erased", [None, 0.3])
+def test_more_instances_than_a_byte_can_tell_apart(erased: float | None) -> None:
+    n, rng = 340, np.random.default_rng(340)
     many = scene(rng, n, (20, 20), side=2)
     many.scores[:] = 0.9
     many.claims = many.duplicate_of = None

@@ -1,4 +1,4 @@
-"""The engine against literal transcriptions of the published algorithms, and what must not change a map."""
+"""The engine against the benchmark's transcriptions of the published algorithms, and what must not change a map."""
 
 from __future__ import annotations
 
@@ -6,105 +6,71 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.scenes import SHARES, Scene, fused, owners, policies, scene
 from panoptic_occ.fusion.policy import FusionPolicy
+from panoptic_occ.structures.masks import PairStats
+from scripts.benchmark import reference
+from scripts.benchmark.checks import same_map
 
 SIZE = (5, 6)
 share = st.sampled_from(SHARES)
 quick = settings(max_examples=120, deadline=None, derandomize=True)
 
 
+def dense(plain: Scene) -> list[torch.Tensor]:
+    """Masks, labels and the stuff of every pixel, as the literal algorithms take them."""
+    return [torch.from_numpy(part) for part in (plain.masks, plain.labels, plain.semantic)]
+
+
 def drawn(seed: int, n: int) -> tuple[Scene, np.random.Generator]:
-    """A scene without claims, order and suppressed instances."""
+    """A scene without claims, order and suppressed instances, by falling score."""
     rng = np.random.default_rng(seed)
-    return replace(scene(rng, n, SIZE, side=6), claims=None, order=None, duplicate_of=None), rng
+    plain = scene(rng, n, SIZE, side=6)
+    return replace(plain, scores=-np.sort(-plain.scores), claims=None, order=None, duplicate_of=None), rng
 
 
 scenes = st.builds(drawn, st.integers(0, 2**32 - 1), st.integers(0, 6))
 
 
-def ranking(scores: np.ndarray, conf_thr: float) -> list[int]:
-    return [i for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)) if scores[i] >= np.float32(conf_thr)]
-
-
 @quick
-@given(scenes, share, share, st.integers(0, 8))
-def test_without_relation_it_is_the_heuristic(case: Any, conf_thr: float, max_occluded: float, stuff_area: int) -> None:
+@given(scenes, share, st.integers(0, 8))
+def test_without_relation_it_is_the_heuristic(case: Any, max_occluded: float, stuff_area: int) -> None:
     plain, _ = case
     plain.above[:] = False
-    owner = np.full(SIZE, -1)
-    for i in ranking(plain.scores, conf_thr):
-        mask = plain.masks[i]
-        if mask.any() and (mask & (owner >= 0)).sum() / mask.sum() <= max_occluded:
-            owner[mask & (owner == -1)] = i
-    for label in range(plain.semantic.max() + 1):
-        part = (plain.semantic == label) & (owner == -1)
-        if part.sum() >= stuff_area:
-            owner[part] = -10 - label
-    policy = FusionPolicy(conf_thr=conf_thr, max_occluded=max_occluded, stuff_area=stuff_area)
-    assert np.array_equal(owners(fused(plain, policy)), owner)
+    expected = reference.fuse_by_confidence(*dense(plain), max_occluded=max_occluded, stuff_area=stuff_area)
+    same_map(fused(plain, FusionPolicy(conf_thr=0, max_occluded=max_occluded, stuff_area=stuff_area)), expected)
 
 
 @quick
-@given(scenes, share, share, share)
-def test_with_pairs_it_is_algorithm_1_of_ocfusion(
-    case: Any, conf_thr: float, sig_ratio: float, min_visible: float
-) -> None:
+@given(scenes, share, share)
+def test_with_pairs_it_is_algorithm_1_of_ocfusion(case: Any, sig_ratio: float, min_visible: float) -> None:
     pairs, _ = case
-    masks, accepted, owner = pairs.masks, [], np.full(SIZE, -1)
-    common = (masks[:, None] & masks[None]).sum(axis=(2, 3)).reshape(len(masks), len(masks))
-    shares = common / np.maximum(common.diagonal(), 1)[:, None]
-    significant = ((shares >= sig_ratio) | (sig_ratio <= shares.T)) & (common > 0)
-    for i in ranking(pairs.scores, conf_thr):
-        claim = masks[i] & (owner == -1)
-        for j in accepted:
-            if significant[i, j] and pairs.above[i, j]:
-                claim = claim | (masks[i] & (owner == j))
-        if masks[i].any() and claim.sum() / masks[i].sum() > min_visible:
-            owner[claim] = i
-            accepted.append(i)
-    policy = FusionPolicy(conf_thr=conf_thr, min_visible=min_visible, stuff_area=SIZE[0] * SIZE[1] + 1)
-    assert np.array_equal(owners(fused(replace(pairs, above=pairs.above & significant), policy)), owner)
+    masks, labels, semantic = dense(pairs)
+    above = torch.from_numpy(pairs.above)
+    expected = reference.fuse_by_occlusion(masks, labels, above, semantic, sig_ratio, min_visible, stuff_area=3)
+    significant = PairStats.of(pairs.instances.masks).significant(sig_ratio).numpy()
+    policy = FusionPolicy(conf_thr=0, min_visible=min_visible, stuff_area=3)
+    same_map(fused(replace(pairs, above=pairs.above & significant), policy), expected)
 
 
 @quick
-@given(scenes, share, st.sampled_from(SHARES[1:]), st.sampled_from(SHARES[1:]), share, st.booleans())
+@given(scenes, st.sampled_from(SHARES[1:]), st.sampled_from(SHARES[1:]), share)
 def test_with_values_and_checks_it_is_algorithm_1_of_rap(
-    case: Any, conf_thr: float, same_class_thr: float, duplicate_thr: float, min_visible: float, code: bool
+    case: Any, same_class_thr: float, duplicate_thr: float, min_visible: float
 ) -> None:
-    """Algorithm 1 of the paper, or with ``code`` the two checks as RAP's program makes them."""
     valued, rng = case
-    masks, labels, values = valued.masks, valued.labels, rng.integers(0, 4, len(valued.masks))
-    owner, label_map, value_map = np.full(SIZE, -1), np.full(SIZE, -1), np.full(SIZE, np.inf)
-    accepted: list[int] = []
-    for i in ranking(valued.scores, conf_thr):
-        mask, area = masks[i], masks[i].sum()
-        if area == 0:
-            continue
-        same = (mask & (owner >= 0) & (label_map == labels[i])).sum() / area
-        if same > same_class_thr if code else same >= same_class_thr:
-            continue
-        others = [owner == j if code else masks[j] for j in accepted]
-        common = [((mask & other).sum(), other.sum()) for other in others]
-        if any(c and c / area >= duplicate_thr and c / size >= duplicate_thr for c, size in common):
-            continue
-        claim = mask & (value_map > values[i])
-        if claim.sum() / area > min_visible:
-            owner[claim], label_map[claim], value_map[claim] = i, labels[i], values[i]
-            accepted.append(i)
-    policy = FusionPolicy(
-        conf_thr=conf_thr,
-        same_class_thr=same_class_thr,
-        same_class_strict=code,
-        duplicate_thr=duplicate_thr,
-        duplicate_areas="canvas" if code else "original",
-        min_visible=min_visible,
-        stuff_area=SIZE[0] * SIZE[1] + 1,
+    masks, labels, semantic = dense(valued)
+    values = rng.integers(0, 4, len(masks))  # with ties
+    thresholds = {"same_class_thr": same_class_thr, "duplicate_thr": duplicate_thr, "min_visible": min_visible}
+    expected = reference.fuse_by_value(
+        masks, labels, torch.from_numpy(values).float(), semantic, same_class_thr, duplicate_thr, min_visible, 3
     )
-    assert np.array_equal(owners(fused(replace(valued, above=values[:, None] < values[None, :]), policy)), owner)
+    policy = FusionPolicy(conf_thr=0, stuff_area=3, **thresholds)  # type: ignore[arg-type]
+    same_map(fused(replace(valued, above=values[:, None] < values[None, :]), policy), expected)
 
 
 @quick

@@ -77,11 +77,6 @@ class TestRapChecks:
         assert [(segment.id, segment.instance) for segment in panoptic.segments] == [(1, 1), (2, 2)]
         assert sorted(panoptic.ids.unique().tolist()) == [1, 2]
 
-    def test_identical_masks_are_duplicates(self):
-        policy = FusionPolicy(min_visible=0.6, duplicate_thr=0.5)
-        panoptic = run([ABC[0], ABC[0]], policy, value=(0, -1), scores=[0.8, 0.8])
-        assert statuses(panoptic) == ["kept", "duplicate"]
-
     @pytest.mark.parametrize(("order", "expected"), [([0, 1, 2], [8, 0, 4]), ([2, 1, 0], [4, 0, 8])])
     def test_of_two_duplicates_the_better_score_stands_in_any_order(self, order, expected):
         """The second mask repeats the first; the third hides half of the first, or the other way round."""

@@ -21,12 +21,9 @@ def ranking(things: int = 3, **options: object) -> SpatialRanking:
     return model.eval()
 
 
-def example(target: Target) -> TrainingExample:
-    return TrainingExample.of_annotations(target)
-
-
 def loss_of(model: SpatialRanking, *targets: Target) -> Tensor:
-    return model.loss([example(target) for target in targets], torch.Generator())["loss_occlusion"]
+    examples = [TrainingExample.of_annotations(target) for target in targets]
+    return model.loss(examples, torch.Generator())["loss_occlusion"]
 
 
 def scene(count: int = 6, seed: int = 0, size: tuple[int, int] = (22, 31)) -> tuple[Target, InstanceSet]:

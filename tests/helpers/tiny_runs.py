@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -20,6 +19,7 @@ from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
+from panoptic_occ.runs.weights import WEIGHTS
 
 QUIET = ("trainer=cpu", "trainer.enable_progress_bar=false", "processes=1")
 TINY = ("experiment=tiny", "thing.max_detections=10", *QUIET)
@@ -100,10 +100,11 @@ def equal_weights(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the scenes of all tests are painted, by the first that needs them."""
-    return tmp_path_factory.getbasetemp() / "scenes"
+def trained_again(weights: Path) -> None:
+    """Writes other weights into a file, which name the same base."""
+    base = WEIGHTS.read_header(weights).get("base")
+    tensors = {name: part + 1 if part.is_floating_point() else part for name, part in load_file(weights).items()}
+    WEIGHTS.write(weights, tensors, {"base": base})
 
 
 def tiny_run(cache: Path, runs: Path, *more: str) -> TinyRun:

@@ -51,28 +51,28 @@ def offline_runs(folder: Path) -> list[OfflineRun]:
 def complete(file: Path) -> OfflineRun:
     """A run that has ended; W&B's own process may be a moment behind with its file."""
     deadline = time.monotonic() + 30
-    while (found := read_run(file)).exit_code is None and time.monotonic() < deadline:
+    while (start := read_run(file)).exit_code is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    return found
+    return start
 
 
 def read_run(file: Path) -> OfflineRun:
-    found, message = OfflineRun(file.parent / "files"), b""
+    start, message = OfflineRun(file.parent / "files"), b""
     for kind, part in fragments(file.read_bytes()):
         message = part if kind in (FULL, FIRST) else message + part
         if kind not in (FULL, LAST):
             continue
         record = wandb_internal_pb2.Record.FromString(message)
         if record.HasField("run"):
-            found.run = record.run
-            found.config |= values(record.run.config.update)
+            start.run = record.run
+            start.config |= values(record.run.config.update)
         elif record.HasField("config"):
-            found.config |= values(record.config.update)
+            start.config |= values(record.config.update)
         elif record.HasField("history"):
-            found.history.append(values(record.history.item))
+            start.history.append(values(record.history.item))
         elif record.HasField("exit"):
-            found.exit_code = record.exit.exit_code
-    return found
+            start.exit_code = record.exit.exit_code
+    return start
 
 
 def values(items: Any) -> dict[str, Any]:

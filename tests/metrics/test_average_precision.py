@@ -59,9 +59,9 @@ def detections(boxes: Sequence[Box], scores: Sequence[float], label: int = 0) ->
     return InstanceSet(masks, corners, torch.tensor(scores[:n]), torch.full((n,), label))
 
 
-def measured(path: Path, found: dict[int, InstanceSet]) -> dict[str, float]:
+def measured(path: Path, detected: dict[int, InstanceSet]) -> dict[str, float]:
     metric = AveragePrecision(path, CATEGORIES)
-    for image_id, instances in found.items():
+    for image_id, instances in detected.items():
         metric.update(image_id, instances)
     scores: dict[str, float] = metric.compute()
     return scores
@@ -79,7 +79,7 @@ HIT = 51 / 101  # of two, as precision is read at 101 recalls
 
 
 @pytest.mark.parametrize(
-    ("annotations", "found", "expected"),
+    ("annotations", "detected", "expected"),
     [
         # a false positive between two hits: precision 1 up to recall .5, two thirds from there on
         ({1: ROW[:2]}, {1: detections([ROW[0], ROW[2], ROW[1]], [0.9, 0.8, 0.7])}, HIT + 50 * 2 / 3 / 101),
@@ -93,8 +93,8 @@ HIT = 51 / 101  # of two, as precision is read at 101 recalls
         ({1: [ROW[0]]}, {1: detections([ROW[0]], [0.9], label=1)}, 0),
     ],
 )
-def test_by_hand(tmp_path: Path, annotations: Boxes, found: dict[int, InstanceSet], expected: float) -> None:
-    scores = measured(annotated(tmp_path, annotations), found)
+def test_by_hand(tmp_path: Path, annotations: Boxes, detected: dict[int, InstanceSet], expected: float) -> None:
+    scores = measured(annotated(tmp_path, annotations), detected)
     assert scores["AP_box"] == scores["AP_mask"] == pytest.approx(expected)
 
 
@@ -113,20 +113,19 @@ def test_masks_and_boxes_are_ranked_by_their_own_overlap(tmp_path: Path) -> None
 
 def test_parts_give_the_whole_also_with_one_that_saw_nothing(tmp_path: Path) -> None:
     path = annotated(tmp_path, {1: [ROW[0]], 2: [ROW[0], ROW[1]]})
-    found = {1: detections([ROW[0], ROW[2]], [0.9, 0.95]), 2: detections([ROW[1]], [0.8])}
-    whole = measured(path, found)
+    detected = {1: detections([ROW[0], ROW[2]], [0.9, 0.95]), 2: detections([ROW[1]], [0.8])}
+    whole = measured(path, detected)
     one, other, idle = (AveragePrecision(path, CATEGORIES) for _ in range(3))
-    one.update(1, found[1])
-    other.update(2, found[2])
+    one.update(1, detected[1])
+    other.update(2, detected[2])
     sent: list[Tensor] = []
 
-    def gather(own: Tensor, group: object) -> list[Tensor]:
-        sent.append(own)
-        return [own]
+    def gather(tensor: Tensor, group: object) -> list[Tensor]:
+        sent.append(tensor)
+        return [tensor]
 
     idle.sync(dist_sync_fn=gather, distributed_available=lambda: True)
-    kinds = [(tensor.dtype, tensor.shape[1:]) for tensor in sent]
-    assert kinds == [(t[0].dtype, t[0].shape[1:]) for t in (one.images, one.numbers, one.values, one.counts)]
+    assert [(tensor.dtype, tensor.ndim) for tensor in sent] == [(one.lines[0].dtype, one.lines[0].ndim)]
     merged = AveragePrecision(path, CATEGORIES)
     for part in (one, other):
         merged.merge_state(part.metric_state)
@@ -135,13 +134,16 @@ def test_parts_give_the_whole_also_with_one_that_saw_nothing(tmp_path: Path) -> 
     assert whole["AP_mask"] == pytest.approx((34 * 2 / 3 + 33 * 2 / 3) / 101)
 
 
-def test_annotations_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_annotations_that_cannot_be_used_are_named_before_any_work(tmp_path: Path) -> None:
     path = annotated(tmp_path, {1: [ROW[0]]})
     whole = path.read_text()
     for text, message in (
-        (whole.replace('"area"', '"size"'), "annotation 1 of image 1 lacks area"),
-        ("{", "not valid"),
+        (whole.replace('"area"', '"size"'), ": annotation 1 of image 1 lacks area"),
+        (whole.replace('"bbox": [0, 0, 20, 40]', '"bbox": []'), ": annotation 1 of image 1 lacks bbox"),
+        (whole.replace('"counts": "', '"counts": "~'), ": annotation 1 of image 1: the segmentation is malformed"),
+        ("{", ": not valid"),
+        (None, ": the file does not exist; .* set average_precision=false"),
     ):
-        path.write_text(text)
-        with pytest.raises(DataError, match=rf"instances\.json: {message}"):
-            measured(path, {1: NONE})
+        path.unlink() if text is None else path.write_text(text)
+        with pytest.raises(DataError, match=rf"instances\.json{message}"):
+            AveragePrecision(path, CATEGORIES)

@@ -13,10 +13,17 @@ from helpers.breakdown import CATEGORIES, POLICY, SMALL, fused, random_case, slo
 from helpers.orders import detections, relation
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.fusion.policy import FusionPolicy
-from panoptic_occ.metrics.breakdown import BINS, GROUPS, AnnotatedThings, Binning, Breakdown
-from panoptic_occ.metrics.misses import ERRORS, KILLED
+from panoptic_occ.metrics.breakdown import (
+    BINS,
+    ERRORS,
+    GROUPS,
+    KILLED,
+    AnnotatedThings,
+    Binning,
+    Breakdown,
+    breakdown_tables,
+)
 from panoptic_occ.metrics.pq.metric import PanopticQuality, panoptic_matches
-from panoptic_occ.metrics.tables import breakdown_tables
 from panoptic_occ.structures.masks import MaskCrops, PairStats
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 from panoptic_occ.testing import toy_target
@@ -52,9 +59,9 @@ def breakdown_of(target, instances, said=None, policy=POLICY):
 
 def filled(result, count):
     """Names of the bins of overlap, size and neighbours in which ``count`` is not 0."""
-    bins = [entry for entry in result.bins if getattr(entry, count)]
-    assert [entry.group for entry in bins] in ([], list(GROUPS))
-    return [entry.name for entry in bins]
+    bins = [(group, name) for group in GROUPS for name, b in result.groups[group].items() if getattr(b, count)]
+    assert [group for group, _ in bins] in ([], list(GROUPS))
+    return [name for _, name in bins]
 
 
 def test_binning_by_hand():
@@ -86,7 +93,7 @@ def test_a_match_counts_where_the_annotation_is_and_a_false_positive_where_the_p
     assert filled(result, "fp") == ["0", "small", "0"]
     assert filled(result, "fn") == ["to .2", "medium", "1"]
     assert (result.fn, result.errors["missed"]) == (1, 1)
-    small = next(entry for entry in result.bins if entry.name == "small")
+    small = result.groups["size"]["small"]
     assert small.pq == pytest.approx(0.5)  # class 1: 1, class 2: only a false positive
 
 
@@ -111,9 +118,9 @@ REASONS = [  # annotations, detections, their relation, policy, the one reason a
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("target", "found", "front", "policy", "reasons"), REASONS)
-def test_why_a_thing_is_missed(target, found, front, policy, reasons):
-    instances = seen(*found)
+@pytest.mark.parametrize(("target", "predicted", "front", "policy", "reasons"), REASONS)
+def test_why_a_thing_is_missed(target, predicted, front, policy, reasons):
+    instances = seen(*predicted)
     result = breakdown_of(things(*target), instances, relation(len(instances), front), policy)
     assert result.fn == sum(result.errors.values()) == 1
     assert [name for part in (result.errors, result.killed, result.killers) for name in part if part[name]] == reasons
@@ -207,7 +214,7 @@ def test_tables_show_every_bin_and_reason():
         assert group in text.splitlines()[0]
         rows = cells(text)
         assert rows[0] == ["", "", *names]
-        bins = [entry for entry in result.bins if entry.group == group]
+        bins = result.groups[group].values()
         assert rows[2] == ["", "annotated", *(str(entry.tp + entry.fn) for entry in bins)]
         assert rows[3][:2] == ["plain", "score"] and rows[4][:2] == ["", "area"]
         empty = [entry.tp + entry.fp + entry.fn == 0 for entry in bins]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import time
 
-from panoptic_occ.metrics.step_time import StepTime, timed
+from panoptic_occ.metrics.counting import StepTime, timed
 
 
 def test_timed_returns_the_result_and_how_long_it_took():

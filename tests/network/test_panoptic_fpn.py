@@ -46,8 +46,8 @@ def layouts(model: PanopticFPN) -> list[bool]:
 def outputs_in(model: PanopticFPN, layout: torch.memory_format) -> list[BaseOutput]:
     batch = model.batch(SAMPLES)
     batch = replace(batch, images=batch.images.contiguous(memory_format=layout))
-    found = model.exchange.outputs(model._inputs(batch), 0.05, REQUIRES)
-    return [BaseOutput(instances, None, semantic) for instances, semantic in zip(*found, strict=True)]  # type: ignore[arg-type]
+    outputs = model.exchange.outputs(model._inputs(batch), 0.05, REQUIRES)
+    return [BaseOutput(instances, None, semantic) for instances, semantic in zip(*outputs, strict=True)]  # type: ignore[arg-type]
 
 
 def with_resnet() -> PanopticFPN:
@@ -73,29 +73,29 @@ def test_training_keeps_its_layout() -> None:
 def test_the_layout_does_not_change_what_is_found() -> None:
     model = network()
     ours = model.base_outputs(SAMPLES, 0.05, REQUIRES)
-    for own, plain in zip(ours, outputs_in(model, torch.contiguous_format), strict=True):
-        assert len(own.instances) > 3, "this random network finds too little to compare"
-        assert torch.equal(own.instances.labels, plain.instances.labels)
-        torch.testing.assert_close(own.instances.boxes, plain.instances.boxes, atol=1e-3, rtol=1e-4)
-        torch.testing.assert_close(own.instances.soft, plain.instances.soft, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(own.instances.roi_features, plain.instances.roi_features, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(own.semantic.logits, plain.semantic.logits, atol=1e-4, rtol=1e-4)
+    for output, plain in zip(ours, outputs_in(model, torch.contiguous_format), strict=True):
+        assert len(output.instances) > 3, "this random network finds too little to compare"
+        assert torch.equal(output.instances.labels, plain.instances.labels)
+        torch.testing.assert_close(output.instances.boxes, plain.instances.boxes, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(output.instances.soft, plain.instances.soft, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(output.instances.roi_features, plain.instances.roi_features, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(output.semantic.logits, plain.semantic.logits, atol=1e-4, rtol=1e-4)
 
 
 def test_labels_are_those_of_the_logits() -> None:
     model = network("stuff=pfpn")  # its first channel is not the first label
     with_logits, without = (model.base_outputs(SAMPLES, 0.05, requires) for requires in (REQUIRES, frozenset()))
-    for own, plain in zip(without, with_logits, strict=True):
-        assert own.semantic.logits is None and plain.semantic.logits is not None
-        assert own.semantic.first_label == plain.semantic.first_label
-        assert torch.equal(own.semantic.labels, plain.semantic.labels)
+    for output, plain in zip(without, with_logits, strict=True):
+        assert output.semantic.logits is None and plain.semantic.logits is not None
+        assert output.semantic.first_label == plain.semantic.first_label
+        assert torch.equal(output.semantic.labels, plain.semantic.labels)
 
 
 def test_half_precision_on_a_cpu() -> None:
     model = with_resnet()
     with torch.autocast("cpu", torch.bfloat16):
-        found = model.base_outputs(SAMPLES, 0.05, REQUIRES)
-    for output in found:
+        outputs = model.base_outputs(SAMPLES, 0.05, REQUIRES)
+    for output in outputs:
         assert output.instances.boxes.dtype == output.semantic.logits.dtype == torch.float32  # type: ignore[union-attr]
         assert torch.isfinite(output.instances.soft).all()  # type: ignore[arg-type]
 

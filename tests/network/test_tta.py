@@ -57,10 +57,10 @@ def test_masks_are_averaged_as_probabilities_and_stuff_as_logits() -> None:
     more = torch.randn(5, *SIZE, generator=torch.Generator().manual_seed(1))
     seen = [SemanticMap(torch.zeros(SIZE, dtype=torch.int64), x) for x in (logits, more)]
     view = View(1.0, True)
-    (found,), (semantic,) = averaged(([plain], [seen[0]]), [(view, ([other], [seen[1]]))], num_things=3)
+    (instances,), (semantic,) = averaged(([plain], [seen[0]]), [(view, ([other], [seen[1]]))], num_things=3)
     expected = plain.soft * 0.75
-    torch.testing.assert_close(found.soft, expected)
-    assert torch.equal(found.masks.dense(), paste_masks(expected, plain.boxes, SIZE).dense())
+    torch.testing.assert_close(instances.soft, expected)
+    assert torch.equal(instances.masks.dense(), paste_masks(expected, plain.boxes, SIZE).dense())
     mean = (logits + more.flip(-1)) / 2
     best = mean.argmax(dim=0)
     assert torch.equal(semantic.labels, torch.where(best < 3, -1, best))

@@ -176,8 +176,8 @@ class TestPairs:
         instances = detections(strip(4, range(4), range(1, 3)))
         relation = ask(image, instances, mean="uncontested")
         plain = mean_colors(image, instances.masks, [A, B], torch.tensor([True, True]))
-        own = torch.tensor([200.0, 0, 90]) / (200**2 + 90**2) ** 0.5  # px 0 and 3
-        expected = (plain[B] - own) @ torch.tensor([0.5, 0, 0.5], dtype=torch.float64)
+        uncontested = torch.tensor([200.0, 0, 90]) / (200**2 + 90**2) ** 0.5  # px 0 and 3
+        expected = (plain[B] - uncontested) @ torch.tensor([0.5, 0, 0.5], dtype=torch.float64)
         assert relation.margin[B, A] == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -203,12 +203,12 @@ class TestSuppression:
         rng = np.random.default_rng(seed)
         masks = random_masks(rng, 12)
         instances = detections(masks, rng.permutation(12) / 20 + 0.3)
-        found = duplicates(instances, PairStats.of(instances.masks), "box", 0.5)
+        repeats = duplicates(instances, PairStats.of(instances.masks), "box", 0.5)
         kept = nms(instances.boxes, instances.scores, 0.5).sort().values
-        assert (found < 0).nonzero().flatten().tolist() == kept.tolist()
+        assert (repeats < 0).nonzero().flatten().tolist() == kept.tolist()
         assert len(kept) < 12
-        for i, j in enumerate(found.tolist()):
-            assert j < 0 or (found[j] < 0 and instances.scores[j] > instances.scores[i])
+        for i, j in enumerate(repeats.tolist()):
+            assert j < 0 or (repeats[j] < 0 and instances.scores[j] > instances.scores[i])
 
     @pytest.mark.parametrize(("threshold", "expected"), [(0.5, [-1, 0, -1]), (0.6, [-1, -1, 1])])
     def test_mask_iou_and_equality(self, threshold, expected):

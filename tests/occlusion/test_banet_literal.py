@@ -36,8 +36,8 @@ def literal(image, instances, resolve, setaside, uncontested, drop, sig_ratio=0.
     unit = np.divide(image, length, out=np.zeros_like(image), where=length > 0)
     nu = []
     for i in range(n):
-        own = masks[i] & (masks.sum(axis=0) == 1)
-        mean = image[own if uncontested and own.any() else masks[i]].mean(axis=0)
+        alone = masks[i] & (masks.sum(axis=0) == 1)
+        mean = image[alone if uncontested and alone.any() else masks[i]].mean(axis=0)
         nu.append(mean / np.linalg.norm(mean))
 
     def similarity(i, region):
@@ -140,10 +140,10 @@ def test_maps_of_normalized_colors_equal_the_literal_version(resolve, setaside):
     for seed in range(12):
         image, instances = picture(seed)
         options = {"resolve": resolve, "setaside": setaside, "nms": "none"}
-        found, raw = (owners(instances, ask(image, instances, **options, colors=c)) for c in ("normalized", "raw"))
+        normalized, raw = (owners(instances, ask(image, instances, **options, colors=c)) for c in ("normalized", "raw"))
         expected, _ = literal(image, instances, resolve, setaside, False, True, normalize=True)
-        assert np.array_equal(found.numpy(), expected), seed
-        changed += not torch.equal(found, raw)
+        assert np.array_equal(normalized.numpy(), expected), seed
+        changed += not torch.equal(normalized, raw)
     assert changed > 3
 
 
@@ -211,10 +211,10 @@ def test_common_colors_against_a_visit_to_every_pixel(seed):
     image[:, rng.random((height, width)) < 0.2] = 0
     masks = MaskCrops.from_dense(torch.from_numpy(dense))
     common = torch.from_numpy((dense[:, None] & dense[None]).any(axis=(2, 3))).triu(diagonal=1)
-    found = meetings(masks, masks, common)
-    colors = common_colors(torch.from_numpy(image), masks, found)
+    meeting = meetings(masks, masks, common)
+    colors = common_colors(torch.from_numpy(image), masks, meeting)
     assert colors.shape == (int(common.sum()), 3)
-    for color, i, j in zip(colors.numpy(), found.first, found.second, strict=True):
+    for color, i, j in zip(colors.numpy(), meeting.first, meeting.second, strict=True):
         units = []
         for y, x in np.argwhere(dense[i] & dense[j]):
             rgb = image[:, y, x].astype(np.float64)

@@ -15,8 +15,8 @@ HUES = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (150, 150, 0), (0, 150, 150))
 def ring(scores):
     """Instances around a strip, each with 4 px of its own and 2 px that it shares with the next one, above which it
     lies by its colour."""
-    n, own, common = len(scores), 4, 2
-    step = own + common
+    n, single, common = len(scores), 4, 2
+    step = single + common
     masks = strip(n * step, *([x % (n * step) for x in range(i * step - common, (i + 1) * step)] for i in range(n)))
     image = torch.tensor([hue for hue in HUES[:n] for _ in range(step)], dtype=torch.uint8).T[:, None, :]
     return image, detections(masks, scores)
@@ -70,34 +70,6 @@ class TestTieBreak:
 
 
 class TestColors:
-    def test_normalized_colors_have_another_winner(self):
-        """A dark red pixel is closer to red than to blue and grey in RGB; beside the mean grey it is merely dark.
-
-        A: 2 px red and the pixel itself; B: 2 px of a dark blue and the pixel.  With x = (rgb - mean) / std the
-        pixel's cosine with B's mean, (60, 0, 60) and (60, 0, 20), is the larger one.
-        """
-        red, dark, pixel = (250, 60, 60), (20, 20, 60), (60, 10, 10)
-        image = torch.tensor([red, red, pixel, dark, dark], dtype=torch.uint8).T[:, None, :]
-        instances = detections(strip(5, range(3), range(2, 5)))
-
-        def cosine(own, shift, scale):
-            total = [[(c - m) / s for c, m, s in zip(color, shift, scale, strict=True)] for color in (*own, pixel)]
-            mean, x = [sum(c) for c in zip(*total, strict=True)], total[-1]
-            dot = sum(a * b for a, b in zip(mean, x, strict=True))
-            return dot / (sum(a * a for a in mean) * sum(b * b for b in x)) ** 0.5
-
-        for colors, shift, scale, front in (
-            ("raw", (0, 0, 0), (1, 1, 1), 0),
-            ("normalized", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 1),
-        ):
-            ahead = cosine([red, red], shift, scale) - cosine([dark, dark], shift, scale)
-            assert (ahead > 0.05) if front == 0 else (ahead < -0.05)
-            for resolve in ("order", "sequential", "atoms"):
-                relation = ask(image, instances, resolve=resolve, colors=colors)
-                assert owners(instances, relation, NO_DROP)[0, 2] == front
-                if resolve != "atoms":
-                    assert relation.margin[0, 1].item() == pytest.approx(ahead, abs=1e-6)
-
     def test_no_normalized_color_is_shorter_than_black_may_be(self):
         """``unit_colors`` takes lengths below 1 for black; the integer nearest to the mean is longer than that."""
         nearest = [round(mean) for mean in PIXEL_MEAN]

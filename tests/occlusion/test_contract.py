@@ -44,7 +44,3 @@ def test_parameters_that_training_does_not_read_are_marked(order, fusion_only):
     kinds = get_type_hints(order.__init__, include_extras=True)
     assert {name for name, kind in kinds.items() if Scope.RESULT in get_args(kind)} == fusion_only
     assert order.scope is Scope.MODULE  # of all others
-
-
-def test_the_methods_of_the_first_release_are_there():
-    assert {"score", "area", "larger", "random", "ground_truth", "ocfusion", "ocfusion_cityscapes"} <= set(METHODS)

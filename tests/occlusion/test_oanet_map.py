@@ -82,8 +82,8 @@ class TestMap:
         model = ranking(conv=conv, stride=stride, pool=pool)
         for seed in range(4):
             _, instances = scene(1 + 2 * seed, seed)
-            found = model.ranking_scores(instances.masks, instances.labels)
-            torch.testing.assert_close(found, literal_scores(model, instances), rtol=1e-5, atol=1e-6)
+            scores = model.ranking_scores(instances.masks, instances.labels)
+            torch.testing.assert_close(scores, literal_scores(model, instances), rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("stride", [1, 4])
     def test_masks_at_the_borders_and_empty_ones(self, stride: int) -> None:
@@ -92,9 +92,9 @@ class TestMap:
         crops = MaskCrops.from_dense(masks)
         instances = InstanceSet(crops, torch.zeros(4, 4), torch.linspace(0.9, 0.6, 4), torch.tensor([0, 1, 2, 2]))
         model = ranking(stride=stride)
-        found = model.ranking_scores(crops, instances.labels)
-        torch.testing.assert_close(found[:3], literal_scores(model, instances)[:3], rtol=1e-5, atol=1e-6)
-        assert found[3] == 0
+        scores = model.ranking_scores(crops, instances.labels)
+        torch.testing.assert_close(scores[:3], literal_scores(model, instances)[:3], rtol=1e-5, atol=1e-6)
+        assert scores[3] == 0
 
     def test_absent_classes_are_not_computed(self) -> None:
         model = ranking(conv="3x3")
@@ -128,9 +128,9 @@ class TestMap:
             count += int((truth != VOID_LABEL).sum())
         loss = loss_of(model, *targets)
         assert loss.item() == pytest.approx((total / count).item(), rel=1e-5)
-        found = torch.autograd.grad(loss, list(model.parameters()))
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
         expected = torch.autograd.grad(total / count, list(model.parameters()))
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(gradients, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -141,10 +141,10 @@ def test_a_pixel_and_a_thin_column(pool: str, pixel: float, column: float) -> No
     torch.nn.init.zeros_(model.conv.bias)
     masks = torch.zeros(2, 12, 12, dtype=torch.bool)
     masks[0, 2, 1], masks[1, :, 6] = True, True
-    found = whole_map(model, masks, torch.tensor([0, 1]))
+    ranks = whole_map(model, masks, torch.tensor([0, 1]))
     cells = torch.zeros(3, 3, 3)
     cells[0, 0, 0], cells[1, :, 1] = pixel, column
-    assert torch.equal(found, F.interpolate(cells[None], scale_factor=4, mode="bilinear")[0])
+    assert torch.equal(ranks, F.interpolate(cells[None], scale_factor=4, mode="bilinear")[0])
 
 
 @pytest.mark.parametrize("conv", CONVS)
@@ -155,9 +155,9 @@ def test_any_pixel_is_the_average_of_masks_that_fill_their_cells(conv: str) -> N
         masks = instances.masks.dense()
         filled = masks.view(-1, 6, 4, 8, 4).any(dim=4).any(dim=2)
         filled = filled.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
-        found = whole_map(model, masks, instances.labels)
-        assert torch.equal(found, whole_map(average, filled, instances.labels))
-        assert not torch.equal(found, whole_map(average, masks, instances.labels))
+        ranks = whole_map(model, masks, instances.labels)
+        assert torch.equal(ranks, whole_map(average, filled, instances.labels))
+        assert not torch.equal(ranks, whole_map(average, masks, instances.labels))
 
 
 def test_every_pixel_is_a_cell_of_its_own() -> None:

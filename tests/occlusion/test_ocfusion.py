@@ -87,17 +87,6 @@ def test_directional_looks_at_the_share_of_the_later_instance(model):
     assert not torch.equal(relation.valid, stats.significant(0.5).tril())
 
 
-def test_class_switches(model):
-    instances, stats = scene()
-    same = instances.labels[:, None] == instances.labels[None, :]
-    everything = model(instances, stats).valid
-    model.intra = False
-    assert torch.equal(model(instances, stats).valid, everything & ~same)
-    model.intra, model.inter = True, False
-    assert torch.equal(model(instances, stats).valid, everything & same)
-    assert 0 < (everything & same).sum() < everything.sum()
-
-
 def test_o9_swapped_halves_are_the_swapped_question(model):
     x = torch.randn(2, 5, 14, 14)
     swapped = PairHead(5, 8, 16)

@@ -112,33 +112,18 @@ def test_huge_logits_under_reduced_precision_stay_finite():
     assert loss.item() == pytest.approx(150, rel=0.01)  # half of the targets are 0
 
 
-def test_no_annotation_at_all():
-    model = built(OCFusion)
-    loss = model.loss([toy_example(0), toy_example(0)], generator())["loss_occlusion"]
-    loss.backward()
-    assert loss == 0
-    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
-
-
-def test_a_few_images_are_overfitted():
-    model, examples = built(OCFusion), [toy_example(5, seed) for seed in range(2)]
+@pytest.mark.parametrize(
+    ("order", "options"),
+    [
+        (OCFusion, {}),
+        (SoftOcclusion, {"label_prior": "embedding", "sigma": None}),
+        (SoftOcclusion, {"label_prior": "table", "sigma": None}),
+    ],
+)
+def test_a_few_images_are_overfitted(order, options):
+    model, examples = built(order, **options), [toy_example(5, seed) for seed in range(2)]
     assert overfit(model, examples, 40) < 0.05
     for example in examples:
         pairs, targets = training_pairs(example)
         with torch.no_grad():
             assert torch.equal((model.logits([example.instances], pairs) > 0).float(), targets)
-
-
-@pytest.mark.parametrize("label_prior", ["embedding", "table"])
-def test_refine_overfits_a_few_images(label_prior):
-    model, examples = (
-        built(SoftOcclusion, label_prior=label_prior, sigma=None),
-        [toy_example(5, seed) for seed in (0, 1)],
-    )
-    overfit(model, examples)
-    right = []
-    for example in examples:
-        pairs, targets = training_pairs(example)
-        above = model(example.instances, example.stats).above()[pairs[:, 0], pairs[:, 1]]
-        right.append(above.float() == targets)
-    assert torch.cat(right).float().mean() > 0.95 and len(torch.cat(right)) > 40

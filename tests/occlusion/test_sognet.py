@@ -101,11 +101,11 @@ def test_covered_against_the_formula_pair_by_pair(count: int) -> None:
     model = built(RelationalEmbedding, class_channels=5, box_channels=3)
     instances, _ = scene(count)
     boxes, labels, n = instances.boxes.float(), instances.labels, len(instances)
-    found = model.covered(boxes, labels)
-    assert found.shape == (n, n)
+    covered = model.covered(boxes, labels)
+    assert covered.shape == (n, n)
     offsets = box_offsets(boxes)
     for i in range(n):
         for j in range(n):
             classes = model.first_class.weight[:, labels[i]].relu() * model.second_class.weight[:, labels[j]].relu()
             joined = torch.cat([classes, (model.box.weight @ offsets[i, j]).relu()])
-            torch.testing.assert_close(found[i, j], (model.project.weight[0] @ joined).sigmoid())
+            torch.testing.assert_close(covered[i, j], (model.project.weight[0] @ joined).sigmoid())

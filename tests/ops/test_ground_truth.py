@@ -78,41 +78,14 @@ def test_counts_equal_loops_over_pixels(seed: int, n: int) -> None:
     ids = rng.integers(0, 4, (6, 7)).astype(np.int32)
     masks = rng.random((n, 6, 7)) < rng.choice([0.0, 0.2, 0.7])
     segments = rng.integers(0, 6, n).tolist()  # 4 and 5 name no pixel
-    found = ground_truth_relation(
+    relation = ground_truth_relation(
         MaskCrops.from_dense(torch.from_numpy(masks)), torch.tensor(segments).long(), torch.from_numpy(ids)
     )
     pan_area, inter, own = relation_by_loops(masks, segments, ids)
-    assert found.area.tolist() == masks.sum(axis=(1, 2)).tolist()
-    assert found.pan_area.tolist() == pan_area
-    assert np.array_equal(found.inter.numpy(), inter)
-    assert np.array_equal(found.visible.numpy(), own)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
-def test_matching_is_the_best_one_to_one_assignment(seed: int, n: int, m: int) -> None:
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(0, m + 1, (5, 5)).astype(np.int32)
-    masks = (ids[None] == rng.integers(1, m + 1, n)[:, None, None]) ^ (rng.random((n, 5, 5)) < 0.3)
-    labels = rng.integers(0, 2, n)
-    segment_labels = rng.integers(0, 2, m)
-    panoptic = panoptic_of(ids, {k + 1: (int(segment_labels[k]), False) for k in range(m)})
-    found = match_by_share(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic).tolist()
-
-    def share(i: int, k: int) -> float:
-        segment = ids == k
-        value = (masks[i] & segment).sum() / max(segment.sum(), 1)
-        return float(value) if labels[i] == segment_labels[k - 1] and value >= 0.5 else 0.0
-
-    best = 0.0
-    for choice in itertools.product(range(m + 1), repeat=n):
-        taken = [k for k in choice if k]
-        if len(taken) == len(set(taken)):
-            best = max(best, sum(share(i, k) for i, k in enumerate(choice) if k))
-    taken = [k for k in found if k]
-    assert len(taken) == len(set(taken))
-    assert all(share(i, k) >= 0.5 for i, k in enumerate(found) if k)
-    assert sum(share(i, k) for i, k in enumerate(found) if k) == pytest.approx(best, abs=1e-5)
+    assert relation.area.tolist() == masks.sum(axis=(1, 2)).tolist()
+    assert relation.pan_area.tolist() == pan_area
+    assert np.array_equal(relation.inter.numpy(), inter)
+    assert np.array_equal(relation.visible.numpy(), own)
 
 
 STRIP = [[1, 1, 2, 2, 2, 2, 0, 0]]
@@ -165,8 +138,8 @@ def test_matching_equals_dense_masks(seed: int) -> None:
         for n in rng.permutation(numbers)[:10]
     )
     panoptic = PanopticMap(torch.from_numpy(ids), segments)
-    found = match_by_share(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic)
-    assert found.tolist() == match_by_masks(masks, labels, panoptic)
+    matched = match_by_share(MaskCrops.from_dense(torch.from_numpy(masks)), torch.from_numpy(labels), panoptic)
+    assert matched.tolist() == match_by_masks(masks, labels, panoptic)
 
 
 def test_a_tie_goes_to_the_better_iou() -> None:

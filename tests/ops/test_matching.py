@@ -20,21 +20,21 @@ masks = st.integers(0, 5).flatmap(
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(masks, masks, st.sampled_from((0.0, 0.3, 0.5)), st.randoms(use_true_random=False))
-def test_greedy_matching_equals_a_literal_loop(found, annotated, iou_thr, random):
-    scores = [random.choice((0.5, 0.6, 0.7)) for _ in found]
-    expected, free = [-1] * len(found), set(range(len(annotated)))
-    for i in sorted(range(len(found)), key=lambda i: (-scores[i], i)):
+def test_greedy_matching_equals_a_literal_loop(detected, annotated, iou_thr, random):
+    scores = [random.choice((0.5, 0.6, 0.7)) for _ in detected]
+    expected, free = [-1] * len(detected), set(range(len(annotated)))
+    for i in sorted(range(len(detected)), key=lambda i: (-scores[i], i)):
         best, best_iou = -1, 0.0
         for k in sorted(free):
-            union = (found[i] | annotated[k]).sum()
-            iou = (found[i] & annotated[k]).sum() / union if union else 0.0
+            union = (detected[i] | annotated[k]).sum()
+            iou = (detected[i] & annotated[k]).sum() / union if union else 0.0
             if iou > best_iou:
                 best, best_iou = k, iou
         if best >= 0 and best_iou >= iou_thr:
             expected[i] = best
             free.remove(best)
     targets = MaskCrops.from_dense(torch.from_numpy(annotated))
-    assert match_instances(detections(torch.from_numpy(found), scores), targets, iou_thr).tolist() == expected
+    assert match_instances(detections(torch.from_numpy(detected), scores), targets, iou_thr).tolist() == expected
 
 
 def test_iou_of_exactly_the_threshold_matches_and_the_better_score_comes_first():
@@ -66,10 +66,10 @@ def test_pairs_that_reach_the_threshold_are_exact_and_others_never_seem_to(seed,
     common = (one[:, None] & other[None]).sum(axis=(2, 3))
     union = (one[:, None] | other[None]).sum(axis=(2, 3))
     exact = common / np.maximum(union, 1)
-    found = mask_iou(first, second, iou_thr).numpy()
-    assert found.shape == exact.shape
-    assert np.array_equal(found >= iou_thr, exact >= iou_thr)
-    assert np.array_equal(found[exact >= iou_thr], exact[exact >= iou_thr])
+    iou = mask_iou(first, second, iou_thr).numpy()
+    assert iou.shape == exact.shape
+    assert np.array_equal(iou >= iou_thr, exact >= iou_thr)
+    assert np.array_equal(iou[exact >= iou_thr], exact[exact >= iou_thr])
     assert np.array_equal(mask_iou(first, second).numpy(), exact)
 
 
@@ -86,7 +86,7 @@ def test_boxes_match_as_masks_that_fill_them(seed, iou_thr):
             mask[top:bottom, left:right] = True
         return torch.from_numpy(corners.reshape(n, 4)).float(), MaskCrops.from_dense(torch.from_numpy(dense))
 
-    (found, filled), (annotated, masks) = boxes(rng.integers(0, 6)), boxes(rng.integers(0, 6))
-    scores, labels = torch.from_numpy(rng.choice((0.5, 0.6, 0.7), len(found))), torch.zeros(len(found)).long()
-    instances = InstanceSet(filled, found, scores, labels)
+    (placed, filled), (annotated, masks) = boxes(rng.integers(0, 6)), boxes(rng.integers(0, 6))
+    scores, labels = torch.from_numpy(rng.choice((0.5, 0.6, 0.7), len(placed))), torch.zeros(len(placed)).long()
+    instances = InstanceSet(filled, placed, scores, labels)
     assert torch.equal(match_boxes(instances, annotated, iou_thr), match_instances(instances, masks, iou_thr))

@@ -15,9 +15,9 @@ maps = st.lists(st.lists(any_id, min_size=3, max_size=3), min_size=1, max_size=4
 
 def check(ids):
     values, counts = np.unique(ids, return_counts=True)
-    for found in (unique_counts(ids), unique_ids(ids)[::2]):
-        np.testing.assert_array_equal(found, (values, counts))
-        assert found[1].dtype == np.int64
+    for result in (unique_counts(ids), unique_ids(ids)[::2]):
+        np.testing.assert_array_equal(result, (values, counts))
+        assert result[1].dtype == np.int64
     np.testing.assert_array_equal(values[unique_ids(ids)[1]], ids)
 
 

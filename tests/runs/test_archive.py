@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from panoptic_occ.common.errors import CheckpointError, DataError
+from panoptic_occ.common.tensor_file import TensorFormat
 from panoptic_occ.runs.archive import FORMAT, HEADER, Archive, ArchiveWriter
 
 ADVICE = "write it again"
@@ -44,9 +47,13 @@ def check_image(archive: Archive, image_id: int) -> None:
     actual, expected = archive.read(image_id), tensors(image_id)
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert actual[name].dtype == tensor.dtype and actual[name].shape == tensor.shape, name
-        # as bytes, so that NaN equals NaN
-        assert torch.equal(*(t.flatten().view(torch.uint8) for t in (actual[name], tensor))), name
+        assert same_bits(actual[name], tensor), name
+
+
+def same_bits(actual: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are equal in type, shape and bytes, so that NaN equals NaN."""
+    same_kind = actual.dtype == expected.dtype and actual.shape == expected.shape
+    return same_kind and torch.equal(*(tensor.flatten().view(torch.uint8) for tensor in (actual, expected)))
 
 
 def test_reads_back_the_same_bits_in_any_order_and_process(path: Path) -> None:
@@ -105,8 +112,16 @@ def test_a_flipped_bit_is_found_in_the_image_that_has_it(path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "error", "message"),
     [
-        (json.dumps({"format": FORMAT + 1}), CheckpointError, f"has the format 3, .* reads {FORMAT}; {ADVICE}"),
-        (json.dumps({"format": FORMAT - 1}), CheckpointError, f"has the format 1, .* reads {FORMAT}; {ADVICE}"),
+        (
+            json.dumps({"format": FORMAT + 1}),
+            CheckpointError,
+            f"has the format {FORMAT + 1}, .* reads {FORMAT}; {ADVICE}",
+        ),
+        (
+            json.dumps({"format": FORMAT - 1}),
+            CheckpointError,
+            f"has the format {FORMAT - 1}, .* reads {FORMAT}; {ADVICE}",
+        ),
         ("{", DataError, "its header cannot be read"),
         (None, DataError, "damaged"),
     ],
@@ -131,3 +146,71 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write here"):
         write(tmp_path / "file" / "a.zip", 1)
+
+
+def damaged(content: bytes) -> Iterator[bytes]:
+    """``content`` cut at every seventh byte, and with two faults of every byte."""
+    yield from (content[:place] for place in range(0, len(content), 7))
+    for place in range(len(content)):
+        for fault in (1, 0x80):
+            yield content[:place] + bytes([content[place] ^ fault]) + content[place + 1 :]
+
+
+def test_a_fault_of_any_byte_is_named_or_changes_nothing(path: Path) -> None:
+    good = write(path, 1, 3).path.read_bytes()
+    faults = 0
+    for content in damaged(good):
+        path.write_bytes(content)
+        try:
+            archive = Archive(path, ADVICE)
+            assert archive.image_ids() == [1, 3] and archive.header["of"] == "tests"
+            check_image(archive, 1)
+            check_image(archive, 3)
+        except (CheckpointError, DataError) as error:
+            assert str(path) in str(error) and ADVICE in str(error)
+            faults += 1
+    assert faults > len(good)
+
+
+def test_a_fault_of_any_byte_of_a_tensor_file_is_named_or_changes_nothing(path: Path) -> None:
+    kind = TensorFormat("tests", 1, CheckpointError, ADVICE)
+    kind.write(path, tensors(2), {"of": "tests"})
+    good, faults = path.read_bytes(), 0
+    for content in damaged(good):
+        path.write_bytes(content)
+        try:
+            header, actual = kind.read(path)
+            assert header["of"] == "tests" and actual.keys() == tensors(2).keys()
+            assert all(same_bits(actual[name], tensor) for name, tensor in tensors(2).items())
+        except CheckpointError as error:
+            assert str(path) in str(error) and ADVICE in str(error)
+            faults += 1
+    assert faults > 2 * len(good)
+
+
+@pytest.mark.parametrize("change", ["swapped", "renamed", "left out"])
+def test_payloads_are_those_of_their_images(path: Path, change: str) -> None:
+    """Whole payloads under other names, each with its right CRC."""
+    with zipfile.ZipFile(write(path, 1, 3).path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    one, three = (f"{number}.safetensors" for number in (1, 3))
+    if change == "swapped":
+        parts[one], parts[three] = parts[three], parts[one]
+    elif change == "renamed":
+        parts["2.safetensors"] = parts.pop(one)
+    else:
+        del parts[one]
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+    with pytest.raises(DataError, match=rf"a\.zip: .*1.*{ADVICE}"):
+        Archive(path, ADVICE).read(1)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_named(path: Path, make: Callable[[Path], None]) -> None:
+    make(path)
+    with pytest.raises(DataError, match="not a file"):
+        Archive(path, ADVICE)
+    with pytest.raises(CheckpointError, match="not a file"):
+        TensorFormat("tests", 1, CheckpointError, ADVICE).read_header(path)

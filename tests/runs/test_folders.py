@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.of_run import read_config
 from panoptic_occ.runs.build import run_folder
-from panoptic_occ.runs.folders import RunFolder, finished
+from panoptic_occ.runs.folders import RunFolder, finished, latest_checkpoint
 
 
 def test_words_that_change_results_are_in_the_name_and_those_of_the_machine_are_not() -> None:
@@ -92,6 +93,19 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"config\.yaml: damaged \(.+\); the command that made the run writes it"):
         read_config(tmp_path / "config.yaml")
+
+
+def test_a_stage_goes_on_only_from_what_it_began_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, origin = RunFolder(tmp_path), {"data": "a" * 64, "base": "b" * 16}
+    assert latest_checkpoint(folder, origin) is None
+    checkpoint = folder.checkpoints / "00000002.ckpt"
+    torch.save({}, checkpoint)
+    assert latest_checkpoint(folder, origin) == checkpoint
+    with pytest.raises(ConfigError, match=r"checkpoints: this stage began on other data .* a{12}, .* c{12}\)"):
+        latest_checkpoint(folder, origin | {"data": "c" * 64})
+    assert latest_checkpoint(folder, origin) == checkpoint
+    assert latest_checkpoint(folder, origin | {"base": "c" * 16}) is None and not checkpoint.exists()
+    assert "on a base that was trained again since" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "3", '{"method": "ocfusion"}'])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.errors import CheckpointError, ConfigError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.runs.plan import RunPlan
@@ -52,7 +53,7 @@ def test_a_class_in_its_configuration_is_refused(tmp_path: Path, words: tuple[st
 def test_a_class_that_it_puts_together_is_refused(tmp_path: Path) -> None:
     hidden = {"half": "_tar", "fusion": {"erase_radius": '${oc.create:"{${half}get_: pathlib.Path.touch}"}'}}
     folder = downloaded(tmp_path, **hidden)
-    with pytest.raises(ConfigError, match=r"pathlib\.Path\.touch.* is not allowed"):
+    with pytest.raises(CheckpointError, match=r"config\.yaml: damaged \(line \d+ refers to another value\)"):
         load(folder)
 
 
@@ -60,3 +61,51 @@ def test_it_cannot_trust_itself(tmp_path: Path) -> None:
     folder = downloaded(tmp_path, occlusion=TOUCH, trusted=["pathlib"])
     with pytest.raises(ConfigError, match=r"pathlib\.Path\.touch.* is not allowed"):
         load(folder)
+
+
+@pytest.mark.parametrize("name", ["../photos", "/tmp/photos", "..", "a/b"])
+@pytest.mark.parametrize("key", ["data", "source"])
+def test_it_cannot_name_a_folder_elsewhere(tmp_path: Path, key: str, name: str) -> None:
+    settings = {"data": {"name": name} if key == "data" else {"source": {"name": name}}}
+    with pytest.raises(ConfigError, match=rf"name='{name}': needs a name for one folder below"):
+        load(downloaded(tmp_path, **settings)).data.build()
+
+
+def test_it_does_not_choose_where_files_are_written(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    source = {"source": {"cache_dir": str(tmp_path / "theirs")}}
+    folder = downloaded(tmp_path / "a" / "b", data=source, runs_dir=str(tmp_path / "theirs"))
+    mine = f"data.source.cache_dir={tmp_path / 'mine'}"
+    for plan, place in ((load(folder), None), (load(folder, mine), str(tmp_path / "mine"))):
+        assert [data.settings["source"]["cache_dir"] for data in (plan.data, plan.training_data)] == [place] * 2
+    with pytest.raises(ConfigError, match=r"save_predictions=true: the base of .* lies in .*theirs.*; copy the base"):
+        load(folder, "save_predictions=true")
+
+
+DEEP = "a: " + "[" * 50_000
+BOMB = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+CIRCLE = "a: &a {b: *a}"
+REFERENCES = "a0: x\n" + "".join(f"a{n}: ${{a{n - 1}}}${{a{n - 1}}}\n" for n in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (BOMB, r"line 2 has an alias, \*a0"),
+        (CIRCLE, r"line 1 has an alias, \*a"),
+        (REFERENCES, "line 2 refers to another value"),
+        (DEEP, "line 1: its parts lie too deep in each other"),
+        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        (f"a: {'7' * 5000}", "digits"),
+    ],
+)
+def test_it_cannot_expand_without_end(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=rf"config\.yaml: damaged \(.*{problem}"):
+        load(tmp_path)
+
+
+def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(CheckpointError, match=r"config\.yaml: damaged \(.*a pipe, not a file"):
+        load(tmp_path)

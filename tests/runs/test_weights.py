@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.errors import CheckpointError, ConfigError, NonFiniteLossError
 from panoptic_occ.common.tensor_file import TensorFormat
-from panoptic_occ.runs.weights import WEIGHTS, check_annotations, load_weights, save_weights
+from panoptic_occ.runs.weights import WEIGHTS, check_data, load_weights, save_weights, saved_digest, weights_digest
 
 
 @pytest.fixture
@@ -51,6 +51,14 @@ OTHER = {
     "half": (lambda path: path.write_bytes(path.read_bytes()[:-5]), "cannot be read .*damaged; .*once it is removed"),
     "another bit": (flip_a_bit, "damaged, its tensors are not those that were written"),
     "another format": (lambda path: save_file({"l.weight": torch.ones(3, 2)}, path), "has the format None, not"),
+    "half precision": (
+        lambda path: WEIGHTS.write(path, {f"l.{n}": t.half() for n, t in nn.Linear(2, 3).state_dict().items()}, {}),
+        r"2 of another type \(first: l.bias torch.float16, not torch.float32, .* train again",
+    ),
+    "values that are not finite": (
+        lambda path: WEIGHTS.write(path, {"l.bias": torch.full((3,), torch.nan), "l.weight": torch.ones(3, 2)}, {}),
+        r"1 with values that are not finite \(first: l.bias\)\. .*remove it and train again",
+    ),
     "another version": (
         lambda path: TensorFormat(WEIGHTS.name, 1, CheckpointError, "").write(path, {}, {}),
         "has the version 1, not 2; train first",
@@ -69,9 +77,29 @@ def test_other_files_are_refused_and_nothing_is_loaded(path: Path, write: object
     assert torch.equal(layer.weight, before)
 
 
-def test_weights_of_other_annotations_are_refused(path: Path) -> None:
-    save_weights(path, {"l": nn.Linear(2, 3)}, {"annotations": "a" * 64})
-    check_annotations(path, "a" * 64)
-    check_annotations(path, None)
-    with pytest.raises(ConfigError, match=r"trained on other annotations \(fingerprint a{12}, .* b{12}\)"):
-        check_annotations(path, "b" * 64)
+def test_weights_of_other_data_are_refused(path: Path) -> None:
+    save_weights(path, {"l": nn.Linear(2, 3)}, {"data": "a" * 64})
+    check_data(path, "a" * 64)
+    check_data(path, None)
+    with pytest.raises(ConfigError, match=r"trained on other data \(fingerprint a{12}, .* b{12}\)"):
+        check_data(path, "b" * 64)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_diverged_training_leaves_no_weights(path: Path, value: float) -> None:
+    layer = nn.Linear(2, 3)
+    save_weights(path, {"l": layer}, {})
+    before = path.read_bytes()
+    with torch.no_grad():
+        layer.bias[1] = value
+    with pytest.raises(NonFiniteLossError, match=r"w\.safetensors: not written, .*1 of 2 .*l\.bias\)\. Lower the"):
+        save_weights(path, {"l": layer}, {})
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_have_32_bits_in_the_file(path: Path, precision: torch.dtype) -> None:
+    save_weights(path, {"norm": nn.BatchNorm2d(3).to(precision)}, {})
+    norm = nn.BatchNorm2d(3)
+    load_weights(path, {"norm": norm})
+    assert saved_digest(path) == weights_digest({"norm": norm}) and norm.weight.dtype == torch.float32

@@ -87,8 +87,8 @@ def test_neighbours_are_selected_without_a_copy() -> None:
 def test_intersections_are_those_of_the_dense_masks(first: MaskCrops, second: MaskCrops, seed: int) -> None:
     expected = (dense(first)[:, None] & dense(second)[None]).sum(axis=(2, 3)).reshape(len(first), len(second))
     where = np.random.default_rng(seed).random(expected.shape) < 0.6
-    found = intersections(first, second)
-    assert found.dtype == torch.int64 and np.array_equal(found.numpy(), expected)
+    inter = intersections(first, second)
+    assert inter.dtype == torch.int64 and np.array_equal(inter.numpy(), expected)
     assert np.array_equal(intersections(first, second, torch.from_numpy(where)).numpy(), expected * where)
 
 

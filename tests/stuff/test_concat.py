@@ -36,18 +36,16 @@ def build(choice: str, in_channels: int = 256, categories: Categories = CATEGORI
     return head
 
 
-def pyramid(channels: int, height: int = 64, width: int = 96, device: str = "cpu") -> dict[str, torch.Tensor]:
+def pyramid(channels: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(5)
-    return {
-        str(k): torch.randn(1, channels, height // 2 ** (k + 2), width // 2 ** (k + 2), device=device) for k in range(4)
-    }
+    return {str(k): torch.randn(1, channels, 16 >> k, 24 >> k) for k in range(4)}
 
 
 def layer_widths(stack: nn.Module) -> list[int]:
-    found = [m for m in stack.modules() if isinstance(m, DeformableConv) or type(m) is nn.Conv2d]
-    inside = {id(m.offset) for m in found if isinstance(m, DeformableConv)}
+    layers = [m for m in stack.modules() if isinstance(m, DeformableConv) or type(m) is nn.Conv2d]
+    inside = {id(m.offset) for m in layers if isinstance(m, DeformableConv)}
     return [
-        m.conv.out_channels if isinstance(m, DeformableConv) else m.out_channels for m in found if id(m) not in inside
+        m.conv.out_channels if isinstance(m, DeformableConv) else m.out_channels for m in layers if id(m) not in inside
     ]
 
 
@@ -79,25 +77,6 @@ def test_rows_of_the_table(
 def test_upsnet_on_cityscapes() -> None:
     head = build("ups", categories=CITYSCAPES, widths=[1, 1])
     assert layer_widths(head.stacks[0]) == [128, 128] and head.num_classes == 19
-
-
-def test_cost_of_upsnets_head_is_the_published_one() -> None:
-    """Counted by hand: 92 GMAC for 800 x 1344 px with plain convolutions."""
-    head = build("banet").to("meta")
-    total = 0
-
-    def count(module: nn.Module, _: Any, out: torch.Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
-        total_of = module.weight[0].numel() * out.numel()
-        nonlocal total
-        total += total_of
-
-    for module in head.stacks.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(count)
-    trunk = head.trunk(pyramid(256, 800, 1344, device="meta"))
-    assert trunk.shape == (1, 512, 200, 336)
-    assert total / 1e9 == pytest.approx(92.1, abs=0.05)
 
 
 def test_parameters_by_hand() -> None:

@@ -35,12 +35,12 @@ def drawn(kind: str, channels: int, cells: Size) -> torch.Tensor:
 
 def check(logits: torch.Tensor, inside: Size, size: Size, align_corners: bool = False) -> int:
     """Compares with the dense chain and gives the number of pixels that differ, all of them ties up to rounding."""
-    found = most_likely(logits, inside, size, align_corners)
-    assert found.dtype == torch.int64 and found.shape == size
-    differ = found != dense(logits.float(), inside, size, align_corners).argmax(dim=0)
+    labels = most_likely(logits, inside, size, align_corners)
+    assert labels.dtype == torch.int64 and labels.shape == size
+    differ = labels != dense(logits.float(), inside, size, align_corners).argmax(dim=0)
     exact = dense(logits.double(), inside, size, align_corners)
     largest = dense(logits.double().abs(), inside, size, align_corners).amax(dim=0)
-    behind = exact.amax(dim=0) - exact.gather(0, found[None])[0]
+    behind = exact.amax(dim=0) - exact.gather(0, labels[None])[0]
     assert (behind <= 1e-6 * largest).all()
     return int(differ.sum())
 
@@ -74,8 +74,8 @@ def test_channels_that_do_not_fill_a_register(channels: int) -> None:
     logits = torch.full((channels, 3, 4), -8.0)
     logits[-1, :, 2:] = -1.0
     logits[0, :, :2] = -1.0
-    found = most_likely(logits, (12, 16), (12, 16))
-    assert (found[:, 8:] == channels - 1).all() and (found[:, :8] == 0).all()
+    labels = most_likely(logits, (12, 16), (12, 16))
+    assert (labels[:, 8:] == channels - 1).all() and (labels[:, :8] == 0).all()
 
 
 def test_the_second_of_every_cell_can_win_between_them() -> None:
@@ -108,8 +108,8 @@ def test_full_logits_are_the_chain() -> None:
     logits = torch.randn(3, 6, 8)
     for size in ((21, 30), (50, 17)):
         for aligned in (False, True):
-            found = full_logits(logits, (21, 30), size, aligned)
-            assert torch.equal(found, dense(logits, (21, 30), size, aligned))
+            full = full_logits(logits, (21, 30), size, aligned)
+            assert torch.equal(full, dense(logits, (21, 30), size, aligned))
 
 
 def test_memory_stays_far_below_that_of_all_logits() -> None:

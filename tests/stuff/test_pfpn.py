@@ -145,13 +145,13 @@ def test_aligned_corners_reach_the_pixels() -> None:
     rows = {True: [7.0, 6, 5, 4, 3, 2, 1, 0], False: [7.0, 7, 7 - 0.875, 7 - 2.625, 2.625, 0.875, 0, 0]}
     for aligned, first in rows.items():
         head = head_of(align_corners=aligned)
-        (found,) = head.decode(logits, batch, frozenset({"semantic_logits"}))
-        assert found.logits is not None
-        torch.testing.assert_close(found.logits[1, 0], torch.tensor(first))
+        (semantic,) = head.decode(logits, batch, frozenset({"semantic_logits"}))
+        assert semantic.logits is not None
+        torch.testing.assert_close(semantic.logits[1, 0], torch.tensor(first))
         cross_entropy = [math.log(math.exp(a) + math.exp(7 - a) + 52) - a for a in first]
         assert head.loss(logits, truth).item() == pytest.approx(sum(cross_entropy) / 8, rel=1e-5)
         (labels,) = head.decode(logits, batch)
-        assert torch.equal(labels.labels, found.labels)
+        assert torch.equal(labels.labels, semantic.labels)
 
 
 def test_a_deep_predictor_is_two_normed_convolutions_and_a_projection() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.tables.comparison import Cell, Estimate, Line, direction
+from scripts.tables.comparison import Cell, Estimate, Line, PaperNumbers, direction
 
 
 def cells(lines: list[Line], column: int = 0) -> dict[str, Cell]:
@@ -25,9 +25,10 @@ def test_gains_are_paired_by_seed(lines: list[Line]) -> None:
     assert cells(lines)["Base"].gain is None and cells(lines)["Base"].printed_gain is None
 
 
-def test_published_gain_is_the_printed_one_else_the_difference(lines: list[Line]) -> None:
+def test_published_gain_is_the_printed_one_else_the_difference(lines: list[Line], papers: PaperNumbers) -> None:
     assert cells(lines)["up"].printed_gain == 1.9
     assert cells(lines)["down"].printed_gain == pytest.approx(0.5)
+    assert papers.gain("ocfusion", ("3", "no such row"), ("3", "Base"), "R50", "PQ") is None
     assert cells(lines)["up"].note == "sic; 1.8 by the rows"
 
 

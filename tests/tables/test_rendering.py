@@ -85,11 +85,6 @@ def test_what_every_row_was_given_is_named(table: Table, results: TableResults, 
     assert shown.notes[1] == "Other than in the table's own configuration: schedule.base.steps=9."
 
 
-def test_results_survive_the_file(results: TableResults, tmp_path: Path) -> None:
-    results.write(tmp_path / "t.json")
-    assert TableResults.read(tmp_path / "t.json") == results
-
-
 def test_counts_of_the_summary(lines: list[Line]) -> None:
     """Of the rows up, down, noisy: the same way, the opposite way, within their spread; one row is not measured."""
     assert summary_counts(lines) == (3, "4/5", 3, 1, 1, 1)

@@ -80,7 +80,7 @@ def test_every_row_is_one_that_the_paper_prints(name: str) -> None:
 
 def test_every_row_that_the_papers_print_about_themselves_can_be_made() -> None:
     tables = {"oanet": "12345", "ocfusion": "13678", "banet": "1234", "rap": "12345", "refine": "123456"}
-    own = {  # the rest of these tables are other papers' networks
+    networks = {  # the rest of these tables are other papers' networks
         ("ocfusion", "1"): {"OCFusion", "OCFusion*", "OCFusion m.s.", "OCFusion* m.s."},
         ("banet", "1"): {"BANet", "BANet-DCN"},
         ("refine", "1"): {"REFINE"},
@@ -90,7 +90,7 @@ def test_every_row_that_the_papers_print_about_themselves_can_be_made() -> None:
     made = {(t.paper, r.table, r.published, r.backbone) for t in map(load, NAMES) for r in t.rows}
     for line in PAPERS.lines:
         counts = line.table and line.table in tables.get(line.paper, "") and line.metric != "pairs"
-        ours = line.row in own.get((line.paper, line.table), {line.row}) and (line.paper, line.row) not in others
+        ours = line.row in networks.get((line.paper, line.table), {line.row}) and (line.paper, line.row) not in others
         if counts and ours:
             assert (line.paper, line.table, line.row, line.backbone) in made, line
 
@@ -100,8 +100,8 @@ def test_sweeping_the_experiment_gives_the_rows(name: str) -> None:
     rows = [planned for planned in planned_rows(name) if planned.row.table == load(name).table]
     swept = product_of(name)
     assert len(swept) == len(rows)
-    own = [dict(word.split("=", 1) for word in planned.row.overrides) for planned in rows]
-    for planned, overrides in zip(rows, own, strict=True):
+    changes = [dict(word.split("=", 1) for word in planned.row.overrides) for planned in rows]
+    for planned, overrides in zip(rows, changes, strict=True):
         (same,) = [point for point in swept if all(point.get(k, v) == v for k, v in overrides.items())]
         if planned is rows[-1]:
             words = [f"experiment={name}", *(f"{key}={value}" for key, value in same.items())]

@@ -147,12 +147,12 @@ def test_suppression_among_all_classes_is_the_greedy_rule() -> None:
         if (common <= 0.5 * (area[i] + area[kept] - common)).all():
             kept.append(i)
     settings = everything | {"nms_thr": 0.5, "class_agnostic_nms": True}
-    (found,) = make_branch(**settings).eval().find(features, batch, 0.0)
-    assert torch.equal(found.boxes, every.boxes[kept]) and torch.equal(found.labels, every.labels[kept])
+    (rois,) = make_branch(**settings).eval().find(features, batch, 0.0)
+    assert torch.equal(rois.boxes, every.boxes[kept]) and torch.equal(rois.labels, every.labels[kept])
     (within,) = make_branch(**everything | {"nms_thr": 0.5}).eval().find(features, batch, 0.0)
-    assert 3 < len(found) < len(within) < len(every)
+    assert 3 < len(rois) < len(within) < len(every)
     (few,) = make_branch(**settings | {"max_detections": 3}).eval().find(features, batch, 0.0)
-    assert torch.equal(few.boxes, found.boxes[:3])
+    assert torch.equal(few.boxes, rois.boxes[:3])
 
 
 def test_the_mask_head_sees_only_what_enters_the_map() -> None:
@@ -163,8 +163,8 @@ def test_the_mask_head_sees_only_what_enters_the_map() -> None:
     seen: list[int] = []
     for layer in (branch.roi_heads.mask_roi_pool, branch.roi_heads.mask_head, branch.roi_heads.mask_predictor):
         layer.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
-    found = branch.detect(features, batch, thr, frozenset())
-    assert sum(map(len, every)) > 10 and [sum(map(len, found))] * 3 == [5] * 3 == seen
+    instances = branch.detect(features, batch, thr, frozenset())
+    assert sum(map(len, every)) > 10 and [sum(map(len, instances))] * 3 == [5] * 3 == seen
 
 
 def test_positives_match_annotations_and_contain_them() -> None:
@@ -197,7 +197,7 @@ def test_masks_per_image_caps_the_mask_loss_only() -> None:
 def test_ground_truth_things_are_the_annotations_shuffled() -> None:
     target = make_target([[i, i, i + 10, i + 10] for i in range(0, 50, 5)], [0] * 10)
     branch = GroundTruthThings(in_channels=0, categories=CATEGORIES)
-    (found,) = branch.detect({}, make_batch([target]), 0.5, frozenset())
-    assert sorted(found.boxes[:, 0].tolist()) == target.boxes[:, 0].tolist()
-    assert found.boxes[:, 0].tolist() != target.boxes[:, 0].tolist()
-    assert found.scores.tolist() == [1.0] * 10
+    (things,) = branch.detect({}, make_batch([target]), 0.5, frozenset())
+    assert sorted(things.boxes[:, 0].tolist()) == target.boxes[:, 0].tolist()
+    assert things.boxes[:, 0].tolist() != target.boxes[:, 0].tolist()
+    assert things.scores.tolist() == [1.0] * 10

@@ -41,14 +41,14 @@ def test_class_oracle_changes_labels_of_matched_boxes_only():
     target = replace(target, labels=torch.tensor([2, 1]))
     sample = replace(sample, target=target)
     # IoU with twice the first annotated box: 1, exactly .5, just below
-    found = Rois(
+    rois = Rois(
         torch.tensor([[0.0, 0, 20, 20], [0, 0, 20, 10], [0, 0, 20, 9.9]]),
         torch.tensor([0, 0, 0]),
         torch.tensor([0.9, 0.8, 0.7]),
     )
-    (changed,) = RoiOracle(classes=True)([found], {}, batch_of(sample), no_classify)
+    (changed,) = RoiOracle(classes=True)([rois], {}, batch_of(sample), no_classify)
     assert changed.labels.tolist() == [2, 2, 0]
-    assert torch.equal(changed.boxes, found.boxes) and torch.equal(changed.scores, found.scores)
+    assert torch.equal(changed.boxes, rois.boxes) and torch.equal(changed.scores, rois.scores)
 
 
 def test_box_oracle_takes_what_the_classifier_says_and_drops_nothing():
@@ -61,13 +61,13 @@ def test_box_oracle_takes_what_the_classifier_says_and_drops_nothing():
         return [Rois(b, torch.zeros(len(b), dtype=torch.int64), 0.01 * torch.arange(len(b)).float()) for b in boxes]
 
     nothing = [Rois(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))] * 2
-    found, empty = RoiOracle(boxes=True)(nothing, {}, batch, classify)
-    assert torch.equal(found.boxes, 2 * samples[0].annotations.boxes.flip(0))  # ranked by score
-    assert found.labels.tolist() == [0, 0, 0] and len(empty) == 0
+    rois, empty = RoiOracle(boxes=True)(nothing, {}, batch, classify)
+    assert torch.equal(rois.boxes, 2 * samples[0].annotations.boxes.flip(0))  # ranked by score
+    assert rois.labels.tolist() == [0, 0, 0] and len(empty) == 0
     assert [len(boxes) for boxes in classified] == [3, 0]
     known, _ = RoiOracle(boxes=True, classes=True)(nothing, {}, batch, classify)
     assert torch.equal(known.labels, samples[0].annotations.labels.flip(0))
-    assert torch.equal(known.scores, found.scores)
+    assert torch.equal(known.scores, rois.scores)
 
 
 def test_two_annotations_in_one_box_keep_their_classes():
@@ -104,17 +104,17 @@ def test_detections_lie_in_the_annotated_boxes():
     features = pyramid(batch)
     plain = thing.detect(features, batch, 0.0, frozenset())[0]
     thing.use_oracle(RoiOracle(boxes=True, classes=True))
-    found = thing.detect(features, batch, 0.9, frozenset({"roi_features"}))[0]
-    order = [int((sample.annotations.boxes - box).abs().sum(dim=1).argmin()) for box in found.boxes]
+    instances = thing.detect(features, batch, 0.9, frozenset({"roi_features"}))[0]
+    order = [int((sample.annotations.boxes - box).abs().sum(dim=1).argmin()) for box in instances.boxes]
     assert sorted(order) == [0, 1, 2, 3]
-    torch.testing.assert_close(found.boxes, sample.annotations.boxes[order])
-    assert torch.equal(found.labels, sample.annotations.labels[order])
-    assert torch.equal(found.scores, found.scores.sort(descending=True).values)
-    assert found.roi_features.shape[0] == 4  # type: ignore[union-attr]
+    torch.testing.assert_close(instances.boxes, sample.annotations.boxes[order])
+    assert torch.equal(instances.labels, sample.annotations.labels[order])
+    assert torch.equal(instances.scores, instances.scores.sort(descending=True).values)
+    assert instances.roi_features.shape[0] == 4  # type: ignore[union-attr]
     # the mask is that of the annotated class
-    pooled = thing.pool(features, [Rois(2 * found.boxes, found.labels, found.scores)])
+    pooled = thing.pool(features, [Rois(2 * instances.boxes, instances.labels, instances.scores)])
     logits = thing.mask_logits(thing.mask_features(pooled))
-    torch.testing.assert_close(found.soft, logits[torch.arange(4), found.labels + 1].sigmoid())
+    torch.testing.assert_close(instances.soft, logits[torch.arange(4), instances.labels + 1].sigmoid())
     thing.use_oracle(None)
     once_more = thing.detect(features, batch, 0.0, frozenset())[0]
     assert torch.equal(once_more.boxes, plain.boxes) and torch.equal(once_more.labels, plain.labels)

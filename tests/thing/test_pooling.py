@@ -21,16 +21,6 @@ def roi_align(feature: torch.Tensor, rois: torch.Tensor, grid: Grid) -> torch.Te
     return ops.roi_align(feature, rois, grid.output_size, grid.spatial_scale, grid.sampling_ratio, grid.aligned)
 
 
-def test_not_aligned_equals_torchvision() -> None:
-    features = pyramid()
-    boxes = [
-        torch.tensor([[3.0, 4.0, 40.0, 60.0], [0.0, 0.0, 250.0, 250.0]]),
-        torch.tensor([[10.0, 10.0, 130.0, 125.0]]),
-    ]
-    reference = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)(features, boxes, [(256, 256)] * 2)
-    assert torch.allclose(PyramidRoIAlign(7, 2, aligned=False)(features, boxes), reference, atol=1e-5)
-
-
 def test_aligned_samples_a_ramp_at_bin_centres() -> None:
     # level 0 holds the x coordinate of each cell's centre, so a bin must read its own centre
     ramp = ((torch.arange(64) + 0.5) * 4).expand(1, 1, 64, 64)
@@ -62,6 +52,7 @@ def test_sampling_equals_roi_align_and_its_gradient(aligned: bool, ratio: int) -
 def test_no_boxes() -> None:
     pooled = PyramidRoIAlign(7)(pyramid(), [torch.zeros(0, 4), torch.zeros(0, 4)])
     assert pooled.shape == (0, 3, 7, 7)
+    assert bag_rois(torch.randn(1, 4, 8, 8), torch.zeros(0, 5), Grid(7, 0.25)).shape == (0, 4, 7, 7)
 
 
 def any_boxes(count: int, size: float) -> torch.Tensor:
@@ -88,13 +79,9 @@ def test_bags_equal_roi_align(aligned: bool, ratio: int, bins: int) -> None:
         grid = Grid(bins, scale, ratio, aligned)
         expected = roi_align(feature, rois, grid)
         for layout in (torch.contiguous_format, torch.channels_last):
-            found = bag_rois(feature.contiguous(memory_format=layout), rois, grid)
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-            assert found.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_bags_of_no_boxes() -> None:
-    assert bag_rois(torch.randn(1, 4, 8, 8), torch.zeros(0, 5), Grid(7, 0.25)).shape == (0, 4, 7, 7)
+            pooled = bag_rois(feature.contiguous(memory_format=layout), rois, grid)
+            torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
+            assert pooled.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_gradients_are_sampled_and_all_else_is_read_in_bags(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,26 +104,25 @@ def test_gradients_are_sampled_and_all_else_is_read_in_bags(monkeypatch: pytest.
     assert taken.pop() == "bag_rois"
 
 
-def test_gradient_of_a_pyramid_equals_torchvision() -> None:
-    boxes = [
-        torch.tensor([[3.0, 4.0, 40.0, 60.0], [8.0, 0.0, 250.0, 250.0]]),
-        torch.tensor([[10.0, 10.0, 130.0, 125.0]]),
-    ]
+def test_not_aligned_a_pyramid_and_its_gradient_equal_torchvision() -> None:
+    boxes = [torch.tensor([[3.0, 4, 40, 60], [8, 0, 250, 250]]), torch.tensor([[10.0, 10, 130, 125]])]
     weight = torch.randn(3, 3, 7, 7, generator=torch.Generator().manual_seed(4))
-    gradients = []
+    pooled, gradients = [], []
     for pool in (PyramidRoIAlign(7, 2, aligned=False), MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)):
         features = {name: level.requires_grad_() for name, level in pyramid().items()}
-        (pool(features, boxes, [(256, 256)] * 2) * weight).sum().backward()
+        pooled.append(pool(features, boxes, [(256, 256)] * 2))
+        (pooled[-1] * weight).sum().backward()
         gradients.append([features[name].grad for name in "0123"])
-    for own, reference in zip(*gradients, strict=True):
-        assert (own is None) == (reference is None or not reference.any())
-        if own is not None:
-            torch.testing.assert_close(own, reference, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(*pooled, atol=1e-5, rtol=1e-5)
+    for gradient, reference in zip(*gradients, strict=True):
+        assert (gradient is None) == (reference is None or not reference.any())
+        if gradient is not None:
+            torch.testing.assert_close(gradient, reference, atol=1e-4, rtol=1e-4)
 
 
 def test_half_precision_keeps_its_type_and_the_boxes_theirs() -> None:
     ramp = (torch.arange(300) - 256.0).expand(1, 1, 4, 300)  # column x holds x - 256
     box = torch.tensor([[0.0, 1021.0, 4.0, 1027.0, 12.0]])  # bfloat16 would make 1020 and 1024 of its sides
-    found = align_rois(ramp.bfloat16(), box, Grid(1, 0.25))
-    assert found.dtype == torch.bfloat16
-    assert found.item() == pytest.approx(1024 / 4 - 0.5 - 256, abs=0.05)
+    pooled = align_rois(ramp.bfloat16(), box, Grid(1, 0.25))
+    assert pooled.dtype == torch.bfloat16
+    assert pooled.item() == pytest.approx(1024 / 4 - 0.5 - 256, abs=0.05)

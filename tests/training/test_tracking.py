@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helpers.tiny_runs import TinyRun, cache, equal_weights, read, steps, tiny_run
+from helpers.tiny_runs import TinyRun, equal_weights, read, steps, tiny_run
 from helpers.wandb_files import OfflineRun, logging_plan, offline_runs
 from panoptic_occ.commands.app import command
 from panoptic_occ.common.errors import ConfigError
@@ -24,8 +24,6 @@ from panoptic_occ.runs.build import plan_of
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.training import tracking
 from panoptic_occ.training.tracking import tracked
-
-__all__ = ["cache"]
 
 WORDS = ["thing.max_detections=100", "compare=[score]", *steps(4, 2), "schedule.base.milestones=[2]"]
 WORDS += ["validate={every: 2, images: 2}"]
@@ -124,12 +122,12 @@ def test_the_result_is_told_as_numbers_tables_and_pictures(run: TinyRun) -> None
     for name, row in relations.items():
         for key, value in row.items():
             assert numbers.get(f"{name}/{key}") == value
-    own, score = relations["ocfusion"], relations["score"]
-    assert {key: numbers.get(key) for key in own} == own
-    assert numbers["gain"] == own["PQ"] - score["PQ"] and numbers["gain_th"] == own["PQ_th"] - score["PQ_th"]
+    ours, score = relations["ocfusion"], relations["score"]
+    assert {key: numbers.get(key) for key in ours} == ours
+    assert numbers["gain"] == ours["PQ"] - score["PQ"] and numbers["gain_th"] == ours["PQ_th"] - score["PQ_th"]
 
     for row in table(start, "orders"):
-        assert {key: row[key] for key in own} == relations[row["order"]]
+        assert {key: row[key] for key in ours} == relations[row["order"]]
     classes = read(folder / "pq.json")
     for row in table(start, "per_class"):
         scores = {s["name"]: s for s in classes[row["entry"]]["per_class"].values()}[row["name"]]
@@ -145,10 +143,10 @@ def test_the_result_is_told_as_numbers_tables_and_pictures(run: TinyRun) -> None
     assert accumulated.Tags()["images"] == [f"overlays/image {k}" for k in (1, 2, 3, 4)]
     (picture,) = accumulated.Images("overlays/image 1")
     assert picture.width > 5 * 380
-    assert accumulated.Scalars("ocfusion/relation_accuracy")[0].value == pytest.approx(own["relation_accuracy"])
+    assert accumulated.Scalars("ocfusion/relation_accuracy")[0].value == pytest.approx(ours["relation_accuracy"])
     with open(folder / "logs" / "evaluation" / "metrics.csv") as file:
         (row,) = csv.DictReader(file)
-    assert float(row["PQ"]) == own["PQ"]
+    assert float(row["PQ"]) == ours["PQ"]
 
 
 def test_without_a_tracker_the_same_weights_and_no_files(run: TinyRun, cache: Path, tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.tiny_runs import TinyRun, cache, tiny_run
+from helpers.tiny_runs import TinyRun, tiny_run
 from panoptic_occ.occlusion.base import TrainingExample
 from panoptic_occ.runs.build import plan_of
 from panoptic_occ.training.module import PanopticModule
 from panoptic_occ.training.stage import fit_stage
-
-__all__ = ["cache"]
 
 OPTIONS = {
     "bf16": ["trainer.precision=bf16-mixed"],

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_runs import QUIET, TinyRun, cache, equal_weights
+from helpers.tiny_runs import QUIET, TinyRun, equal_weights
 from panoptic_occ.commands.training import train_order
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.training.callbacks.preemption import Preemption
 from panoptic_occ.training.module import PanopticModule
-
-__all__ = ["cache"]
 
 WORDS = (
     "experiment=oracle_base", "occlusion=oanet", "data=scenes_tiny", "schedule=scenes_tiny", "compare=[score]",
@@ -79,7 +77,7 @@ def test_looking_changes_nothing(undisturbed: RunPlan, cache: Path, tmp_path: Pa
 def test_a_signal_during_a_look(
     undisturbed: RunPlan, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Preemption, "asked", set())
+    monkeypatch.setattr(Preemption, "signals", set())
     begin = PanopticModule.on_validation_start
 
     def interrupted(module: PanopticModule) -> None:
@@ -92,7 +90,7 @@ def test_a_signal_during_a_look(
     with pytest.raises(SystemExit):
         fit(run)
     assert not run.plan().order.folder.weights("occlusion").exists()
-    monkeypatch.setattr(Preemption, "asked", set())
+    monkeypatch.setattr(Preemption, "signals", set())
     monkeypatch.setattr(PanopticModule, "on_validation_start", begin)
     resumed = fit(run)
     assert equal(resumed, undisturbed)

@@ -29,9 +29,8 @@ def test_instances_of_a_class_are_far_apart_and_keep_its_hue_whatever_its_colour
         assert distance[:4, :4].min() > 5 * 0.02 and distance.min() > 3.5 * 0.02, color
         a, b = oklab(np.array([color]) / 255)[0, 1:]
         turn = np.angle((lab[:, 1] + 1j * lab[:, 2]) / complex(a, b), deg=True)
-        assert np.hypot(a, b) < 0.02 or np.abs(turn).max() < 24, (
-            color
-        )  # 22 by design, the rest is rounding; grey has none
+        # 22 by design, the rest is rounding; grey has none
+        assert np.hypot(a, b) < 0.02 or np.abs(turn).max() < 24, color
 
 
 def test_the_first_instance_has_the_colour_of_the_class_and_large_numbers_repeat_the_family():

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.maps import make_map
-from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, SAME, difference
-from panoptic_occ.visuals.linking import link
+from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, SAME, difference, link
 
 LABELS = {1: 0, 2: 0, 3: 1, 4: 2, 5: 3}
 

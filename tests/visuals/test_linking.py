@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.maps import make_map
-from panoptic_occ.visuals.linking import CROWD, link, segment_index
+from panoptic_occ.visuals.difference import CROWD, link, segment_index
 
 LABELS = {7: 0, 3: 0, 900000: 1, 12: 2, 5: 3}
 

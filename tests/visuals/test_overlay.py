@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
 from helpers.maps import make_map
+from panoptic_occ.visuals import overlay as painting
 from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, difference
 from panoptic_occ.visuals.overlay import DIFFERENCE_COLORS, boundaries, difference_overlay, overlay, segment_colors
 
@@ -82,3 +86,43 @@ def test_differing_pixels_take_the_colour_of_their_kind():
             assert np.abs(picture[0, x] - DIFFERENCE_COLORS[kind]).max() < 40
         else:
             assert np.ptp(picture[0, x]) < 15  # grey, or a boundary
+
+
+def random_map(height, width, segments, crowds=()):
+    """Rectangles over each other; segment 1 is below all."""
+    generator = np.random.default_rng(1)
+    ids = np.ones((height, width), dtype=int)
+    for number in range(2, segments + 1):
+        y, x = generator.integers(height), generator.integers(width)
+        ids[y : y + height // 3, x : x + width // 3] = number
+    return make_map(ids, dict.fromkeys(np.unique(ids), 0), crowds)
+
+
+def test_bands_are_not_seen(categories, monkeypatch):
+    image = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    panoptic = random_map(50, 40, 6, crowds=(2, 5))
+    whole = overlay(image, panoptic, categories)
+    for band in (1, 40 * 7, 40 * 49):
+        monkeypatch.setattr(painting, "_BAND", band)
+        np.testing.assert_array_equal(overlay(image, panoptic, categories), whole)
+
+
+def test_a_name_in_a_large_segment_has_room(monkeypatch):
+    yy, xx = np.mgrid[:300, :400]
+    disc = (yy - 140) ** 2 + (xx - 220) ** 2 < 120**2
+    exact = painting._room(disc, (20, 60))
+    monkeypatch.setattr(painting, "_ROOM", 3000)
+    coarse = painting._room(disc, (20, 60))
+    assert np.abs(np.subtract(exact, (140, 220))).max() <= 1 and np.abs(np.subtract(coarse, exact)).max() <= 7
+    assert painting._room(disc[:, :110], (20, 60)) is None
+
+
+def test_memory_and_time_of_a_photograph_are_bounded(categories):
+    """Of 6 million pixels: less than 60 bytes a pixel, which took 150."""
+    panoptic, image = random_map(2000, 3000, 12), torch.zeros((3, 2000, 3000), dtype=torch.uint8)
+    start = time.process_time()
+    tracemalloc.start()
+    overlay(image, panoptic, categories)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 * 6_000_000 and time.process_time() - start < 30

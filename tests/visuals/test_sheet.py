@@ -9,9 +9,8 @@ from PIL import Image
 
 from helpers.maps import make_map
 from panoptic_occ.visuals.difference import difference
-from panoptic_occ.visuals.legend import legend
 from panoptic_occ.visuals.overlay import DIFFERENCE_COLORS
-from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, _nearest, save_sheet, sheet
+from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, _nearest, legend, save_sheet, sheet
 
 
 def make_row(height=32, width=32, wrong=100, caption=""):

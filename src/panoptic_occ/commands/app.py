@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_occ.common.errors import ConfigError, PanopticOccError
+from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.faults import clear_message
+from panoptic_occ.common.terminal import PrintableFormatter, printable
 from panoptic_occ.config.compose import finish
-from panoptic_occ.config.explain import explain
-from panoptic_occ.config.files import CONFIG_NAME, conf_dir, group_choices
+from panoptic_occ.config.files import CONFIG_NAME, conf_dir, explain, group_choices
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -64,7 +65,7 @@ def command(
                 message = _message(error, overrides, flags.config_dir)
                 if message is None or os.environ.get(FULL_ERROR) == "1" or "debug=true" in overrides:
                     raise
-                sys.exit(f"error: {message}")
+                sys.exit(printable(f"error: {message}"))
 
         return main
 
@@ -72,13 +73,13 @@ def command(
 
 
 def _message(error: Exception, overrides: list[str], config_dir: Path | None) -> str | None:
-    """One clear message for an error that was raised on purpose; None for a fault of ours."""
+    """One clear message for an error that was raised on purpose or by the machine; None for a fault of ours."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return str(explain(error, overrides, config_dir))
-    return str(error) if isinstance(error, PanopticOccError) else None
+    return clear_message(error)
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -203,9 +204,11 @@ def log_handler() -> logging.Handler:
         from rich.console import Console
         from rich.logging import RichHandler
 
-        return RichHandler(console=Console(stderr=True), show_path=False, log_time_format="[%X]")
+        rich = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="[%X]")
+        rich.setFormatter(PrintableFormatter())
+        return rich
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
 
 

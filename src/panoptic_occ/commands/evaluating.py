@@ -15,7 +15,9 @@ from panoptic_occ.common.background import InBackground
 from panoptic_occ.common.distributed import broadcast_from_main, join, started_together
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.locking import work_lock
+from panoptic_occ.data.coco.panoptic_io import check_map_names
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
+from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.evaluation.listeners import MapWriter, Pictures
 from panoptic_occ.evaluation.report import show, write_results
 from panoptic_occ.evaluation.stored import (
@@ -25,7 +27,7 @@ from panoptic_occ.evaluation.stored import (
     recording_of,
     stored_channels,
 )
-from panoptic_occ.evaluation.variants import build_evaluation, load_variants, variants_of
+from panoptic_occ.evaluation.variants import build_evaluation, content_of, load_variants, variants_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.loading import load_base, run_categories
 from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
@@ -57,10 +59,12 @@ def evaluate(plan: RunPlan) -> dict[str, object]:
     check_categories(plan, data)
     target = plan.folder.path / "evaluations" / evaluation_name(plan, data)
     note(run=str(target))
-    earlier = EvaluationFolder(target, lambda: made_from(plan, data.eval_data.fingerprint))
+    content = broadcast_from_main(lambda: content_of(plan, data))
+    earlier = EvaluationFolder(target, lambda: made_from(plan, content))
     results: Callable[[], dict[str, object] | None] = lambda: None if plan.force else earlier.results()  # noqa: E731
     if (done := broadcast_from_main(results)) is not None:
         return show_again(plan, target, done)
+    check_maps(plan, data, target)
     with work_lock(target, "the evaluation", busy="wait"):
         if (done := broadcast_from_main(results)) is not None:  # another process has just made them
             return show_again(plan, target, done)
@@ -127,7 +131,18 @@ def check_evaluation(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
     with torch.random.fork_rng(devices=[]):
         channels = model.occlusion.in_channels
         untrained = {order.name: order.build(channels, data.categories) for order in plan.orders}
-        build_evaluation(plan, variants_of(plan.orders, untrained, data.categories), data.categories)
+        annotations = data.eval_data.layout.instances_json
+        build_evaluation(
+            plan, variants_of(plan.orders, untrained, data.categories), data.categories, annotations=annotations
+        )
+
+
+def check_maps(plan: RunPlan, data: PanopticDataModule, target: Path) -> None:
+    """DataError when ``save_maps`` could not give every image a map of its own below ``target``."""
+    if plan.evaluation.save_maps:
+        records = [data.eval_data.record(index) for index in range(data.num_eval_images)]
+        names = {record.image_id: record.file_name for record in records}
+        check_map_names(target / "panoptic", names, data.eval_data.layout.panoptic_json)
 
 
 def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule, target: Path) -> dict[str, object]:
@@ -148,8 +163,7 @@ def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
     trainer = make_trainer(plan, [Preemption()], logger=False)
     with ExitStack() as stack:
         if plan.evaluation.save_maps:
-            writer = MapWriter(evaluation, plan.method, target, data.categories)
-            evaluation.listeners += (stack.enter_context(writer),)
+            evaluation.listeners += (stack.enter_context(map_writer(plan, evaluation, data, target)),)
         if plan.evaluation.save_predictions:
             stack.enter_context(work_lock(plan.evaluation.predictions, "the storing of predictions", busy="wait"))
             evaluation.listeners += (stack.enter_context(prediction_writer(plan, evaluation, data, channels)),)
@@ -178,12 +192,17 @@ def evaluate_predictions(plan: RunPlan, data: PanopticDataModule, target: Path) 
     predictions = open_predictions(plan, evaluation, data)
     with ExitStack() as stack:
         if plan.evaluation.save_maps:
-            writer = MapWriter(evaluation, plan.method, target, data.categories)
-            evaluation.listeners += (stack.enter_context(writer),)
+            evaluation.listeners += (stack.enter_context(map_writer(plan, evaluation, data, target)),)
         evaluate_stored(evaluation, predictions, data, plan.processes)
     metrics = write_results(target, evaluation, plan.method, data.num_eval_images)
     track_results(plan, target, evaluation)
     return metrics
+
+
+def map_writer(plan: RunPlan, evaluation: Evaluation, data: PanopticDataModule, target: Path) -> MapWriter:
+    """The writer of the maps of all evaluated images."""
+    names = [data.eval_data.record(index).file_name for index in range(data.num_eval_images)]
+    return MapWriter(evaluation, plan.method, target, data.categories, names)
 
 
 def show_again(plan: RunPlan, folder: Path, metrics: dict[str, object]) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from rich.progress import track
 
 from panoptic_occ.commands.evaluating import of_trained_run
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.common.files import atomic_path, read_json
-from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, predictions_in
+from panoptic_occ.common.files import atomic_path, path_below, read_json, remove_leftovers, write_text
+from panoptic_occ.data.coco.images import ENDINGS
+from panoptic_occ.data.coco.json_file import name_in, whole_id
+from panoptic_occ.data.coco.orientation import exif_orientation
+from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, map_name, predictions_in
 from panoptic_occ.evaluation.predictor import Predictor, pixels_of
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.visuals.overlay import overlay
 
 log = logging.getLogger(__name__)
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -36,38 +40,60 @@ def predict(plan: RunPlan) -> Path:
     """Segments ``input``, or the images that the COCO JSON ``images`` lists, into ``output``: panoptic.json,
     panoptic/*.png and overlays/*.png; returns the folder.
 
-    panoptic.json lists the maps beside it, also after an interruption.  Raises ConfigError for a missing setting and a
-    folder in use (see ``find_results``), and in the end one DataError for the images that cannot be read.
+    panoptic.json lists the maps beside it, also after an interruption; the same command then begins anew.  Raises
+    ConfigError for a missing setting and a folder in use (see ``find_results``), and in the end one DataError for the
+    images that cannot be read.
     """
     photographs, output = find_photographs(plan), Path(_needed(plan, "output"))
-    earlier = find_results(output, photographs, plan.force)
+    unfinished = output / UNFINISHED
+    earlier = find_results(output, photographs, plan.force or unfinished.exists())
     predictor = Predictor.of(of_trained_run(plan))
+    if unfinished.exists():
+        for half_written in ("panoptic.json", "panoptic/**/*", "overlays/**/*"):
+            remove_leftovers(output, half_written)
     writer = PanopticResultWriter(output / "panoptic", output / "panoptic.json", predictor.categories)
     bad: list[str] = []
     done = 0
     try:
         for photograph in track(photographs, description="predicting"):
             try:
-                pixels = pixels_of(photograph.path)
+                pixels = pixels_of(photograph.path, predictor.orientation)
             except DataError as error:
                 bad.append(str(error))
                 continue
             prediction = predictor(pixels)
+            if not done:
+                write_text(unfinished, "predict is at work here, or was interrupted; the same command begins anew\n")
             while earlier:
                 earlier.pop(0).unlink(missing_ok=True)
             # both appear together: the overlay tells a map of predict from those of other commands
-            with atomic_path(output / "overlays" / Path(photograph.file_name).with_suffix(".png")) as temporary:
+            with atomic_path(output / "overlays" / map_name(photograph.file_name)) as temporary:
                 Image.fromarray(overlay(pixels, prediction, predictor.categories)).save(temporary, "PNG")
                 writer.write(photograph.image_id, photograph.file_name, prediction)
             done += 1
     finally:
         if done:
             writer.close()
+    unfinished.unlink(missing_ok=True)
     log.info("%d maps and overlays are in %s", done, output)
+    if predictor.orientation == "pixels":
+        _tell_unturned(photographs)
     if bad:
         rest = f"the maps of the other {done} are in {output}" if done else "nothing was written"
         raise DataError(f"{len(bad)} of {len(photographs)} images cannot be read; {rest}:\n  " + "\n  ".join(bad))
     return output
+
+
+def _tell_unturned(photographs: Sequence[Photograph]) -> None:
+    """Logs how many images are shown turned by viewers, which the run does not follow."""
+    unturned = [photograph.path for photograph in photographs if exif_orientation(photograph.path)[0] != 1]
+    if unturned:
+        log.warning(
+            "%s: has an EXIF orientation, as have %d other images; they were read as their pixels are stored, as the "
+            "training images of this run were (data.source.orientation=exif turns them)",
+            unturned[0],
+            len(unturned) - 1,
+        )
 
 
 def find_photographs(plan: RunPlan) -> list[Photograph]:
@@ -96,10 +122,14 @@ def listed_images(listing: Path, folder: Path | None) -> list[Photograph]:
     photographs: dict[str, Photograph] = {}
     for number, entry in enumerate(entries):
         name, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        with suppress(ValueError):
+            image_id = whole_id(image_id)
         if not isinstance(name, str) or type(image_id) is not int:
             raise DataError(
                 f"{listing}: images[{number}] is {entry!r}; a file_name and a whole number as id are needed"
             )
+        for place in places:
+            name = name_in(place, name)
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{listing}: images[{number}] has the file_name {name!r}, which leads out of its folder")
         path = next((place / name for place in places if (place / name).is_file()), None)
@@ -125,14 +155,14 @@ def find_results(output: Path, photographs: Sequence[Photograph], force: bool) -
     Raises ConfigError when there is something without ``force``, and, in any case, for a file in the way that is not
     known to be a result of predict: a map of it has an overlay.
     """
+    names = [map_name(photograph.file_name) for photograph in photographs]
+    wanted = [path_below(output / kind, name, "an image") for name in names for kind in ("panoptic", "overlays")]
     maps = predictions_in(output / "panoptic")
     pairs = [(path, output / "overlays" / path.relative_to(output / "panoptic")) for path in maps]
     earlier = [path for pair in pairs if pair[1].exists() for path in pair]
     listed = output / "panoptic.json"
     if earlier:
         earlier.insert(0, listed)  # removed first: no list is longer than its maps
-    names = [Path(photograph.file_name).with_suffix(".png") for photograph in photographs]
-    wanted = [output / kind / name for name in names for kind in ("panoptic", "overlays")]
     known, inputs = set(earlier), {photograph.path.resolve() for photograph in photographs}
     for path in (listed, *maps, *earlier, *wanted):
         if path.exists() and (path not in known or path.resolve() in inputs):
@@ -149,12 +179,16 @@ def find_results(output: Path, photographs: Sequence[Photograph], force: bool) -
 
 
 def find_images(path: Path) -> list[Path]:
-    """The image itself, or all images of a folder by name; DataError when there is none, or two share a name."""
+    """The image itself, or all images of a folder by name; DataError when there is none, or two share a name.
+
+    What macOS puts beside the files of a foreign disk (``._name``) is no image.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise DataError(f"{path}: input= does not exist; give an image or a folder of images")
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
+        state = "is no file" if path.exists() else "does not exist"
+        raise DataError(f"{path}: input= {state}; give an image or a folder of images")
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("._"))
     if not files:
         raise DataError(f"{path}: no image in this folder; allowed endings: {', '.join(ENDINGS)}")
     stems: dict[str, Path] = {}

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import logging
 import shutil
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import suppress
 
 import pytorch_lightning as pl
 
-from panoptic_occ.commands.evaluating import check_evaluation, evaluate_network, join_processes, show_again
+from panoptic_occ.commands.evaluating import (
+    check_evaluation,
+    check_maps,
+    evaluate_network,
+    join_processes,
+    show_again,
+)
 from panoptic_occ.commands.sweeps import note
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
-from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.locking import work_lock
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.report import show
+from panoptic_occ.evaluation.variants import content_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.folders import finished
-from panoptic_occ.runs.loading import load_base
+from panoptic_occ.runs.loading import load_base, trained_on
 from panoptic_occ.runs.plan import OrderPlan, RunPlan, build_model, prepared_data
-from panoptic_occ.runs.reuse import check_same_run, results_match
-from panoptic_occ.runs.weights import check_annotations
+from panoptic_occ.runs.reuse import EvaluationFolder, check_same_run, made_from, results_match
+from panoptic_occ.runs.weights import check_data
 from panoptic_occ.training.stage import fit_stage
 
 log = logging.getLogger(__name__)
@@ -33,34 +41,37 @@ def train(plan: RunPlan) -> dict[str, object]:
     the folder holds another run, or when another process works on it.
     """
     join_processes(plan)
+    note(run=str(plan.folder.path))
+    data = prepared_data(plan.data)
+    content = broadcast_from_main(lambda: content_of(plan, data))
     if plan.debugging:
         try:
-            metrics = _trained_and_evaluated(plan)
+            metrics = _trained_and_evaluated(plan, data, content)
         finally:
             if is_main_process():
                 shutil.rmtree(plan.runs_dir, ignore_errors=True)
         log.info("trainer.fast_dev_run: every part has worked; nothing is kept")
         return metrics
-    note(run=str(plan.folder.path))
-    if (done := _results(plan)) is not None:
+    if (done := _results(plan, data, content)) is not None:
         return show_again(plan, plan.folder.path, done)
     with work_lock(plan.folder.path, "the run", busy="refuse"):
-        if (done := _results(plan)) is not None:  # another process has just made them
+        if (done := _results(plan, data, content)) is not None:  # another process has just made them
             return show_again(plan, plan.folder.path, done)
-        metrics = _trained_and_evaluated(plan)
+        metrics = _trained_and_evaluated(plan, data, content)
     show(plan, plan.folder.path, metrics)
     return metrics
 
 
-def _trained_and_evaluated(plan: RunPlan) -> dict[str, object]:
+def _trained_and_evaluated(plan: RunPlan, data: PanopticDataModule, content: Mapping[str, str]) -> dict[str, object]:
     pl.seed_everything(plan.seed, workers=True, verbose=False)
-    data = prepared_data(plan.data)
     model = build_model(plan, data.categories)
     check_evaluation(plan, model, data)
+    check_maps(plan, data, plan.folder.path)
     train_base(plan, model, data)
     for order in plan.orders:
         train_order(plan, order, model, data)
-    with plan.folder.redone() if is_main_process() else nullcontext():
+    results = EvaluationFolder(plan.folder.path, lambda: made_from(plan, content))
+    with results.filled(stores=plan.evaluation.save_predictions):
         plan.folder.describe(plan.order.config, data.categories)
         return evaluate_network(plan, model, data, plan.folder.path)
 
@@ -73,7 +84,7 @@ def train_base(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule) -> N
         return
     weights = base.folder.weights("base")
     if broadcast_from_main(weights.exists):
-        broadcast_from_main(lambda: check_annotations(weights, data.source.fingerprint()))
+        broadcast_from_main(lambda: check_data(weights, data.source.fingerprint()))
         return
     if base.joint and model.occlusion.learns_from != "annotations":
         raise ConfigError(
@@ -88,25 +99,38 @@ def train_base(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule) -> N
 
 
 def train_order(plan: RunPlan, order: OrderPlan, model: PanopticFPN, data: PanopticDataModule) -> None:
-    """Trains the module of an order on the finished base, unless that has been done or there is nothing to train."""
-    folder = order.folder
-    if broadcast_from_main(folder.weights("occlusion").exists):
+    """Trains the module of an order on the finished base, unless that has been done or there is nothing to train.
+
+    On a base that was trained again since, it is trained again too.
+    """
+    folder, weights = order.folder, order.folder.weights("occlusion")
+    if broadcast_from_main(lambda: trained_on(order, plan.base)):
         return
     model.occlusion = order.build(model.occlusion.in_channels, data.categories)
     if not model.occlusion.trainable:
         return
     with work_lock(folder.path, "the training of the occlusion module", busy="wait", progress=folder.progress):
-        if broadcast_from_main(folder.weights("occlusion").exists):  # by the run that we waited for
+        if broadcast_from_main(lambda: trained_on(order, plan.base)):  # by the run that we waited for
             return
+        if is_main_process() and weights.exists():
+            log.warning("%s: trained on other weights of the base than it has now; it is trained again", weights)
         load_base(model, plan.base)
         folder.describe(order.config, data.categories)
         fit_stage("occlusion", model, data, plan, order)
 
 
-def _results(plan: RunPlan) -> dict[str, object] | None:
-    """The results in the folder of the run if they are what ``plan`` asks for; ConfigError when it holds another."""
-    if plan.force:
-        return None
-    broadcast_from_main(lambda: check_same_run(plan))
-    done = broadcast_from_main(lambda: finished(plan.folder))
-    return done if done is not None and results_match(plan.folder.config, plan) else None  # else evaluated again
+def _results(plan: RunPlan, data: PanopticDataModule, content: Mapping[str, str]) -> dict[str, object] | None:
+    """The results in the folder of the run if they are what ``plan`` asks for, made from the data and weights as they
+    are now; ConfigError when it holds another run, or when the base was trained on other data."""
+
+    def read() -> dict[str, object] | None:
+        check_same_run(plan)
+        if (done := finished(plan.folder)) is None:
+            return None
+        weights = plan.base.folder.weights("base")
+        with suppress(DataError):  # results can also be shown where the training split is not
+            if weights.exists():
+                check_data(weights, data.source.fingerprint())
+        return done if results_match(plan, content) else None  # else evaluated again
+
+    return None if plan.force else broadcast_from_main(read)

@@ -3,7 +3,7 @@
 The lock is a file beside the folder that its owner touches every few seconds (``filelock.SoftFileLease``).  It needs
 nothing of the file system but exclusive creation, and it survives a dead owner: the file of a process that has ended on
 this machine is taken over at once, one of another machine when it has not been touched for ``stale_after`` seconds,
-measured by the clock of the one who waits.
+measured by the clock of the one who waits.  So is a file that is no lock of ours: empty, cut off, of another program.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import LeaseCompromise, SoftFileLease, Timeout
+from filelock import LeaseCompromise, LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from panoptic_occ.common.distributed import broadcast_from_main, is_distributed, is_main_process
 from panoptic_occ.common.errors import CheckpointError
-from panoptic_occ.common.files import cannot_write, remove_leftovers, write_text
+from panoptic_occ.common.files import cannot_write, check_regular, remove_leftovers, write_text
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ REMIND = 60.0  # seconds between two messages of one who waits
 
 
 Busy = Literal["wait", "refuse"]
+Sign = tuple[int, int]
 
 
 @contextmanager
@@ -73,7 +74,8 @@ class _Lock:
     busy: Busy
     progress: Callable[[], str]
     stale_after: float
-    first_sign: int | None = None
+    first_sign: Sign | None = None
+    last_change: tuple[Sign | None, float] | None = None
     last_message: float | None = None
 
     def __post_init__(self) -> None:
@@ -88,8 +90,11 @@ class _Lock:
         """One attempt: whether this process has the lock; CheckpointError when it shall not wait for a living owner."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                check_regular(self.path)
             self.lease.acquire(timeout=0)
-        except Timeout:
+        except (Timeout, LeaseSettingsMismatch):
+            self._remove_foreign()
             self._wait()
             return False
         except OSError as error:
@@ -123,12 +128,31 @@ class _Lock:
             state = "".join(f", {text}" for text in [self.progress()] if text)
             log.info("%s: waiting for %s by %s%s", self.folder, self.what, self._owner(), state)
 
+    def _remove_foreign(self) -> None:
+        """Removes a lock that is none of ours, once nobody has touched it for ``stale_after`` seconds."""
+        owner, sign, now = self.lease.owner, _sign_of_life(self.path), time.monotonic()
+        if owner is not None and owner.mode == "lease" and owner.lease_duration == self.stale_after:
+            return  # which the lease takes over
+        if self.last_change is None or self.last_change[0] != sign:
+            self.last_change = sign, now
+        if now - self.last_change[1] < self.stale_after:
+            return
+        # moved away before it is judged, so that of two who wait none removes the new lock of the other
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        with suppress(FileNotFoundError):
+            os.rename(self.path, aside)
+            if _sign_of_life(aside) != sign:
+                with suppress(FileExistsError):
+                    os.link(aside, self.path, follow_symlinks=False)
+            aside.unlink()
+
     def _owner(self) -> str:
         """The owner in words."""
         record = self.lease.owner
         if record is None:
             return "an unknown owner"
         try:
+            check_regular(self.note)
             token, _, words = self.note.read_text(encoding="utf-8").partition(" ")
         except OSError:
             token = words = ""
@@ -144,13 +168,14 @@ class _Lock:
         )
 
 
-def _sign_of_life(path: Path) -> int | None:
-    """When the owner of the lock has touched it last (ns); None when there is no lock."""
+def _sign_of_life(path: Path) -> Sign | None:
+    """Which file the lock is, and when its owner has touched it last (ns); None when there is none."""
     try:
         with open(path, "rb") as file:  # opened, because some network file systems answer stat from memory
-            return os.fstat(file.fileno()).st_mtime_ns
+            state = os.fstat(file.fileno())
     except OSError:
         return None
+    return state.st_ino, state.st_mtime_ns
 
 
 def _this_process() -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
 
+from panoptic_occ.common.terminal import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -26,7 +28,7 @@ def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str =
     lines = [heads, SEPARATING_LINE, *rows]
     table = tabulate(lines, tablefmt=_MARKDOWN, colalign=alignment, disable_numparse=True, preserve_whitespace=True)
     heading = f"{title}\n" if title else ""
-    return f"{heading}\n{table}\n\n"
+    return printable(f"{heading}\n{table}\n\n")
 
 
 def comparison_table(rows: Mapping[str, Mapping[str, float | str]], title: str = "") -> str:
@@ -62,4 +64,5 @@ def to_text(renderable: RenderableType) -> str:
     width = Measurement.get(console, console.options, renderable).maximum
     with console.capture() as capture:
         console.print(renderable, width=max(width, 1), crop=False, overflow="ignore")
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+    lines = capture.get().removesuffix("\n").split("\n")
+    return printable("\n".join(line.rstrip() for line in lines) + "\n")

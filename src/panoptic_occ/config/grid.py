@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.config.schema import table_of
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 Values = Mapping[str, Any]
 """Settings by dotted key."""
 
 
+@dataclass(frozen=True, eq=False)
 class Grid:
     """The values of a grid by dotted key; none at all without a grid."""
 
-    def __init__(self, values: Mapping[str, list[Any]]) -> None:
-        self.values = values
+    values: Mapping[str, list[Any]]
 
     @classmethod
     def of(cls, config: DictConfig) -> Grid:
@@ -53,8 +53,6 @@ class Grid:
 
 def grid_lists(config: DictConfig) -> dict[str, list[Any]]:
     """The values of ``config.grid`` by dotted key; ConfigError when it is neither null nor lists by key."""
-    from omegaconf import OmegaConf
-
     grid = OmegaConf.to_container(config.grid, resolve=True) if OmegaConf.is_config(config.grid) else config.grid
     return {} if grid is None else dict(_lists(grid))
 

@@ -1,4 +1,7 @@
-"""Objects from configuration: ``_target_`` and its parameters, with errors that say what would have been right."""
+"""Objects from configuration: ``_target_`` and its parameters, with errors that say what would have been right.
+
+The configuration of a run folder may build less, see ``check_targets``.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,33 @@ import functools
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError, PanopticOccError, did_you_mean
 from panoptic_occ.config.schema import parameters_of
 from panoptic_occ.config.values import check_values, shown
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 T = TypeVar("T")
+
+# Names, not packages, decide: torch alone has functions that unpickle files, download code and start processes.
+CLASSES = (
+    "panoptic_occ.",
+    "pytorch_lightning.Trainer",
+    "pytorch_lightning.callbacks.",
+    "pytorch_lightning.loggers.",
+    "pytorch_lightning.trainer.",
+    "torch.nn.",
+    "torch.optim.",
+    "torchvision.ops.",
+    "torchvision.transforms.",
+)
+# Functions can do anything with their arguments; these packages hold only ones that build modules.
+FUNCTIONS = ("panoptic_occ.backbone.", "panoptic_occ.thing.", "panoptic_occ.stuff.", "panoptic_occ.occlusion.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +46,9 @@ class Blueprint(Generic[T]):
 
     def build(self, **kwargs: Any) -> T:
         """The object; ``kwargs``: what the configuration does not say of it.  Errors as ``safe_instantiate``."""
-        built = safe_instantiate(self.node) if self.node.get("_partial_") else None
-        return safe_instantiate(self.node, **kwargs) if built is None else built(**kwargs)
+        if self.node.get("_partial_"):
+            return safe_instantiate(self.node)(**kwargs)
+        return safe_instantiate(self.node, **kwargs)
 
     def changed(self, values: Mapping[str, Any]) -> Blueprint[T]:
         """The same with other values of some settings, named within the group."""
@@ -58,7 +77,6 @@ def safe_instantiate(config: DictConfig, /, **kwargs: Any) -> Any:
     """
     import hydra
     from hydra.errors import InstantiationException
-    from omegaconf import OmegaConf
 
     key = config._get_full_key(None) or "configuration"
     if not OmegaConf.is_dict(config) or "_target_" not in config:
@@ -72,7 +90,7 @@ def safe_instantiate(config: DictConfig, /, **kwargs: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__
         if cause is None or isinstance(cause, ImportError):
-            raise ConfigError(f"{key}: {error}{_reason(cause)}") from error
+            raise ConfigError(f"{key}: {error}{'' if cause is None else f' ({cause})'}") from error
         if isinstance(cause, TypeError | ValueError) and not isinstance(cause, PanopticOccError):
             inner = re.search(r"full_key: (\S+)", str(error))
             path = inner[1] if inner and inner[1] in nodes else key
@@ -82,6 +100,45 @@ def safe_instantiate(config: DictConfig, /, **kwargs: Any) -> Any:
     _check_arguments(key, config._target_, factory.func, {**factory.keywords, **kwargs}, partial)
     build = functools.partial(_built, key, nodes[key], factory, **kwargs)
     return build if partial else build()
+
+
+def check_targets(config: DictConfig, source: object, trusted: Iterable[str] = ()) -> None:
+    """Raises ConfigError when a ``_target_`` anywhere in ``config`` names something that ``source`` may not build.
+
+    A configuration that comes with a run folder may have been written by anybody, and ``_target_`` can name any
+    callable: only what a model, its data and its training consist of is allowed, and packages that are ``trusted``.
+    """
+    packages = tuple(f"{package.rstrip('.')}." for package in trusted)
+    for key, node in _nodes(OmegaConf.to_container(config, resolve=True)):
+        target = node["_target_"]
+        if not _allowed(target, packages):
+            raise ConfigError(
+                f"{source}: {f'{key}._target_'.lstrip('.')}={target!r} is not allowed in a run folder's configuration, "
+                f"because it could run any code; allowed: classes in {', '.join(CLASSES + packages)}"
+                f"{_advice(target)}"
+            )
+
+
+def _advice(target: object) -> str:
+    """How a class of the user's own becomes allowed; of other packages it would allow all that they can do."""
+    package = str(target).partition(".")[0]
+    if package in sys.stdlib_module_names or package in {name.partition(".")[0] for name in CLASSES}:
+        return "; do not use this run unless you know why it names that"
+    return f"; if '{package}' is a package of your own and you trust this run, add trusted=[{package}]"
+
+
+def _allowed(target: object, packages: tuple[str, ...]) -> bool:
+    if not isinstance(target, str) or not target.startswith(CLASSES + packages):
+        return False
+    try:
+        value = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    if target.startswith(packages):
+        return True
+    # Where it was defined counts: torch.nn.modules.module.functools.partial is none of torch's.
+    home = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+    return home.startswith(CLASSES if inspect.isclass(value) else FUNCTIONS)
 
 
 def refusal(key: str, node: Mapping[str, Any], error: BaseException) -> ConfigError:
@@ -109,13 +166,13 @@ def _built(key: str, node: Mapping[str, Any], factory: Callable[..., Any], /, **
         raise refusal(key, node, error) from error
 
 
-def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Everything in ``node`` that has a ``_target_``, by key."""
     if isinstance(node, dict) and "_target_" in node:
         yield path, node
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
-        yield from _nodes(value, f"{path}.{key}")
+        yield from _nodes(value, f"{path}.{key}" if path else str(key))
 
 
 def _check_values(path: str, node: Mapping[str, Any]) -> None:
@@ -146,7 +203,3 @@ def _check_arguments(
         (signature.bind_partial if partial else signature.bind)(**arguments)
     except TypeError as error:
         raise ConfigError(f"{key}: {target}: {error}") from None
-
-
-def _reason(cause: BaseException | None) -> str:
-    return "" if cause is None or isinstance(cause, PanopticOccError) else f" ({cause})"

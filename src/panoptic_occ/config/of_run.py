@@ -7,30 +7,35 @@ as they are choices that exist here.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.files import check_regular
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.config.checking import MISSING
-from panoptic_occ.config.compose import explained, finish
-from panoptic_occ.config.files import group_choices, users_conf
-from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from panoptic_occ.config.compose import MISSING, finish
+from panoptic_occ.config.files import explained, group_choices, users_conf
+from panoptic_occ.config.schema import GROUPS, INHERITED, entries_of, value_at
 
 WIDE = ("preset", "method", "experiment", "sweep")
 """Groups that choose in other groups."""
 
+MAX_DEPTH = 50
+"""Of parts in each other in the configuration of a run; ours have seven."""
+
 
 def read_config(file: Path) -> DictConfig:
-    """The configuration that a run has saved; CheckpointError when there is none or the file is damaged."""
+    """The configuration that a run has saved; CheckpointError when there is none or the file is damaged.
+
+    ``train`` writes values alone.  An alias of YAML or a reference to another value, of which a few can stand for
+    more than fits into memory, is refused.
+    """
     import yaml
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     if not file.exists():
         runs = sorted(str(path.parent) for path in file.parent.glob("**/config.yaml")) if file.parent.is_dir() else []
@@ -39,14 +44,32 @@ def read_config(file: Path) -> DictConfig:
             f"end; runs below it: {', '.join(runs[:5]) or '(none)'}"
         )
     try:
-        config = OmegaConf.load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        check_regular(file)
+        text = file.read_text(encoding="utf-8")
+        problem = next(_foreign_parts(text), "")
+        config = None if problem else OmegaConf.create(text)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = str(error).splitlines()[0]
     else:
         if isinstance(config, DictConfig) and _is_of_train(OmegaConf.to_container(config)):
             return config
-        problem = "it lacks what train writes"
+        problem = problem or "it lacks what train writes"
     raise CheckpointError(f"{file}: damaged ({problem}); the command that made the run writes it again with force=true")
+
+
+def _foreign_parts(text: str) -> Iterator[str]:
+    """What ``train`` does not write and what could expand without end."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            yield f"line {event.start_mark.line + 1}: its parts lie too deep in each other"
+        if isinstance(event, yaml.AliasEvent):
+            yield f"line {event.start_mark.line + 1} has an alias, *{event.anchor}"
+        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+            yield f"line {event.start_mark.line + 1} refers to another value"
 
 
 def _is_of_train(content: Any) -> bool:
@@ -62,26 +85,18 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
     A group chosen by a word reads what the run chose (its data, its schedule), not the defaults.  ConfigError for
     words that do not fit the configuration of this run.
     """
-    from omegaconf import OmegaConf
-
     config_dir = config_dir or users_conf()
     words = [word.removeprefix("++") for word in words if not word.startswith("hydra")]
     keys = [word.lstrip("+~").partition("=")[0] for word in words]
     groups = group_choices(config_dir)
     wide = [word for word, key in zip(words, keys, strict=True) if key in WIDE]
     chosen = {key for key in keys if key in groups} | _chosen_by(wide, config_dir)
-    kept = [
-        f"{group}={choice}"
-        for group, choice in saved.choices.items()
-        if group in GROUPS.keys() - {*WIDE, *chosen} and GROUPS[group].scope in INHERITED and choice in groups[group]
-    ]
-    elsewhere = {
-        group: choice
-        for group, choice in saved.choices.items()
-        if group in GROUPS.keys() - {*WIDE, *chosen} and choice not in groups.get(group, ()) and group in saved
-    }
-    for group, choice in elsewhere.items():
-        if GROUPS[group].scope in INHERITED and any(key.startswith(f"{group}.") for key in keys):
+    narrow = {g: choice for g, choice in saved.choices.items() if g in GROUPS.keys() - {*WIDE, *chosen}}
+    inherited = {g: choice for g, choice in narrow.items() if GROUPS[g].scope in INHERITED}
+    kept = [f"{group}={choice}" for group, choice in inherited.items() if choice in groups[group]]
+    elsewhere = {g for g, choice in narrow.items() if choice not in groups.get(g, ()) and g in saved}
+    for group, choice in inherited.items():
+        if group in elsewhere and any(key.startswith(f"{group}.") for key in keys):
             raise ConfigError(
                 f"{group}={choice}, which the run chose, is no choice here, so that no word can be about {group}; "
                 "--config-dir names the folder of your own configuration files"
@@ -89,14 +104,14 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
     fresh, choices = explained([*kept, *words], config_dir)
     changed = {*keys, *chosen, *(_differences(explained(kept, config_dir)[0], fresh) if wide else ())}
     values, before = _plain(fresh), _plain(saved)
-    values |= {group: {} for group in elsewhere if GROUPS[group].scope in INHERITED}
+    values |= {group: {} for group in elsewhere & inherited.keys()}
     changed |= _followed(fresh, saved)
     for key, entries in entries_of(saved):
         from_run = all(entry.from_run for entry in entries) or key.partition(".")[0] in elsewhere
-        if entries and from_run and not changed & set(_paths_to(key)):
-            _put(values, key, _at(before, key))
+        if entries and from_run and not any(f"{key}.".startswith(f"{part}.") for part in changed):
+            _put(values, key, value_at(before, key))
             for inside in (word for word in keys if word.startswith(f"{key}.")):
-                _put(values, inside, _at(_plain(fresh), inside))
+                _put(values, inside, value_at(_plain(fresh), inside))
     taken = {**saved.choices, **{group: choices[group] for group in choices if group in {*chosen, *keys}}}
     config = finish(OmegaConf.create(values), taken, words, config_dir)
     # for the advice how to train another order of this run; the words of the file are data, shown and never composed
@@ -116,12 +131,9 @@ def _chosen_by(words: Sequence[str], config_dir: Path | None) -> set[str]:
 def _followed(fresh: DictConfig, saved: DictConfig) -> set[str]:
     """Leaves of ``fresh`` that refer to others, as ``data.source.root`` to ``data.root``, and whose value in the run is
     that of the other: they go with it, except for what the weights depend on."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     values, trial, followed = _plain(fresh), saved.copy(), set()
     for key, entries in entries_of(fresh):
-        reference, value = _at(values, key), OmegaConf.select(saved, key, default=MISSING)
+        reference, value = value_at(values, key), OmegaConf.select(saved, key, default=MISSING)
         trained = any(entry.scope in (Scope.BASE, Scope.MODULE) for entry in entries)
         if "${" not in str(reference) or value is MISSING or trained:
             continue
@@ -135,31 +147,17 @@ def _followed(fresh: DictConfig, saved: DictConfig) -> set[str]:
 
 def _differences(before: DictConfig, after: DictConfig) -> set[str]:
     """Leaves of ``after`` that ``before`` has otherwise or not at all; references count as they are written."""
-    old, new = _leaves(before), _leaves(after)
-    return {key for key, value in new.items() if key not in old or old[key] != value} - {"choices", "command"}
+    old = _leaves(before)
+    return {key for key, value in _leaves(after).items() if old.get(key, MISSING) != value} - {"choices", "command"}
 
 
 def _leaves(config: DictConfig) -> dict[str, Any]:
     plain = _plain(config)
-    return {key: _at(plain, key) for key, _ in entries_of(config)}
+    return {key: value_at(plain, key) for key, _ in entries_of(config)}
 
 
 def _plain(config: DictConfig) -> Any:
-    from omegaconf import OmegaConf
-
     return OmegaConf.to_container(config, resolve=False)
-
-
-def _paths_to(key: str) -> list[str]:
-    """``a``, ``a.b`` and ``a.b.c`` for ``a.b.c``."""
-    parts = key.split(".")
-    return [".".join(parts[: length + 1]) for length in range(len(parts))]
-
-
-def _at(tree: Any, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree[part]
-    return tree
 
 
 def _put(tree: Any, key: str, value: Any) -> None:

@@ -11,17 +11,16 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from functools import cache, reduce
+from operator import getitem
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Interval
+from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import IN_GRID, Area, Count, NotNegative, Positive, Scope, Share, Size
 from panoptic_occ.config.values import is_path
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 OURS = "panoptic_occ."
 Oracle = Literal["box", "class", "order", "order_by_box", "stuff"]
@@ -106,6 +105,7 @@ SETTINGS: Mapping[str, Setting] = {
     "images": Setting(str | None, Scope.COMMAND),
     "output": Setting(str | None, Scope.COMMAND),
     "check": _OF_COMMAND,
+    "report": Setting(str | None, Scope.COMMAND),
     "validate.every": Setting(Count | None, Scope.COMMAND),
     "validate.images": Setting(Count, Scope.COMMAND),
     "runs_dir": Setting(str, Scope.COMMAND),
@@ -183,8 +183,6 @@ def table_of(config: DictConfig) -> dict[str, Setting]:
 
 def entries_of(config: DictConfig) -> Iterator[tuple[str, list[Setting]]]:
     """Every leaf of ``config`` with all its entries; a part that has an entry of its own counts as a leaf."""
-    from omegaconf import OmegaConf
-
     plain: Any = OmegaConf.to_container(config, resolve=False)
     yield from _entries(plain, "", Scope.LABEL)
 
@@ -258,18 +256,19 @@ def parameters_of(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def values_of(config: DictConfig, scopes: Collection[Scope]) -> dict[str, Any]:
     """The values of all leaves of ``scopes`` by dotted key; classes of ours without the module that they lie in."""
-    from omegaconf import OmegaConf
-
     plain: Any = OmegaConf.to_container(config, resolve=True)
     values = {}
     for key, entries in entries_of(config):
         if entries and entries[0].scope in scopes and not key.endswith("._partial_"):
-            value = plain
-            for part in key.split("."):
-                value = value[part]
+            value = value_at(plain, key)
             is_ours = key.endswith("._target_") and str(value).startswith(OURS)
             values[key] = str(value).rpartition(".")[2] if is_ours else value
     return values
+
+
+def value_at(plain: Any, key: str) -> Any:
+    """The value at a dotted key of a plain configuration."""
+    return reduce(getitem, key.split("."), plain)
 
 
 def setting_of(config: DictConfig, key: str) -> Setting | None:
@@ -285,8 +284,6 @@ def _touches(path: str, key: str) -> bool:
 
 def is_parameter(config: DictConfig, key: str) -> bool:
     """Whether the object that the parent of ``key`` describes could take it."""
-    from omegaconf import OmegaConf
-
     parent, _, name = key.rpartition(".")
     node: Any = OmegaConf.select(config, parent) if parent else None
     target = node.get("_target_") if OmegaConf.is_dict(node) else None

@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from panoptic_occ.common.errors import DataError, check_choice
+from panoptic_occ.common.files import check_folder_name, default_cache_dir
+from panoptic_occ.data.coco.annotations import read_annotations
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.layout import Layout
+from panoptic_occ.data.coco.orientation import Orientation
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
+from panoptic_occ.data.fingerprint import manifest_path, split_fingerprint
 from panoptic_occ.data.relations.cache import VERSION, RelationCache
 from panoptic_occ.ops.segment_matching import SegmentMatch
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
-CACHE_VARIABLE = "PANOPTIC_OCC_CACHE"
 
 
 class Source(ABC):
@@ -27,8 +31,11 @@ class Source(ABC):
     ``cache_dir``: where derived files go, by default a folder of its ``name`` below ``PANOPTIC_OCC_CACHE`` or
     ``~/.cache/panoptic_occ``.  ``inst_gt``: what the instances of the training images are, ``match``: how they find
     their segments, and ``skip_empty``: whether training images without an instance are left out, see ``CocoPanoptic``.
-    Validation images keep their annotations and the usual rule, and none is left out.
+    Validation images keep their annotations, where there are any, and the usual rule, and none is left out.
     """
+
+    orientation: Orientation = "exif"
+    """How its images, and those that its networks segment, are read; without EXIF both ways are one."""
 
     def __init__(
         self,
@@ -41,8 +48,10 @@ class Source(ABC):
     ) -> None:
         check_choice("data.source.inst_gt", inst_gt, InstanceTruth)
         check_choice("data.source.match", match, SegmentMatch)
-        self.name = name
-        self.cache_dir = default_cache_dir() / name if cache_dir is None else Path(cache_dir).expanduser()
+        self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        self.name = check_folder_name("data.source.name", name, self.cache_dir)
+        if cache_dir is None:
+            self.cache_dir /= name
         self.inst_gt: InstanceTruth = inst_gt
         self.match: SegmentMatch = match
         self.skip_empty = skip_empty
@@ -57,26 +66,34 @@ class Source(ABC):
 
     def split(self, split: Split) -> CocoPanoptic:
         """The images of a split, with cached relations where there are any."""
+        layout = self.layout(split)
+        read = partial(CocoPanoptic, layout, manifest=self.manifest(layout))
         if split == "train":
-            data = CocoPanoptic(self.layout(split), skip_empty=self.skip_empty, inst_gt=self.inst_gt, match=self.match)
+            data = read(skip_empty=self.skip_empty, inst_gt=self.inst_gt, match=self.match)
         else:
-            data = CocoPanoptic(self.layout(split))
+            alone = self.inst_gt == "panoptic" and not layout.instances_json.exists()
+            data = read(inst_gt="panoptic" if alone else "coco")
         # the cache is always of the annotated instances
         if data.inst_gt == "coco" and (path := self.relations_path(data)).is_file():
             try:
-                data.relations = RelationCache.read(path, data.fingerprint)
+                data.relations = RelationCache.read(path, data.annotation_fingerprint)
             except DataError as error:
                 log.warning("%s; relations are computed while loading", error)
         return data
 
     def fingerprint(self) -> str | None:
-        """SHA-256 (hex) of the training annotations; None where they follow from the settings."""
-        return self.layout("train").fingerprint()
+        """SHA-256 (hex) of all files of the training split; None where they follow from the settings."""
+        layout = self.layout("train")
+        return split_fingerprint(layout, lambda: read_annotations(layout).records, self.manifest(layout))
+
+    def manifest(self, layout: Layout) -> Path:
+        """Where the digests of the files of a split are kept."""
+        return manifest_path(self.cache_dir, layout)
 
     def relations_path(self, data: CocoPanoptic) -> Path:
-        """The relation cache of a split, named after the fingerprint: two copies of a data set never fight."""
+        """The relation cache of a split, named after its annotations: two copies of a data set never fight."""
         rule = "" if data.match == "share" else f"_{data.match}"
-        name = f"relations{VERSION}_{data.layout.images.name}_{data.fingerprint[:12]}{rule}.safetensors"
+        name = f"relations{VERSION}_{data.layout.images.name}_{data.annotation_fingerprint[:12]}{rule}.safetensors"
         return self.cache_dir / name
 
 
@@ -91,9 +108,3 @@ def find_root(root: str | Path | None, title: str, variable: str) -> Path:
         origin = "data.root" if root else variable
         raise DataError(f"{path}: the root folder of {title} (from {origin}) does not exist; {ways}")
     return path
-
-
-def default_cache_dir() -> Path:
-    """Where derived files go unless a folder is given."""
-    folder = os.environ.get(CACHE_VARIABLE)
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "panoptic_occ"

@@ -12,17 +12,16 @@ from torchmetrics import Metric
 
 from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.config.schema import ORACLES
-from panoptic_occ.evaluation.recording import Recording, has_head_outputs
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
-from panoptic_occ.fusion.erasing import StuffLabels
+from panoptic_occ.fusion.erasing import StuffLabels, component_confidence
+from panoptic_occ.fusion.policy import Dilation
 from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
-from panoptic_occ.metrics.order.canvas_accuracy import CanvasAccuracy
+from panoptic_occ.metrics.counting import StepTime, timed
 from panoptic_occ.metrics.order.profile import OrderProfile
-from panoptic_occ.metrics.order.relation_accuracy import RelationAccuracy
+from panoptic_occ.metrics.order.relation_accuracy import CanvasAccuracy, RelationAccuracy
 from panoptic_occ.metrics.pq.core import PQCounts
 from panoptic_occ.metrics.pq.metric import PanopticQuality, PQResult, panoptic_counts
-from panoptic_occ.metrics.step_time import StepTime, timed
 from panoptic_occ.occlusion.base import Context, OcclusionModel
 from panoptic_occ.occlusion.baselines.ground_truth import with_annotated_order
 from panoptic_occ.ops.matching import Match, best_boxes, match_instances
@@ -35,6 +34,7 @@ from panoptic_occ.stuff.ground_truth import annotated_stuff
 
 MATCH_OF: Mapping[str, Match] = {"order": "mask", "order_by_box": "box"}
 """By what the parts of ``oracle`` that tell the order match detections and annotations."""
+FROM_NETWORK = frozenset({"soft", "roi_features"})
 
 Listener = Callable[[Sample, BaseOutput, Mapping[str, PanopticMap]], None]
 
@@ -56,20 +56,14 @@ class EntryMetrics(nn.Module):
     """What is measured of one entry, and nothing else, as a grid has thousands; what is measured of its relations is
     shared with an ``other`` entry that has the same ones."""
 
-    def __init__(
-        self,
-        categories: Categories,
-        sig_ratio: float,
-        details: Binning | None,
-        timing: bool,
-        other: EntryMetrics | None,
-    ) -> None:
+    def __init__(self, evaluation: Evaluation, other: EntryMetrics | None) -> None:
         super().__init__()
+        categories, sig_ratio, details = evaluation.categories, evaluation.sig_ratio, evaluation.details
         self.accuracy: RelationAccuracy = other.accuracy if other else RelationAccuracy(sig_ratio)
         self.profile: OrderProfile = other.profile if other else OrderProfile(sig_ratio)
         self.relation_time: StepTime = other.relation_time if other else StepTime()
         self.quality = PanopticQuality(categories)
-        self.fusion_time = StepTime() if timing else None
+        self.fusion_time = StepTime() if evaluation.timing else None
         self.breakdown = Breakdown(categories, details) if details else None
         self.on_canvas = CanvasAccuracy(sig_ratio) if details else None
 
@@ -94,6 +88,32 @@ class EntryMetrics(nn.Module):
             times = {"relation_ms": relation_ms, "network_ms": network_ms, "fusion_ms": fusion_ms}
             row |= times | {"FPS": 1000 / (network_ms + fusion_ms)}
         return row
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What an evaluation asks the network for once, so that thresholds and policies can be applied to it later:
+    detections from score ``conf_thr`` on, and the confidence of the stuff components under ``dilations`` (REFINE's
+    unknown erasing), if the stuff branch has probabilities."""
+
+    conf_thr: float = 1.0
+    dilations: tuple[Dilation, ...] = ()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the base must compute for it."""
+        return frozenset({"semantic_logits"} if self.dilations else ())
+
+    def complete(self, output: BaseOutput, models: Mapping[str, OcclusionModel]) -> BaseOutput:
+        """``output`` with the head outputs of ``models`` about all pairs and the confidences of the stuff."""
+        outputs = {
+            name: model.head_outputs(output.instances, output.stats, wide=True) for name, model in models.items()
+        }
+        semantic = output.semantic
+        if semantic.logits is not None:
+            confidence = {dilation.name: component_confidence(semantic, dilation) for dilation in self.dilations}
+            semantic = replace(semantic, confidence={**semantic.confidence, **confidence})
+        return replace(output, semantic=semantic, head_outputs={**output.head_outputs, **outputs})
 
 
 @dataclass(eq=False)
@@ -134,12 +154,10 @@ class Evaluation:
             # a relation is a function of the instances that take part; no other threshold changes what is said of it
             group = self.groups.setdefault((id(entry.model), entry.policy.conf_thr), [])
             group.append(entry)
-            self.by_entry[entry.name] = EntryMetrics(
-                self.categories, self.sig_ratio, self.details, self.timing, self.by_entry.get(group[0].name)
-            )
+            self.by_entry[entry.name] = EntryMetrics(self, self.by_entry.get(group[0].name))
         precision = [self.average_precision] if self.average_precision else []
-        modules = [self.base_time, *self.by_entry.values(), *precision]
-        self.metrics = [metric for metric in nn.ModuleList(modules).modules() if isinstance(metric, Metric)]
+        modules = nn.ModuleList([self.base_time, *self.by_entry.values(), *precision]).modules()
+        self.metrics: list[Metric] = [metric for metric in modules if isinstance(metric, Metric)]
         self.models = nn.ModuleList(dict.fromkeys(entry.model for entry in self.entries))
 
     def begin(self, device: torch.device) -> None:
@@ -219,14 +237,18 @@ class Evaluation:
 
     def breakdowns(self) -> dict[str, BreakdownResult]:
         """The breakdown of things by entry; empty without ``details``."""
-        parts = {name: metrics.breakdown for name, metrics in self.by_entry.items()}
-        return {name: breakdown.compute() for name, breakdown in parts.items() if breakdown is not None}
+        return {name: m.breakdown.compute() for name, m in self.by_entry.items() if m.breakdown is not None}
 
     def rows(self) -> dict[str, dict[str, float]]:
         """One flat row of numbers an entry, ready for a table, a CSV file or a logger."""
         precision = {} if self.average_precision is None else self.average_precision.compute()
         base_ms = self.base_time.compute() if self.timing else None
         return {name: metrics.row(precision, base_ms) for name, metrics in self.by_entry.items()}
+
+
+def has_head_outputs(model: OcclusionModel) -> bool:
+    """Whether an order reads what only the network gives, and what the network says of it can be recorded."""
+    return bool(model.requires & FROM_NETWORK) and type(model).head_outputs is not OcclusionModel.head_outputs
 
 
 def oracle_policy(policy: FusionPolicy, oracle: frozenset[str]) -> FusionPolicy:

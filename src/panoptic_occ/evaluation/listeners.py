@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
 
 from PIL import Image
 
-from panoptic_occ.common.distributed import all_gather, broadcast_from_main, is_main_process
+from panoptic_occ.common.distributed import all_gather, broadcast_from_main, is_distributed, is_main_process
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter
 from panoptic_occ.evaluation.evaluator import Evaluation
@@ -25,13 +24,17 @@ from panoptic_occ.visuals.sheet import MostDifferent, SheetRow, save_sheet, shee
 class MapWriter(PanopticResultWriter):
     """A listener that writes the maps of the run's method in the official format, below ``target``.
 
+    ``file_names``: of the evaluated images; the maps of an earlier evaluation are removed before the first is written.
     Every process of a run writes the maps of its images; when all have ended, the first one writes the list of all.
-    ConfigError when an image has several maps of the method.
+    ConfigError when an image has several maps of the method; DataError for a file in the way that is no map.
     """
 
-    def __init__(self, evaluation: Evaluation, method: str, target: Path, categories: Categories) -> None:
+    def __init__(
+        self, evaluation: Evaluation, method: str, target: Path, categories: Categories, file_names: Sequence[str]
+    ) -> None:
         super().__init__(target / "panoptic", target / "panoptic.json", categories)
         self.method = method
+        self.file_names = file_names
         if method not in evaluation.by_entry:
             raise ConfigError(
                 "save_maps=true writes one map an image, but grid or policies make several; leave grid and policies "
@@ -39,15 +42,15 @@ class MapWriter(PanopticResultWriter):
             )
 
     def __enter__(self) -> MapWriter:
+        if is_main_process() or is_distributed():  # a process that the first one starts finds room
+            broadcast_from_main(lambda: self.clear(self.file_names))
         return self
 
     def __call__(self, sample: Sample, output: BaseOutput, maps: Mapping[str, PanopticMap]) -> None:
         """Writes the map of one image."""
         self.write(sample.image_id, sample.file_name, maps[self.method])
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             all_gather(None)  # waits for the others
             broadcast_from_main(self.close)

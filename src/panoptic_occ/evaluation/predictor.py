@@ -15,6 +15,7 @@ from torch import Tensor
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.data.coco.images import read_rgb
+from panoptic_occ.data.coco.orientation import Orientation
 from panoptic_occ.evaluation.evaluator import Entry, relate
 from panoptic_occ.fusion.engine import FusionPolicy, fuse
 from panoptic_occ.fusion.erasing import StuffLabels
@@ -62,12 +63,14 @@ class Predictor:
         transform: Callable[[Sample, int], Sample],
         categories: Categories,
         device: torch.device,
+        orientation: Orientation = "pixels",
     ) -> None:
         self.model = model.to(device).eval()
         self.policy = policy
         self.transform = transform
         self.categories = categories
         self.device = device
+        self.orientation = orientation
 
     @classmethod
     def of(cls, plan: RunPlan) -> Predictor:
@@ -78,7 +81,7 @@ class Predictor:
         categories = run_categories(plan.folder)
         model = build_model(plan, categories)
         load_base(model, plan.base)
-        model.occlusion = load_order(plan.order, model.occlusion.in_channels, categories)
+        model.occlusion = load_order(plan.order, plan.base, model.occlusion.in_channels, categories)
         if "target" in model.occlusion.requires:
             raise ConfigError(f"occlusion={plan.method} reads annotations, and these images have none; choose another")
         if "class_table" in model.occlusion.requires:
@@ -87,17 +90,17 @@ class Predictor:
                 "such as occlusion=area"
             )
         on_cpu = plan.trainer.settings.get("accelerator") == "cpu" or not torch.cuda.is_available()
-        transform = plan.data.build().eval_transform
-        return cls(model, plan.policy, transform, categories, torch.device("cpu" if on_cpu else "cuda"))
+        data, device = plan.data.build(), torch.device("cpu" if on_cpu else "cuda")
+        return cls(model, plan.policy, data.eval_transform, categories, device, data.source.orientation)
 
     @torch.inference_mode()
     def __call__(self, image: Picture) -> Prediction:
-        """The panoptic map of an image: a file (turned as its EXIF says), a Pillow image, an array (H,W,3) or a tensor
-        (3,H,W) of RGB bytes.
+        """The panoptic map of an image: a file (read as the images that the run was trained on, see
+        ``data.source.orientation``), a Pillow image, an array (H,W,3) or a tensor (3,H,W) of RGB bytes.
 
         DataError for a file that cannot be read, ValueError for an array of another shape or type.
         """
-        pixels = pixels_of(image)
+        pixels = pixels_of(image, self.orientation)
         sample = Sample(pixels, 0, "image", (pixels.shape[1], pixels.shape[2]))
         requires = self.model.occlusion.requires | self.policy.requires
         moved = self.transform(sample, 0).to(self.device)
@@ -128,10 +131,10 @@ def load(
     )
 
 
-def pixels_of(image: Picture) -> UInt8[Tensor, "3 h w"]:
-    """RGB bytes (3,H,W) of an image in any of the forms that a predictor takes."""
+def pixels_of(image: Picture, orientation: Orientation = "pixels") -> UInt8[Tensor, "3 h w"]:
+    """RGB bytes (3,H,W) of an image in any of the forms that a predictor takes; ``orientation``: of files."""
     if isinstance(image, str | Path):
-        image = read_rgb(Path(image), upright=True)
+        image = read_rgb(Path(image), upright=orientation == "exif")
     elif isinstance(image, Image.Image):
         image = np.array(image.convert("RGB"))
     pixels: Any = image

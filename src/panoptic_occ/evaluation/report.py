@@ -13,8 +13,10 @@ from rich.console import Console
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
 from panoptic_occ.common.files import write_json, write_text
 from panoptic_occ.common.tables import SEPARATOR, comparison_table
+from panoptic_occ.common.terminal import printable
 from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.metrics.tables import breakdown_tables, pq_table
+from panoptic_occ.metrics.breakdown import breakdown_tables
+from panoptic_occ.metrics.pq.scores import pq_table
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.visuals.grid_plot import GridPoint, save_grid
 
@@ -65,7 +67,7 @@ def show(plan: RunPlan, folder: Path, metrics: dict[str, object]) -> None:
     console = Console()
     title = f"{plan.data_choice}: {metrics['images']} held-out images, seed {plan.seed}, percent"
     console.print(summary(read_rows(metrics), title), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Results, per-class tables and pictures: {folder}", soft_wrap=True, markup=False)
+    console.print(printable(f"Results, per-class tables and pictures: {folder}"), soft_wrap=True, markup=False)
 
 
 def write_results(folder: Path, evaluation: Evaluation, method: str, images: int) -> dict[str, object]:
@@ -94,10 +96,10 @@ def write_results(folder: Path, evaluation: Evaluation, method: str, images: int
         metrics: dict[str, object] = {"method": method, "images": images, "relations": plain}
         if settings:
             metrics["settings"] = settings
-            points = []
-            for entry in evaluation.entries:
-                order = SEPARATOR.join(part for part in (entry.order, entry.policy_name) if part)
-                points.append(GridPoint(order, entry.values, rows[entry.name]["PQ"]))
+            points = [
+                GridPoint(SEPARATOR.join(filter(None, (e.order, e.policy_name))), e.values, rows[e.name]["PQ"])
+                for e in evaluation.entries
+            ]
             save_grid(folder / "grid.png", points, method)
         write_json(folder / "metrics.json", metrics, indent=2)
         return metrics
@@ -113,14 +115,11 @@ def read_rows(metrics: Mapping[str, object]) -> dict[str, dict[str, float]]:
 
 
 def _comma_separated(rows: Rows, settings: Mapping[str, Mapping[str, object]]) -> str:
-    keys = list(dict.fromkeys(key for values in settings.values() for key in values))
-    names = list(next(iter(rows.values())))
+    keys = dict.fromkeys(key for values in settings.values() for key in values)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["relation", *keys, *names])
-    for entry, row in rows.items():
-        values = settings.get(entry, {})
-        writer.writerow([entry, *(values.get(key) for key in keys), *(row[name] for name in names)])
+    writer = csv.DictWriter(text, ["relation", *keys, *next(iter(rows.values()))], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"relation": entry, **settings.get(entry, {}), **row} for entry, row in rows.items())
     return text.getvalue()
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.config.grid import Values
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
-from panoptic_occ.data.relations.order_baselines import class_table
-from panoptic_occ.evaluation.evaluator import Entry, Evaluation
-from panoptic_occ.evaluation.recording import Recording
+from panoptic_occ.data.relations.statistics import class_table
+from panoptic_occ.evaluation.evaluator import Entry, Evaluation, Recording
 from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import Binning
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
@@ -52,7 +51,7 @@ def variants_of(
 
 def load_variants(plan: RunPlan, in_channels: int, data: PanopticDataModule) -> list[Variant]:
     """The compared orders with their weights, the run's own one at every point of the grid."""
-    trained = {order.name: load_order(order, in_channels, data.categories) for order in plan.orders}
+    trained = {order.name: load_order(order, plan.base, in_channels, data.categories) for order in plan.orders}
     variants = variants_of(plan.orders, trained, data.categories)
     counting = [variant.model for variant in variants if "class_table" in variant.model.requires]
     if counting:
@@ -62,12 +61,20 @@ def load_variants(plan: RunPlan, in_channels: int, data: PanopticDataModule) -> 
     return variants
 
 
+def content_of(plan: RunPlan, data: PanopticDataModule) -> dict[str, str]:
+    """Fingerprints of all data that the numbers of an evaluation depend on beside the weights."""
+    content = {"images and annotations": data.eval_data.fingerprint}
+    if any("class_table" in order.requires for order in plan.orders):
+        content["counted annotations"] = _training_data(plan, data).train_data.annotation_fingerprint
+    return content
+
+
 def _training_data(plan: RunPlan, data: PanopticDataModule) -> PanopticDataModule:
     """The data that the base learned from: those of the evaluation, also from another place, or else the run's."""
     weights = plan.base.folder.weights("base")
     if not plan.evaluation.own_data and weights.exists():
         with suppress(DataError):  # data to evaluate on need have no training split
-            if WEIGHTS.read_header(weights).get("annotations") == data.source.fingerprint():
+            if WEIGHTS.read_header(weights).get("data") == data.source.fingerprint():
                 return data
     return data if plan.evaluation.own_data else prepared_data(plan.training_data)
 
@@ -84,6 +91,7 @@ def build_evaluation(
     ``annotations``: COCO instances of the images, which the average precision reads if the plan asks for it.
     """
     evaluation, entries = plan.evaluation, []
+    precision = AveragePrecision(annotations, categories) if evaluation.average_precision and annotations else None
     for policy in evaluation.policies:
         for variant in variants:
             values = {**policy.values, **variant.values}
@@ -97,9 +105,7 @@ def build_evaluation(
         details=Binning(evaluation.details) if evaluation.details else None,
         timing=evaluation.timing,
         oracle=evaluation.oracle,
-        average_precision=(
-            AveragePrecision(annotations, categories) if evaluation.average_precision and annotations else None
-        ),
+        average_precision=precision,
         score_thr=evaluation.score_thr,
     )
 

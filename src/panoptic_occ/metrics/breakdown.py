@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.tables import comparison_table
 from panoptic_occ.metrics.counting import CountingMetric
-from panoptic_occ.metrics.misses import ERRORS, KILLED, KILLERS, explain_miss, is_merged
-from panoptic_occ.metrics.pq.core import PQCounts
+from panoptic_occ.metrics.pq.core import PQCounts, SegmentMatches
 from panoptic_occ.metrics.pq.metric import panoptic_matches
 from panoptic_occ.metrics.pq.scores import result_of
 from panoptic_occ.ops.matching import mask_iou
@@ -20,7 +22,7 @@ from panoptic_occ.ops.segment_matching import match_by_share
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats
-from panoptic_occ.structures.panoptic_map import PanopticMap
+from panoptic_occ.structures.panoptic_map import InstanceStatus, PanopticMap
 from panoptic_occ.structures.target import Target
 
 GROUPS = {
@@ -33,6 +35,11 @@ to its bin), the pixels of its mask, and the number of its neighbours, which ove
 BINS = tuple((group, name) for group, names in GROUPS.items() for name in names)
 OVERLAPS = (0.0, 0.2, 0.5)
 MATCH_IOU = 0.5
+Error = Literal["missed", "merged", "wrong_class", "inexact", "killed"]
+ERRORS: tuple[Error, ...] = get_args(Error)
+KILLED = (*(s for s in get_args(InstanceStatus) if s not in ("kept", "low_score", "empty")), "shrunk")
+"""Ways in which the fusion kills a detection: the check that dropped it, or ``shrunk`` when others took its pixels."""
+KILLERS = ("same_class", "other_class")
 _FIRST = np.cumsum([0, *(len(names) for names in GROUPS.values())])[:-1]
 
 
@@ -96,14 +103,56 @@ class AnnotatedThings:
         return AnnotatedThings(target.panoptic, thing_of, binning(PairStats.of(masks)), matches)
 
 
-class BreakdownCounts(NamedTuple):
-    """Counts of things: ``tp``, ``fp``, ``fn`` and IoU sums (see ``pq.core``) by bin and category, ``errors`` among the
-    false negatives of a bin, the killed ones by way and by killer (see ``misses``)."""
+class Miss(NamedTuple):
+    """Why a thing is missing; for a killed one also the way (KILLED) and the class of the winner, if any (KILLERS)."""
 
-    tp: Int64[np.ndarray, "b c"]
-    fp: Int64[np.ndarray, "b c"]
-    fn: Int64[np.ndarray, "b c"]
-    iou: Int64[np.ndarray, "b c"]
+    error: Error
+    way: str | None = None
+    killer: str | None = None
+
+
+def explain_miss(
+    prediction: PanopticMap, instances: InstanceSet, detections: Sequence[int], label: int, merged: bool
+) -> Miss:
+    """The reason for one false negative of class ``label``: the first that holds.
+
+    ``detections``: indices of the ``instances`` that match the thing, whatever their class; the fusion made
+    ``prediction`` of all instances.  Those of a score too low for the fusion do not count.
+    ``killed``: a detection has the thing's class, and the fusion dropped it or gave pixels of it to others.
+    ``inexact``: it was pasted whole and fits the visible part of the thing by half or less; of several the one with
+    most pixels counts, of equals the one of higher score.  ``wrong_class``: all detections have other classes.
+    ``merged``: there is none, and another thing took the thing's place (see ``is_merged``).  ``missed``: there is none.
+    """
+    records = prediction.records
+    detections = [i for i in detections if records[i].status != "low_score"]
+    same_class = [i for i in detections if int(instances.labels[i]) == label]
+    if not same_class:
+        return Miss("wrong_class" if detections else "merged" if merged else "missed")
+    best = max(same_class, key=lambda i: (records[i].final, float(instances.scores[i]), -i))
+    record = records[best]
+    if record.status == "kept" and record.final == record.area:
+        return Miss("inexact")
+    if record.status == "kept":
+        way, winner = "shrunk", _taker(prediction, instances, best)
+    else:
+        way, winner = record.status, record.blocker
+    return Miss("killed", way, None if winner is None else KILLERS[int(instances.labels[winner]) != label])
+
+
+def is_merged(matches: SegmentMatches, g: int) -> bool:
+    """Whether the predicted segment with most pixels of annotated segment ``g`` has its class and matches another."""
+    inter = matches.inter[g]
+    if not inter.any():
+        return False
+    p = int(inter.argmax())
+    return bool(matches.prediction.label[p] == matches.target.label[g] and p in matches.pairs[:, 1])
+
+
+@dataclass(frozen=True, eq=False)
+class BreakdownCounts(PQCounts):
+    """Counts of things by bin and category (B,C), ``errors`` among the false negatives of a bin, the killed ones by way
+    and by killer (see ``Miss``)."""
+
     errors: Int64[np.ndarray, "b e"]
     killed: Int64[np.ndarray, " w"]
     killers: Int64[np.ndarray, " 2"]
@@ -111,53 +160,13 @@ class BreakdownCounts(NamedTuple):
     @staticmethod
     def zeros(num_categories: int) -> BreakdownCounts:
         """Counts of no image."""
-        table, lists = (len(BINS), num_categories), ((len(BINS), len(ERRORS)), (len(KILLED),), (len(KILLERS),))
-        return BreakdownCounts(*(np.zeros(shape, dtype=np.int64) for shape in (table, table, table, table, *lists)))
-
-
-def breakdown_counts(
-    prediction: PanopticMap,
-    instances: InstanceSet,
-    stats: PairStats,
-    annotated: AnnotatedThings,
-    categories: Categories,
-    binning: Binning,
-) -> BreakdownCounts:
-    """Counts of one image whose ``instances`` the fusion made into ``prediction``; the rules are those of PQ.
-
-    Matches and false negatives count in the bins of the annotated thing, false positives in those of the predicted
-    one, measured by the whole masks of the instances that the map shows.
-    """
-    matches = panoptic_matches(prediction, annotated.panoptic, len(categories))
-    counts = BreakdownCounts.zeros(len(categories))
-    target, predicted = matches.target, matches.prediction
-    things = np.array([annotated.thing_of.get(number, -1) for number in target.id.tolist()], dtype=np.int64)
-    for (g, _), iou in zip(matches.pairs.tolist(), matches.iou.tolist(), strict=True):
-        if things[g] >= 0:
-            counts.tp[annotated.bins[things[g]], target.label[g]] += 1
-            counts.iou[annotated.bins[things[g]], target.label[g]] += iou
-    for g in (matches.missed & (things >= 0)).nonzero()[0].tolist():
-        bins, label = annotated.bins[things[g]], int(target.label[g])
-        detections = (annotated.matches[: len(instances)] == things[g]).nonzero()[0].tolist()
-        miss = explain_miss(prediction, instances, detections, label, is_merged(matches, g))
-        counts.fn[bins, label] += 1
-        counts.errors[bins, ERRORS.index(miss.error)] += 1
-        if miss.way is not None:
-            counts.killed[KILLED.index(miss.way)] += 1
-        if miss.killer is not None:
-            counts.killers[KILLERS.index(miss.killer)] += 1
-    bins_of = _segment_bins(prediction, stats, binning)
-    for p in matches.false.nonzero()[0].tolist():
-        if (number := int(predicted.id[p])) in bins_of:
-            counts.fp[bins_of[number], predicted.label[p]] += 1
-    return counts
+        shapes = *[(len(BINS), num_categories)] * 4, (len(BINS), len(ERRORS)), (len(KILLED),), (len(KILLERS),)
+        return BreakdownCounts(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
 
 class BinScores(NamedTuple):
     """PQ, SQ and RQ of the things in one bin, averaged over the classes that occur there, and their counts."""
 
-    group: str
-    name: str
     pq: float
     sq: float
     rq: float
@@ -168,9 +177,10 @@ class BinScores(NamedTuple):
 
 
 class BreakdownResult(NamedTuple):
-    """All bins, and the reasons for all false negatives: ``errors`` add up to ``fn``, ``killed`` to its killed ones."""
+    """All bins by group and name, and the reasons for all false negatives: ``errors`` add up to ``fn``, ``killed`` to
+    its killed ones."""
 
-    bins: tuple[BinScores, ...]
+    groups: dict[str, dict[str, BinScores]]
     fn: int
     errors: dict[str, int]
     killed: dict[str, int]
@@ -178,10 +188,7 @@ class BreakdownResult(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, bins by group and name."""
-        groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-        for entry in self.bins:
-            scores = entry._asdict()
-            groups[scores.pop("group")][scores.pop("name")] = scores
+        groups = {group: {name: b._asdict() for name, b in bins.items()} for group, bins in self.groups.items()}
         return {**groups, "fn": self.fn, "errors": self.errors, "killed": self.killed, "killers": self.killers}
 
 
@@ -191,33 +198,89 @@ class Breakdown(CountingMetric):
     higher_is_better = None
 
     def __init__(self, categories: Categories, binning: Binning | None = None, **kwargs: Any) -> None:
-        super().__init__(BreakdownCounts.zeros(len(categories))._asdict(), **kwargs)
+        super().__init__(vars(BreakdownCounts.zeros(len(categories))), **kwargs)
         self.categories = categories
         self.binning = binning or Binning()
 
     def update(
         self, prediction: PanopticMap, instances: InstanceSet, stats: PairStats, annotated: AnnotatedThings
     ) -> None:
-        """Adds one image; see ``breakdown_counts``."""
-        self.add(breakdown_counts(prediction, instances, stats, annotated, self.categories, self.binning)._asdict())
+        """Adds one image whose ``instances`` the fusion made into ``prediction``; the rules are those of PQ.
+
+        Matches and false negatives count in the bins of the annotated thing, false positives in those of the predicted
+        one, measured by the whole masks of the instances that the map shows.
+        """
+        matches = panoptic_matches(prediction, annotated.panoptic, len(self.categories))
+        counts = BreakdownCounts.zeros(len(self.categories))
+        target, predicted = matches.target, matches.prediction
+        things = np.array([annotated.thing_of.get(number, -1) for number in target.id.tolist()], dtype=np.int64)
+        for (g, _), iou in zip(matches.pairs.tolist(), matches.iou.tolist(), strict=True):
+            if things[g] >= 0:
+                counts.tp[annotated.bins[things[g]], target.label[g]] += 1
+                counts.iou[annotated.bins[things[g]], target.label[g]] += iou
+        for g in (matches.missed & (things >= 0)).nonzero()[0].tolist():
+            bins, label = annotated.bins[things[g]], int(target.label[g])
+            detections = (annotated.matches[: len(instances)] == things[g]).nonzero()[0].tolist()
+            miss = explain_miss(prediction, instances, detections, label, is_merged(matches, g))
+            counts.fn[bins, label] += 1
+            counts.errors[bins, ERRORS.index(miss.error)] += 1
+            if miss.way is not None:
+                counts.killed[KILLED.index(miss.way)] += 1
+            if miss.killer is not None:
+                counts.killers[KILLERS.index(miss.killer)] += 1
+        bins_of = _segment_bins(prediction, stats, self.binning)
+        for p in matches.false.nonzero()[0].tolist():
+            if (number := int(predicted.id[p])) in bins_of:
+                counts.fp[bins_of[number], predicted.label[p]] += 1
+        self.add(vars(counts))
 
     def compute(self) -> BreakdownResult:
         """The scores so far."""
         counts = BreakdownCounts(**self.totals())
-        bins = []
+        groups: dict[str, dict[str, BinScores]] = {group: {} for group in GROUPS}
         for b, (group, name) in enumerate(BINS):
             table = PQCounts(counts.tp[b], counts.fp[b], counts.fn[b], counts.iou[b])
             pq, sq, rq, _ = result_of(table, self.categories).things
-            tp, fp, fn = (int(part[b].sum()) for part in (counts.tp, counts.fp, counts.fn))
-            bins.append(BinScores(group, name, pq, sq, rq, tp, fp, fn, _named(ERRORS, counts.errors[b])))
+            tp, fp, fn = (int(part.sum()) for part in (table.tp, table.fp, table.fn))
+            groups[group][name] = BinScores(pq, sq, rq, tp, fp, fn, _named(ERRORS, counts.errors[b]))
         first = slice(0, len(GROUPS["overlap"]))  # every group holds all things
         return BreakdownResult(
-            tuple(bins),
+            groups,
             fn=int(counts.fn[first].sum()),
             errors=_named(ERRORS, counts.errors[first].sum(axis=0)),
             killed=_named(KILLED, counts.killed),
             killers=_named(KILLERS, counts.killers),
         )
+
+
+def breakdown_tables(results: Mapping[str, BreakdownResult]) -> list[str]:
+    """PQ of things in every bin, a table for each property, and one of the reasons for false negatives.
+
+    Below the heads stands how many things are annotated in each bin, which is the same for every order.
+    """
+    tables = []
+    for group in dict.fromkeys(group for result in results.values() for group in result.groups):
+        rows: dict[str, dict[str, float]] = {"annotated": {}}
+        for order, result in results.items():
+            bins = result.groups[group].items()
+            rows["annotated"] = {name: scores.tp + scores.fn for name, scores in bins}
+            rows[order] = {name: b.pq if b.tp + b.fp + b.fn else math.nan for name, b in bins}
+        tables.append(comparison_table(rows, f"PQ of things by {group}"))
+    reasons = {
+        order: {"FN": result.fn, **result.errors, **{f"killed: {way}": n for way, n in result.killed.items()}}
+        for order, result in results.items()
+    }
+    return [*tables, comparison_table(reasons, "annotated things without a match")]
+
+
+def _taker(prediction: PanopticMap, instances: InstanceSet, i: int) -> int | None:
+    """The other instance that owns most pixels of mask ``i``; None when only stuff and void do."""
+    ((window, crop),) = instances.masks[[i]]
+    highest = max(s.id for s in prediction.segments)
+    pixels = torch.bincount((prediction.ids[window] * crop).flatten(), minlength=highest + 1).tolist()
+    others = {s.instance: pixels[s.id] for s in prediction.segments if s.instance is not None and s.instance != i}
+    winner = max(others, key=others.__getitem__, default=None)
+    return winner if winner is not None and others[winner] else None
 
 
 def _segment_bins(prediction: PanopticMap, stats: PairStats, binning: Binning) -> dict[int, Int64[np.ndarray, " 3"]]:

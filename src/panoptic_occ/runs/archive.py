@@ -1,7 +1,7 @@
 """Tensors of many images in one file that can be read in any order and is never half-written.
 
 A ZIP archive with one compressed safetensors payload per image, ``<image id>.safetensors``, and ``header.json``, which
-is written last.  ZIP checks every payload by its CRC, safetensors runs no code when it is read.
+is written last and has a digest of each.  safetensors runs no code when it is read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,9 +19,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from panoptic_occ.common.errors import CheckpointError, DataError
-from panoptic_occ.common.files import atomic_path
+from panoptic_occ.common.files import atomic_path, check_regular, parse_json
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of an archive; another one is refused, not guessed at."""
 
 HEADER = "header.json"
@@ -52,17 +51,17 @@ class ArchiveWriter(ExitStack):
         if image_id in self._digests:
             raise ValueError(f"{self.path}: image {image_id} was added before")
         payload = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        self._digests[image_id] = hashlib.blake2b(payload, digest_size=8).hexdigest()
+        self._digests[image_id] = _digest(payload)
         self._write(f"{image_id}{_SUFFIX}", payload)
 
     @property
     def digest(self) -> str:
         """Sixteen hex digits over all tensors so far, whatever the order in which they came."""
-        return hashlib.blake2b(json.dumps(sorted(self._digests.items())).encode(), digest_size=8).hexdigest()
+        return _digest(json.dumps(sorted(self._digests.items())).encode())
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            header = {"format": FORMAT, "digest": self.digest, **self.header}
+            header = {**self.header, "format": FORMAT, "digest": self.digest, "images": self._digests}
             self._write(HEADER, json.dumps(header).encode())
 
     def _write(self, name: str, content: bytes) -> None:
@@ -83,23 +82,30 @@ class Archive:
         self._zip: zipfile.ZipFile | None = None
         text = self._read(HEADER)
         try:
-            self.header: dict[str, Any] = json.loads(text)
-        except ValueError as error:
+            content = parse_json(text)
+            self.header: dict[str, Any] = dict(content)
+            version = self.header.get("format")
+            self._digests = {int(number): str(value) for number, value in self.header.pop("images", {}).items()}
+        except (AttributeError, TypeError, ValueError) as error:
             raise self._damaged("its header", error) from None
-        if (version := self.header.get("format")) != FORMAT:
+        if version != FORMAT:
             raise CheckpointError(
                 f"{path}: has the format {version}, this version of panoptic_occ reads {FORMAT}; {advice}"
             )
+        if self.header.get("digest") != _digest(json.dumps(sorted(self._digests.items())).encode()):
+            raise self._damaged("its header", "it is not the one that was written")
 
     def image_ids(self) -> list[int]:
         """The images in the archive, in the order in which they were written."""
-        names = self._open().namelist()
-        return [int(name.removesuffix(_SUFFIX)) for name in names if name.endswith(_SUFFIX)]
+        return list(self._digests)
 
     def read(self, image_id: int) -> dict[str, Tensor]:
         """The tensors of an image."""
+        payload = self._read(f"{image_id}{_SUFFIX}")
+        if _digest(payload) != self._digests.get(image_id):
+            raise self._damaged(f"image {image_id}", "it is not the one that was written")
         try:
-            tensors: dict[str, Tensor] = load(self._read(f"{image_id}{_SUFFIX}"))
+            tensors: dict[str, Tensor] = load(payload)
         except SafetensorError as error:
             raise self._damaged(f"image {image_id}", error) from None
         return tensors
@@ -110,20 +116,26 @@ class Archive:
     def _open(self) -> zipfile.ZipFile:
         if self._zip is None:
             try:
+                check_regular(self.path)
                 self._zip = zipfile.ZipFile(self.path)
             except FileNotFoundError:
                 raise CheckpointError(f"{self.path}: the file does not exist; {self.advice}") from None
-            except (OSError, zipfile.BadZipFile) as error:
+            except Exception as error:  # zipfile raises what it meets in a damaged directory
                 raise self._damaged("it", error) from None
         return self._zip
 
     def _read(self, name: str) -> bytes:
+        archive = self._open()
         try:
-            return self._open().read(name)
+            return archive.read(name)
         except KeyError:
             raise DataError(f"{self.path}: there is no {name} in it; {self.advice}") from None
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except Exception as error:
             raise self._damaged(name, error) from None
 
-    def _damaged(self, what: str, error: Exception) -> DataError:
+    def _damaged(self, what: str, error: object) -> DataError:
         return DataError(f"{self.path}: {what} cannot be read ({error}); the file is damaged: {self.advice}")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -12,13 +11,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.files import check_folder_name
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.config.compose import compose, order_configs, stage_of_order
 from panoptic_occ.config.grid import Grid, Values, inside
-from panoptic_occ.config.instantiate import Blueprint
+from panoptic_occ.config.instantiate import Blueprint, check_targets
 from panoptic_occ.config.of_run import config_of_run, read_config
-from panoptic_occ.config.schema import COMPUTING, SETTINGS, Setting, in_names, setting_of_word, values_of
-from panoptic_occ.config.trust import check_targets
+from panoptic_occ.config.schema import (
+    COMPUTING,
+    SETTINGS,
+    Setting,
+    entries_of,
+    in_names,
+    setting_of_word,
+    values_of,
+)
+from panoptic_occ.config.values import is_path
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.runs.keys import base_key, differences, module_key, name_of_words, predictions_key
@@ -114,7 +122,14 @@ def plan_of_run(
     saved.runs_dir = _home(folder, saved)
     config = config_of_run(saved, words, config_dir)
     config.run, config.runs_dir = str(folder), saved.runs_dir
+    if config.save_predictions and Path(saved.runs_dir).resolve() != folder.resolve().parent.parent:
+        raise ConfigError(
+            f"save_predictions=true: the base of {folder} lies in {saved.runs_dir}, a folder that only its file names, "
+            "and nothing is written there; copy the base into the folder beside the run"
+        )
     trained = saved.copy()
+    for key in (key for key, entries in entries_of(trained) if any(_is_place(entry) for entry in entries)):
+        OmegaConf.update(trained, key, OmegaConf.select(config, key, default=None))
     before, after = _base(trained).settings, _base(config).settings
     # of what trained the base, an evaluation may have its own data, and its own device with that one's precision
     free = ("trainer.", "data." if any(word.lstrip("+").startswith("data=") for word in words) else "data.source.")
@@ -125,9 +140,14 @@ def plan_of_run(
     return run_plan(config, words, trained, config_dir)
 
 
+def _is_place(entry: Setting) -> bool:
+    """Whether files are written to what a setting names; a run folder from elsewhere does not choose the place."""
+    return entry.scope is Scope.MACHINE and is_path(entry.kind)
+
+
 def _home(folder: Path, saved: DictConfig) -> str:
     """The folder of all runs: where this one lies now, wherever it was when it trained, if its base lies there too."""
-    here, before = folder.absolute().parents[1], Path(saved.runs_dir)
+    here, before = folder.absolute().parent.parent, Path(saved.runs_dir)
     base = _base(saved).folder.path.relative_to(before)
     return str(here if here != before.absolute() and (here / base).exists() else before)
 
@@ -160,12 +180,18 @@ def run_folder(config: DictConfig, words: Sequence[str] = ()) -> RunFolder:
         told = name_of_words(word for word in words if in_names(config, word))
         parts = (config.method.name, config.backbone_name, f"s{config.seed}", told)
         name = "_".join(part for part in parts if part)
-    elif not str(name).strip(". ") or re.search(r"[/\\]", str(name)) or str(name).startswith("base_"):
+    elif str(name).startswith("base_"):
         raise ConfigError(
-            f"run_name={str(name)!r}: needs a name for one folder below {config.runs_dir}/{config.data.name}, without "
-            "/ and not that of a base (base_...)"
+            f"run_name={str(name)!r}: needs a name for one folder below {_data_folder(config)} that is not that of a "
+            "base (base_...)"
         )
-    return RunFolder(Path(config.runs_dir) / str(config.data.name) / str(name))
+    return RunFolder(_data_folder(config) / check_folder_name("run_name", name, _data_folder(config)))
+
+
+def _data_folder(config: DictConfig) -> Path:
+    """The folder of all runs on a data set."""
+    runs = Path(config.runs_dir)
+    return runs / check_folder_name("data.name", config.data.name, runs)
 
 
 def _without(config: DictConfig, words: Iterable[str], scopes: Collection[Scope]) -> list[str]:
@@ -180,7 +206,7 @@ def _base(config: DictConfig) -> BasePlan:
         settings = {key: value for key, value in settings.items() if not key.startswith("schedule.occlusion.")}
     key = base_key(settings)
     return BasePlan(
-        folder=RunFolder(Path(config.runs_dir) / str(config.data.name) / f"base_{key}"),
+        folder=RunFolder(_data_folder(config) / f"base_{key}"),
         key=key,
         settings=settings,
         seed=config.seed,

@@ -9,7 +9,7 @@ A folder is a function of the command, so that the same command finds its own wo
             occlusion.safetensors  config.yaml  environment.json  categories.json  logs/   (checkpoints/ likewise)
     runs/<data>/<method>_<backbone>_s<seed>/  one run; other overrides are appended to the name
         config.yaml  environment.json  categories.json
-        metrics.json  metrics.csv  pq.json  pq.txt  pictures.png
+        metrics.json  metrics.csv  pq.json  pq.txt  pictures.png  made_from.json
         evaluations/<name>/                   the run evaluated again, see ``reuse``
 """
 
@@ -19,21 +19,21 @@ import logging
 import os
 import shutil
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoptic_occ.common.errors import DataError
-from panoptic_occ.common.files import read_json, write_json, write_text
+from panoptic_occ.common.errors import ConfigError, DataError
+from panoptic_occ.common.files import check_regular, read_json, write_json, write_text
 from panoptic_occ.runs.environment import environment
 from panoptic_occ.structures.categories import Categories
 
 log = logging.getLogger(__name__)
 
 RESULTS = ("metrics.*", "pq.*", "breakdown.*", "pictures.png", "grid.png", "made_from.json")
+PARTS_OF_CHECKPOINT = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch"}
 DESCRIPTION = ("config.yaml", "environment.json", "categories.json")
 
 
@@ -107,11 +107,26 @@ def _bring_back(aside: Path) -> None:
         aside.rmdir()
 
 
-def latest_checkpoint(folder: RunFolder) -> Path | None:
+def latest_checkpoint(folder: RunFolder, origin: Mapping[str, str]) -> Path | None:
     """The newest undamaged checkpoint of the stage in progress; a damaged one is named and the one before it used.
 
-    Without any the stage begins anew: it ends with the same weights, only later.
+    Without any the stage begins anew: it ends with the same weights, only later.  ``origin``: what the stage learns
+    from, the fingerprint of the ``data`` and the digest of the ``base``.  ConfigError when it began on other data; what
+    began on another base is removed.
     """
+    note = folder.checkpoints / "origin.json"
+    if folder.checkpoints.exists():
+        before = read_json(note) if note.exists() else {}
+        if before.get("data", origin["data"]) != origin["data"]:
+            raise ConfigError(
+                f"{folder.checkpoints}: this stage began on other data (fingerprint {before['data'][:12]}, those of "
+                f"data.root have {origin['data'][:12]}). Give this data set a name of its own (data.name=...), or "
+                "remove the folder to begin anew"
+            )
+        if before.get("base") != origin.get("base"):
+            log.warning("%s: removed, the stage began on a base that was trained again since", folder.checkpoints)
+            shutil.rmtree(folder.checkpoints)
+    write_json(note, origin)
     paths = sorted(folder.checkpoints.glob("*.ckpt"), reverse=True)
     for path in paths:
         if (damage := _damage(path)) is None:
@@ -123,13 +138,21 @@ def latest_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a file of torch, which is a ZIP archive; every byte is checked, unlike when it is loaded."""
+    """What is wrong with a checkpoint: every byte is checked, unlike when it is loaded, then what it is."""
+    import torch
+
     try:
+        check_regular(checkpoint)
         with zipfile.ZipFile(checkpoint) as archive:
             part = archive.testzip()
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        return str(error)
-    return None if part is None else f"wrong checksum of {part}"
+        if part is not None:
+            return f"wrong checksum of {part}"
+        # of the tensors only the places are read; nothing in it is run
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # zipfile and torch raise what they meet in a file of others
+        return (str(error) or type(error).__name__).splitlines()[0]
+    missing = PARTS_OF_CHECKPOINT - content.keys() if isinstance(content, dict) else PARTS_OF_CHECKPOINT
+    return f"lacks {', '.join(sorted(missing))}" if missing else None
 
 
 def finished(folder: RunFolder) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.occlusion.base import OcclusionModel
 from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.runs.plan import BasePlan, OrderPlan
-from panoptic_occ.runs.weights import load_weights
+from panoptic_occ.runs.weights import WEIGHTS, load_weights, saved_digest
 from panoptic_occ.structures.categories import Categories
 
 
@@ -18,14 +18,33 @@ def load_base(model: PanopticFPN, base: BasePlan) -> None:
         load_weights(base.folder.weights("base"), model.base_modules())
 
 
-def load_order(order: OrderPlan, in_channels: int, categories: Categories) -> OcclusionModel:
-    """The module of an order with its trained weights; CheckpointError when it has not been trained."""
+def base_digest(base: BasePlan) -> str | None:
+    """The digest of the weights of the base; None where there are none, or only predictions were kept."""
+    weights = base.folder.weights("base")
+    return saved_digest(weights) if weights.exists() else None
+
+
+def trained_on(order: OrderPlan, base: BasePlan) -> bool:
+    """Whether the module of ``order`` has been trained, and on the weights that the base has now."""
+    weights = order.folder.weights("occlusion")
+    return weights.exists() and base_digest(base) in (None, WEIGHTS.read_header(weights).get("base"))
+
+
+def load_order(order: OrderPlan, base: BasePlan, in_channels: int, categories: Categories) -> OcclusionModel:
+    """The module of an order with its trained weights; CheckpointError when it has not been trained, or on another base
+    than it is now."""
     module = order.build(in_channels, categories)
     if module.trainable:
         weights = order.folder.weights("occlusion")
         if not weights.exists():
             raise CheckpointError(
                 f"{weights}: the file does not exist, occlusion={order.name} has not been trained on this base; run: "
+                f"{order.command}"
+            )
+        if not trained_on(order, base):
+            raise CheckpointError(
+                f"{weights}: occlusion={order.name} was trained on other weights of the base than those in "
+                f"{base.folder.weights('base')}, which was trained again since; to train it on these, run: "
                 f"{order.command}"
             )
         load_weights(weights, {"occlusion": module})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,14 @@ class OrderPlan:
     hyperparameters: Mapping[str, Any] = field(repr=False)
     command: str
     points: Sequence[Values]
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What its module reads, by its class (``OcclusionModel.requires``)."""
+        try:
+            return frozenset(getattr(pkgutil.resolve_name(self.blueprint.node["_target_"]), "requires", ()))
+        except (ImportError, AttributeError, ValueError, KeyError):  # building the module says what is wrong
+            return frozenset()
 
     def build(self, in_channels: int, categories: Categories, point: Values | None = None) -> OcclusionModel:
         """The module with fresh weights, a function of the seed; ``point``: one of ``points``."""

@@ -67,7 +67,7 @@ class PredictionWriter(ExitStack):
     ) -> None:
         super().__init__()
         self._base = ArchiveWriter(files.base, about)
-        self._truth = ArchiveWriter(files.truth, {"annotations": about["annotations"], "files": {}})
+        self._truth = ArchiveWriter(files.truth, {"data": about["data"], "files": {}})
         self._heads = {
             order: ArchiveWriter(files.head_outputs(stage), header) for order, (stage, header) in stages.items()
         }
@@ -102,6 +102,8 @@ class StoredPredictions:
     def __init__(self, files: PredictionFiles, stages: Mapping[str, str], advice: str) -> None:
         self.base = Archive(files.base, advice)
         self.truth = Archive(files.truth, advice)
+        if self.truth.header.get("data") != self.base.header.get("data"):
+            raise CheckpointError(f"{files.truth}: holds annotations of other data than {files.base.name}; {advice}")
         self.head_outputs = {order: Archive(files.head_outputs(stage), advice) for order, stage in stages.items()}
         for archive in self.head_outputs.values():
             if archive.header["detections"] != self.base.header["digest"]:

@@ -1,6 +1,8 @@
 """Whether an evaluation has been made before, with the same settings and from files of the same content.
 
-    <run>/evaluations/<name>/made_from.json     written last; results that it does not go with are made again
+    <run>/made_from.json, <run>/evaluations/<name>/made_from.json
+
+It is written last, and results that it does not go with are made again.
 
 Code is no part of it, as everywhere: ``force=true`` repeats an evaluation after a change of the code.
 """
@@ -9,15 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from panoptic_occ.common.distributed import is_main_process
-from panoptic_occ.common.errors import ConfigError, PanopticOccError
-from panoptic_occ.common.files import digest, write_text
+from panoptic_occ.common.errors import ConfigError, DataError, PanopticOccError
+from panoptic_occ.common.files import digest, read_json, write_text
 from panoptic_occ.runs.archive import Archive
 from panoptic_occ.runs.build import comparable_of, compared_of, training_of
 from panoptic_occ.runs.folders import RunFolder, finished
@@ -38,7 +40,7 @@ class EvaluationFolder:
     def results(self) -> dict[str, Any] | None:
         """The results, if they are complete and were made from ``source``."""
         file = self.path / MADE_FROM
-        if not file.exists() or file.read_text(encoding="utf-8") != self.source():
+        if not file.exists() or file.read_bytes() != self.source().encode():
             return None
         return finished(RunFolder(self.path))
 
@@ -46,20 +48,17 @@ class EvaluationFolder:
     def filled(self, *, stores: bool) -> Iterator[None]:
         """The results in the folder are made anew, by all processes; ``stores``: predictions too, which they then go
         with."""
-        source = self.source()
         if not is_main_process():
             yield
             return
+        source = self.source()
         with RunFolder(self.path).redone():
             yield
             write_text(self.path / MADE_FROM, self.source() if stores else source)
 
 
-def made_from(plan: RunPlan, annotations: str) -> str:
-    """All that the results of an evaluation depend on, as a text to be compared as a whole.
-
-    ``annotations``: fingerprint of the files of the annotations.
-    """
+def made_from(plan: RunPlan, data: Mapping[str, str]) -> str:
+    """All that the results of an evaluation depend on, as a text to be compared as a whole; ``data``: fingerprints."""
     evaluation = plan.evaluation
     about = {
         "settings": evaluation.settings,
@@ -68,17 +67,26 @@ def made_from(plan: RunPlan, annotations: str) -> str:
             "maps": evaluation.save_maps,
             "predictions": evaluation.save_conf_thr if evaluation.save_predictions else None,
         },
-        "annotations": annotations,
+        "data": data,
         "files": {str(file.relative_to(plan.runs_dir)): _content(file) for file in _files(plan) if file.exists()},
     }
     return json.dumps(about, indent=1, default=str)
 
 
-def results_match(file: Path, plan: RunPlan) -> bool:
-    """Whether the results of the run that saved its configuration in ``file`` are those that ``plan`` asks for: the
-    same settings, and at least its orders."""
+def results_match(plan: RunPlan, data: Mapping[str, str]) -> bool:
+    """Whether the results in the folder of a run are those that ``plan`` asks for: the same settings, at least its
+    orders, and files of the same content; ``data``: fingerprints of the data as they are now."""
+    config, file = plan.folder.config, plan.folder.path / MADE_FROM
     orders = {order.name for order in plan.orders}
-    return comparable_of(file) == plan.evaluation.settings and orders <= set(compared_of(file))
+    if comparable_of(config) != plan.evaluation.settings or not orders <= set(compared_of(config)):
+        return False
+    try:
+        before = read_json(file)
+    except DataError:  # missing or damaged: nothing says what the results were made from
+        return False
+    now = json.loads(made_from(plan, data))
+    files = [str(path.relative_to(plan.runs_dir)) for path in _files(plan)]
+    return _agree(before, now, "data", data) and _agree(before, now, "files", files)
 
 
 def check_same_run(plan: RunPlan) -> None:
@@ -91,6 +99,11 @@ def check_same_run(plan: RunPlan) -> None:
             f"{folder.path} holds a run with other settings ({different}). "
             "Give this run another run_name, or replace the old one with force=true"
         )
+
+
+def _agree(before: Any, now: Mapping[str, Any], part: str, keys: Iterable[str]) -> bool:
+    earlier = before.get(part) if isinstance(before, dict) else None
+    return isinstance(earlier, dict) and all(earlier.get(key) == now[part].get(key) for key in keys)
 
 
 def _files(plan: RunPlan) -> Iterator[Path]:

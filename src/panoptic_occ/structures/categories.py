@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from panoptic_occ.common.errors import DataError, did_you_mean
+from panoptic_occ.common.scalars import TRUTH_VALUES, truth_value, whole_number
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,25 @@ class Categories:
                     "category needs id, name and isthing (1 for things, 0 for stuff)"
                 )
             try:
-                number, name = int(entry["id"]), str(entry["name"])
-            except (TypeError, ValueError, OverflowError):
+                number, name = whole_number(entry["id"]), str(entry["name"])
+            except ValueError:
                 message = f"{source}: category '{entry['name']}' has the id {entry['id']!r}; a whole number is needed"
                 raise DataError(message) from None
             if number in by_id:
                 raise DataError(f"{source}: category id {number} appears twice; ids must be unique")
+            try:
+                isthing = truth_value(entry["isthing"])
+            except ValueError:
+                raise DataError(
+                    f"{source}: category {number} ('{entry['name']}') has isthing {entry['isthing']!r}; allowed: "
+                    f"{TRUTH_VALUES} (1 for things, 0 for stuff)"
+                ) from None
             color = entry.get("color") or _spread_color(k, len(entries))
             if not (isinstance(color, list | tuple) and len(color) == 3 and all(part in range(256) for part in color)):
                 wanted = "three numbers in 0 .. 255 are needed, or no color at all"
                 raise DataError(f"{source}: category {number} has the color {color!r}; {wanted}")
             red, green, blue = color
-            by_id[number] = Category(number, name, bool(entry["isthing"]), (red, green, blue))
+            by_id[number] = Category(number, name, isthing, (red, green, blue))
         if not by_id:
             raise DataError(f"{source}: the list of categories is empty; at least one category is needed")
         return Categories(tuple(sorted(by_id.values(), key=lambda c: (not c.isthing, c.id))))

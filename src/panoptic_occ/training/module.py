@@ -16,7 +16,7 @@ from panoptic_occ.common.distributed import all_gather, all_reduce_mean, is_main
 from panoptic_occ.common.errors import NonFiniteLossError
 from panoptic_occ.common.seeding import stable_seed
 from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.metrics.step_time import timed
+from panoptic_occ.metrics.counting import timed
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.structures.base_output import BaseOutput
 from panoptic_occ.structures.sample import Sample
@@ -61,8 +61,8 @@ class PanopticModule(pl.LightningModule):
         Every process averages over its own share (images, proposals or pixels, see the loss), DDP averages the
         gradients, and what is logged is the mean over the processes.
         """
-        drawn = "occlusion" if self.stage == "occlusion" else "base"  # a base draws the same when trained jointly
-        step_seed = stable_seed(self.seed, drawn, self.global_step, self.global_rank)
+        stream = "occlusion" if self.stage == "occlusion" else "base"  # a base draws the same when trained jointly
+        step_seed = stable_seed(self.seed, stream, self.global_step, self.global_rank)
         torch.manual_seed(step_seed)  # the samplers of anchors and proposals draw from the global generator
         losses: dict[str, Tensor] = {}
         if self.stage != "occlusion":
@@ -73,17 +73,15 @@ class PanopticModule(pl.LightningModule):
         *terms, mean = all_reduce_mean(torch.stack([*losses.values(), total]).detach())
         if not torch.isfinite(mean):  # in all processes at once, so that none waits for another
             self._stop(losses, total, samples)
-        self.log_dict(
-            {f"{self.stage}/{name}": term for name, term in zip(losses, terms, strict=True)}, batch_size=len(samples)
-        )
+        logged = {**dict(zip(losses, terms, strict=True)), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        self.log_dict({f"{self.stage}/{name}": value for name, value in logged.items()}, batch_size=len(samples))
         self.log(f"{self.stage}/loss", mean, prog_bar=True, batch_size=len(samples))
-        self.log(f"{self.stage}/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(samples))
         return total
 
     def _stop(self, losses: dict[str, Tensor], total: Tensor, samples: Sequence[Sample]) -> None:
         terms = ", ".join(f"{name}={loss.item():.4g}" for name, loss in losses.items())
-        here = f"{terms}; images {', '.join(str(s.image_id) for s in samples)}"
-        faulty = filter(None, all_gather("" if torch.isfinite(total) else here))
+        message = f"{terms}; images {', '.join(str(s.image_id) for s in samples)}"
+        faulty = filter(None, all_gather("" if torch.isfinite(total) else message))
         raise NonFiniteLossError(
             f"the loss of stage '{self.stage}' is not finite at step {self.global_step}: {'; '.join(faulty)}. "
             f"The last checkpoint is kept. Lower schedule.{self.stage}.lr, clip gradients "
@@ -92,8 +90,7 @@ class PanopticModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what the stage trains, and how many processes share the batch."""
-        weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: tensor for name, tensor in weights.items() if self.trains(name)}
+        checkpoint["state_dict"] = {k: tensor for k, tensor in checkpoint["state_dict"].items() if self.trains(k)}
         checkpoint[PROCESSES] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -136,12 +133,12 @@ class PanopticModule(pl.LightningModule):
         assert self.evaluation is not None
         if not samples:  # a process without images
             return
-        asked = samples, self.evaluation.conf_thr, self.evaluation.requires
+        inputs = samples, self.evaluation.conf_thr, self.evaluation.requires
         if self.evaluation.timing:
-            outputs, nanoseconds = timed(self.model.base_outputs, *asked)
+            outputs, nanoseconds = timed(self.model.base_outputs, *inputs)
             self.evaluation.base_time.update(nanoseconds, len(samples))
         else:
-            outputs = self.model.base_outputs(*asked)
+            outputs = self.model.base_outputs(*inputs)
         for sample, output in zip(samples, outputs, strict=True):
             self.scoring(sample, output)
 

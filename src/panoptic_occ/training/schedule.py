@@ -15,11 +15,10 @@ from panoptic_occ.common.kinds import Count, NotNegative, Positive, Size
 
 @dataclass(frozen=True)
 class StageSchedule:
-    """One stage: ``steps`` iterations at ``lr``, times ``gamma`` at each of ``milestones``, after a linear warm-up.
+    """One stage: ``steps`` iterations at ``lr``, times ``gamma`` at each of ``milestones``, after a linear warm-up of
+    ``warmup_steps`` from ``warmup_factor`` x lr, with a checkpoint every ``checkpoint_every`` steps.
 
-    The warm-up starts at ``warmup_factor`` x lr and takes ``warmup_steps``.  ``optimizer`` makes the optimiser from
-    parameters and ``lr`` (a Hydra partial).  A checkpoint is written every
-    ``checkpoint_every`` steps.
+    ``optimizer`` makes the optimiser from parameters and ``lr`` (a Hydra partial).
     """
 
     optimizer: Callable[..., Optimizer]
@@ -33,11 +32,6 @@ class StageSchedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if self.steps < 1 or self.lr <= 0 or self.checkpoint_every < 1:
-            raise ConfigError(
-                f"a schedule needs steps >= 1, lr > 0 and checkpoint_every >= 1, got steps={self.steps}, lr={self.lr}, "
-                f"checkpoint_every={self.checkpoint_every}"
-            )
         if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
             raise ConfigError(f"schedule milestones must rise, got {list(self.milestones)}")
 
@@ -45,8 +39,8 @@ class StageSchedule:
         """Share of ``lr`` at iteration ``step``, counted from 0."""
         factor = float(self.gamma ** sum(step >= m for m in self.milestones))
         if step < self.warmup_steps:
-            done = step / self.warmup_steps
-            factor *= self.warmup_factor * (1 - done) + done
+            progress = step / self.warmup_steps
+            factor *= self.warmup_factor * (1 - progress) + progress
         return factor
 
     def optimize(self, parameters: Iterable[Tensor]) -> tuple[Optimizer, LambdaLR]:

@@ -11,33 +11,32 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from panoptic_occ.common.distributed import broadcast_from_main
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
-from panoptic_occ.common.files import FULL, cannot_write
+from panoptic_occ.common.files import FULL, atomic_path, cannot_write
 from panoptic_occ.config.instantiate import refusal
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.variants import build_validation
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.folders import RunFolder, latest_checkpoint
 from panoptic_occ.runs.plan import OrderPlan, RunPlan
-from panoptic_occ.runs.weights import save_weights
-from panoptic_occ.training.callbacks.checkpoint_io import AtomicCheckpointIO
+from panoptic_occ.runs.weights import save_weights, weights_digest
 from panoptic_occ.training.callbacks.compiled import CompiledBackbone
 from panoptic_occ.training.callbacks.preemption import Preemption
-from panoptic_occ.training.callbacks.progress import stage_progress
-from panoptic_occ.training.callbacks.throughput import Throughput
+from panoptic_occ.training.callbacks.progress import Throughput, stage_progress
 from panoptic_occ.training.callbacks.two_stage import TwoStage
 from panoptic_occ.training.module import PanopticModule, Stage
 from panoptic_occ.training.schedule import Schedule
 from panoptic_occ.training.tracking import tracked
 
 log = logging.getLogger(__name__)
-
 
 # What Lightning says at every start and nobody can act on here.
 NOISE = (
@@ -49,6 +48,22 @@ NOISE = (
     ".*Experiment logs directory .* exists and is not empty.*",
     ".*The `srun` command is available on your system but is not used.*",
 )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes to a temporary name in the same folder, syncs, then renames; loads with ``weights_only``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Saves atomically."""
+        with atomic_path(Path(path), sync=True) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Loads tensors and plain values only."""
+        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return loaded
 
 
 def make_trainer(plan: RunPlan, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
@@ -78,13 +93,7 @@ def make_trainer(plan: RunPlan, callbacks: Sequence[pl.Callback] = (), **setting
     return trainer
 
 
-def fit_stage(
-    stage: Stage,
-    model: PanopticFPN,
-    data: PanopticDataModule,
-    plan: RunPlan,
-    order: OrderPlan,
-) -> None:
+def fit_stage(stage: Stage, model: PanopticFPN, data: PanopticDataModule, plan: RunPlan, order: OrderPlan) -> None:
     """Trains ``stage``, of the base or of ``order``, and leaves the final weights in its folder; continues after an
     interruption.
 
@@ -110,7 +119,10 @@ def fit_stage(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    resume = broadcast_from_main(lambda: latest_checkpoint(folder))
+    origin = {"data": broadcast_from_main(data.source.fingerprint) or ""}
+    if stage == "occlusion":
+        origin["base"] = weights_digest(model.base_modules())
+    resume = broadcast_from_main(lambda: latest_checkpoint(folder, origin))
     if resume is not None:
         log.info("continuing stage '%s' from %s", stage, resume)
     compiling = [CompiledBackbone()] if plan.base.compile else []
@@ -130,14 +142,18 @@ def fit_stage(
         if trainer.global_step < steps.steps and not plan.debugging:
             _stopped_early(trainer, stage, steps.steps, folder)
     trainer.strategy.barrier()
-    if trainer.is_global_zero:
-        note = {"stage": stage, "steps": str(trainer.global_step), "annotations": data.source.fingerprint() or ""}
-        if stage != "base":
-            save_weights(folder.weights("occlusion"), {"occlusion": model.occlusion}, note)
-        if stage != "occlusion":  # last: this file makes the base finished
-            save_weights(folder.weights("base"), model.base_modules(), note)
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    trainer.strategy.barrier()
+    note = {"stage": stage, "steps": str(trainer.global_step), "data": origin["data"]}
+    broadcast_from_main(lambda: _keep(model, stage, folder, note))  # in no process, when it fails
+
+
+def _keep(model: PanopticFPN, stage: Stage, folder: RunFolder, note: dict[str, str]) -> None:
+    """Writes the final weights of a stage, whose checkpoints then have served."""
+    if stage != "base":
+        base = {"base": weights_digest(model.base_modules())}
+        save_weights(folder.weights("occlusion"), {"occlusion": model.occlusion}, note | base)
+    if stage != "occlusion":  # last: this file makes the base finished
+        save_weights(folder.weights("base"), model.base_modules(), note)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
 
 def _stopped_early(trainer: pl.Trainer, stage: Stage, steps: int, folder: RunFolder) -> NoReturn:
@@ -152,7 +168,8 @@ def _stopped_early(trainer: pl.Trainer, stage: Stage, steps: int, folder: RunFol
 
 @contextmanager
 def clear_errors(folder: Path) -> Iterator[None]:
-    """Makes one DataError of what a machine does to a run: a full disk below ``folder``, a data worker that is gone."""
+    """Makes one error of what happens to a run: a full disk below ``folder``, a data worker that is gone, a checkpoint
+    of another network."""
     try:
         yield
     except OSError as error:
@@ -160,6 +177,12 @@ def clear_errors(folder: Path) -> Iterator[None]:
             raise
         raise cannot_write(Path(error.filename or folder / "logs"), error) from None
     except RuntimeError as error:
+        if "in loading state_dict" in str(error):
+            first = "".join(str(error).splitlines()[1:2]).strip()[:200]
+            raise CheckpointError(
+                f"{folder / 'checkpoints'}: holds a checkpoint of another network ({first}); move the folder away, and "
+                "the stage begins anew"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(

@@ -11,9 +11,6 @@ import math
 import os
 import secrets
 import sys
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,14 +25,13 @@ from panoptic_occ.common.errors import ConfigError, did_you_mean
 from panoptic_occ.common.files import write_text
 from panoptic_occ.config.instantiate import Blueprint
 from panoptic_occ.evaluation.evaluator import Evaluation
-from panoptic_occ.metrics.pq.scores import PQResult
+from panoptic_occ.metrics.pq.scores import ClassScores, PQResult
 from panoptic_occ.runs.plan import OrderPlan, RunPlan
 
 log = logging.getLogger(__name__)
 
 MODES = ("online", "offline", "disabled")
 MISSING = "???"  # a value that the folder of the work gives
-ANSWER_WITHIN = 5.0  # seconds
 
 
 @contextmanager
@@ -58,10 +54,7 @@ def tracked(plan: RunPlan, order: OrderPlan, folder: Path, job: str, start: str 
 
 
 def track_results(
-    plan: RunPlan,
-    folder: Path,
-    evaluation: Evaluation,
-    pictures: Mapping[str, Image.Image] | None = None,
+    plan: RunPlan, folder: Path, evaluation: Evaluation, pictures: Mapping[str, Image.Image] | None = None
 ) -> None:
     """Tells all trackers the results of an evaluation; ``pictures``: sheets of fixed images by name."""
     rows, quality = evaluation.rows(), evaluation.results()  # by all processes together
@@ -70,7 +63,7 @@ def track_results(
             logger.log_metrics(summary_scalars(evaluation, rows, plan.method), step=0)
             if isinstance(logger, WandbLogger):
                 logger.log_table("orders", *_order_table(evaluation, rows))
-                logger.log_table("per_class", *_class_table(quality))
+                logger.log_table("per_class", ["entry", *ClassScores._fields[1:]], _class_rows(quality))
                 if pictures:
                     logger.log_image("overlays", list(pictures.values()), caption=list(pictures))
             elif isinstance(logger, TensorBoardLogger):
@@ -86,58 +79,31 @@ def summary_scalars(evaluation: Evaluation, rows: Mapping[str, Mapping[str, floa
     ``gain_th``: its PQ over score order.  The points of a grid are rows of a table and have no names of their own.
     """
     named = {entry.name: rows[entry.name] for entry in evaluation.entries if not entry.values}
-    own = [rows[entry.name] for entry in evaluation.entries if entry.order == method]
-    best = dict(max(own, key=lambda row: row["PQ"]))
+    of_method = (rows[entry.name] for entry in evaluation.entries if entry.order == method)
+    best = dict(max(of_method, key=lambda row: row["PQ"]))
     if "score" in named:
         best |= {f"gain{group}": best[f"PQ{group}"] - named["score"][f"PQ{group}"] for group in ("", "_th")}
     scalars = best | {f"{name}/{key}": value for name, row in named.items() for key, value in row.items()}
     return {name: value for name, value in scalars.items() if not math.isnan(value)}
 
 
-def usable_mode(asked: str | None) -> str:
-    """The mode in which W&B can run here: ``asked``, but offline where online would wait for a key or a server.
+def usable_mode(mode: str | None) -> str:
+    """``mode``, the one in which W&B is to run, but offline where online would wait for a key or a server.
 
     None: online if there is a key.  ConfigError for an unknown mode.
     """
-    if asked is not None and asked not in MODES:
-        raise ConfigError(f"logger.wandb.mode={asked} (or WANDB_MODE) is unknown; {did_you_mean(asked, MODES)}")
-    if asked in ("offline", "disabled"):
-        return asked
+    if mode is not None and mode not in MODES:
+        raise ConfigError(f"logger.wandb.mode={mode} (or WANDB_MODE) is unknown; {did_you_mean(mode, MODES)}")
+    if mode in ("offline", "disabled"):
+        return mode
     import wandb
 
-    settings = wandb.setup().settings
-    silent, settings.silent = settings.silent, True  # else it waits five seconds for the name of the key's owner
     try:
-        has_key = wandb.login(prompt=False, verify=False)
+        if wandb.login(prompt=False, verify=True):  # asks the server, WANDB_HTTP_TIMEOUT seconds at most (10)
+            return "online"
     except wandb.errors.Error as error:
         return _offline(str(error))
-    finally:
-        settings.silent = silent
-    if not has_key:
-        return "offline" if asked is None else _offline("there is no API key; `wandb login` stores one")
-    server = str(settings.base_url)
-    if not server_answers(server):
-        return _offline(f"{server} does not answer")
-    return "online"
-
-
-def server_answers(url: str, within: float = ANSWER_WITHIN) -> bool:
-    """Whether a server says anything but that it is broken, within ``within`` seconds; proxies are heeded."""
-    answered: list[bool] = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(f"{url.rstrip('/')}/healthz", timeout=within):
-                answered.append(True)
-        except urllib.error.HTTPError as error:
-            answered.append(error.code < 500)
-        except (OSError, ValueError):
-            answered.append(False)
-
-    thread = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
-    thread.start()
-    thread.join(within)
-    return bool(answered) and answered[0]
+    return "offline" if mode is None else _offline("there is no API key; `wandb login` stores one")
 
 
 def _loggers(plan: RunPlan, folder: Path, job: str, start: str) -> list[Logger]:
@@ -211,12 +177,6 @@ def _order_table(
     return ["entry", "order", *keys, *names], data
 
 
-def _class_table(quality: Mapping[str, PQResult]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows: the scores of every class with every order."""
-    columns = ["name", "isthing", "pq", "sq", "rq", "tp", "fp", "fn"]
-    data: list[list[object]] = [
-        [order, *(getattr(scores, column) for column in columns)]
-        for order, result in quality.items()
-        for scores in result.per_class
-    ]
-    return ["entry", *columns], data
+def _class_rows(quality: Mapping[str, PQResult]) -> list[list[object]]:
+    """The scores of every class with every order."""
+    return [[order, *scores[1:]] for order, result in quality.items() for scores in result.per_class]

@@ -46,7 +46,8 @@ def save_grid(path: Path, points: Sequence[GridPoint], method: str) -> bool:
 
 def _lines(axes: Axes, points: Sequence[GridPoint], key: str, method: str) -> None:
     ticks = _ticks(points, key)
-    line = "solid" if any(_is_number(tick) for tick in ticks) else "none"  # between two names there is nothing
+    has_numbers = any(type(point.settings.get(key)) in (int, float) for point in points)
+    line = "solid" if has_numbers else "none"  # between two names there is nothing
     others = [order for order in dict.fromkeys(point.order for point in points) if order != method]
     styles = {order: STYLES[k % len(STYLES)] for k, order in enumerate(others)} | {method: METHOD_STYLE}
     for order, (color, marker) in styles.items():
@@ -88,11 +89,3 @@ def _heat_map(axes: Axes, points: Sequence[GridPoint], column: str, row: str, me
 def _ticks(points: Sequence[GridPoint], key: str) -> list[str]:
     """The values of a setting in the order of the grid, evenly spaced: some are null, and steps differ widely."""
     return list(dict.fromkeys(str(point.settings[key]) for point in points if key in point.settings))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

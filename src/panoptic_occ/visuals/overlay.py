@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,19 +17,20 @@ from torch import Tensor
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.visuals.colors import Color, instance_color, muted
-from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference
-from panoptic_occ.visuals.linking import link, segment_index
+from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference, link, segment_index
 
 DIFFERENCE_COLORS: Mapping[int, Color] = {FIXED: (0, 178, 122), BROKEN: (226, 61, 61), NEITHER: (112, 141, 196)}
 """Green, red and blue that stay apart for colour-blind readers."""
 
 VOID_COLOR = (22, 24, 28)
 _THING_ALPHA, _STUFF_ALPHA, _VOID_ALPHA, _DIFFERENCE_ALPHA = 0.65, 0.45, 0.85, 0.85
+_BAND = 1 << 18  # pixels that are painted at a time
+_ROOM = 1 << 21  # pixels (an image of Cityscapes) of a segment's box, of larger ones only some are looked at
 _LABEL_COVERAGE = 0.97  # a label may stick out of its segment by this little
 
 
 def segment_colors(maps: Sequence[PanopticMap], categories: Categories) -> list[dict[int, Color]]:
-    """Colour of every segment id of every map: the same object (``linking.link``) has one colour in all of them.
+    """Colour of every segment id of every map: the same object (``difference.link``) has one colour in all of them.
 
     Crowd regions have the colour of their class, stuff a muted one, things one of its family, by number of the object.
     """
@@ -60,17 +62,22 @@ def overlay(
     segments = panoptic.segments
     paint = np.array([VOID_COLOR, *(colors[segment.id] for segment in segments)], dtype=np.float64)
     alpha = np.array([_VOID_ALPHA, *(_THING_ALPHA if s.isthing else _STUFF_ALPHA for s in segments)])
-    # Nearly grey below, so that one segment has one colour whatever the object's own colours are.
-    below = _blend(_pixels(image), _grey(image), 0.8)
-    canvas = _blend(below, paint[index], alpha[index][..., None])
-
-    crowd = np.array([False, *(segment.iscrowd for segment in segments)])[index]
-    stripes = hatch(index.shape)
-    canvas = _blend(canvas, 255, (0.55 * (crowd & stripes))[..., None])
-    canvas = _blend(canvas, 150, (0.35 * ((index == 0) & stripes))[..., None])
-    canvas = _blend(canvas, 255, (0.85 * boundaries(index))[..., None])
+    crowd = np.array([False, *(segment.iscrowd for segment in segments)])
+    edges = boundaries(index)
+    painted = np.empty((*index.shape, 3), dtype=np.uint8)
+    height = max(_BAND // max(index.shape[1], 1), 1)
+    for start in range(0, len(index), height):  # in bands, which bounds the memory of photographs
+        band = slice(start, start + height)
+        pixels, labels = image[:, band], index[band]
+        # Nearly grey below, so that one segment has one colour whatever the object's own colours are.
+        below = _blend(_pixels(pixels), _grey(pixels), 0.8)
+        canvas = _blend(below, paint[labels], alpha[labels][..., None])
+        stripes = hatch(labels.shape, start)
+        canvas = _blend(canvas, 255, (0.55 * (crowd[labels] & stripes))[..., None])
+        canvas = _blend(canvas, 150, (0.35 * ((labels == 0) & stripes))[..., None])
+        painted[band] = _bytes(_blend(canvas, 255, (0.85 * edges[band])[..., None]))
     texts = [categories[s.label].name + (" (crowd)" if s.iscrowd else "") for s in segments]
-    return _labelled(_bytes(canvas), index, texts)
+    return _labelled(painted, index, texts)
 
 
 def difference_overlay(
@@ -93,10 +100,10 @@ def boundaries(index: Int[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return edge
 
 
-def hatch(shape: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
-    """Diagonal stripes."""
-    rows, columns = np.indices(shape)
-    return (rows + columns) % 9 < 2
+def hatch(shape: tuple[int, ...], start: int = 0) -> Bool[np.ndarray, "h w"]:
+    """Diagonal stripes, of a band that begins in row ``start``."""
+    rows, columns = np.indices(shape, sparse=True)
+    return (start + rows + columns) % 9 < 2
 
 
 @cache
@@ -146,6 +153,10 @@ def _labelled(
 
 def _room(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> tuple[int, int] | None:
     """Centre (y, x) of a rectangle of ``size`` inside the mask, as far from its edge as possible; None without room."""
+    step = math.ceil(math.sqrt(mask.size / _ROOM))
+    if step > 1:
+        place = _room(mask[::step, ::step], (-(-size[0] // step), -(-size[1] // step)))
+        return None if place is None else (place[0] * step, place[1] * step)
     if mask.shape[0] < size[0] or mask.shape[1] < size[1]:
         return None
     covered = uniform_filter(mask.astype(np.float64), size, mode="constant") >= _LABEL_COVERAGE

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,25 @@ from torch import Tensor
 from panoptic_occ.common.files import atomic_path
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.panoptic_map import PanopticMap
+from panoptic_occ.visuals.colors import Color, family, muted
 from panoptic_occ.visuals.difference import BROKEN, FIXED, NEITHER, Difference, difference
-from panoptic_occ.visuals.legend import INK, PAPER, legend
-from panoptic_occ.visuals.overlay import DIFFERENCE_COLORS, difference_overlay, font, overlay, segment_colors
+from panoptic_occ.visuals.overlay import (
+    DIFFERENCE_COLORS,
+    VOID_COLOR,
+    difference_overlay,
+    font,
+    hatch,
+    overlay,
+    segment_colors,
+)
+
+INK, QUIET, PAPER = (33, 37, 41), (108, 117, 125), (255, 255, 255)
 
 _MARGIN, _GAP, _HEADER, _NOTE, _ROW_GAP = 28, 12, 40, 24, 18
 _TITLE_SIZE, _NOTE_SIZE = 16, 13
+_SWATCH = (30, 14)  # width, height
+_SHADES = 3
+_LINE, _ENTRY_GAP, _INDENT = 26, 22, 84
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +52,7 @@ class SheetRow:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-Cell = tuple[Image.Image, tuple[tuple[str, tuple[int, int, int]], ...]]
+Cell = tuple[Image.Image, tuple[tuple[str, Color], ...]]
 """A picture and the coloured words above it."""
 
 
@@ -93,28 +107,26 @@ class MostDifferent:
         self.baseline = baseline
         self.method = method
         self._added = 0
-        self._heap: list[tuple[int, int, SheetRow]] = []
+        self._best: list[tuple[int, int, SheetRow]] = []  # pixels, how late it came (negative), the row
 
     def add(self, row: SheetRow) -> None:
         """Looks at a row."""
         pixels = difference(row.panels[self.baseline], row.panels[self.method], row.target).pixels
-        heapq.heappush(self._heap, (pixels, -self._added, row))
+        self._best = heapq.nlargest(self.k, [*self._best, (pixels, -self._added, row)], key=itemgetter(0, 1))
         self._added += 1
-        if len(self._heap) > self.k:
-            heapq.heappop(self._heap)
 
     @staticmethod
     def merged(parts: Sequence[MostDifferent]) -> MostDifferent:
         """What one alone would hold after the first row of every part, then the second of every part, ..."""
         whole = MostDifferent(parts[0].k, parts[0].baseline, parts[0].method)
-        entries = ((n, -(-place * len(parts) + k), row) for k, part in enumerate(parts) for n, place, row in part._heap)
-        whole._heap = heapq.nlargest(whole.k, entries, key=lambda entry: entry[:2])[::-1]  # ascending, as a heap is
+        entries = ((n, -(-place * len(parts) + k), row) for k, part in enumerate(parts) for n, place, row in part._best)
+        whole._best = heapq.nlargest(whole.k, entries, key=itemgetter(0, 1))
         whole._added = sum(part._added for part in parts)
         return whole
 
     def rows(self) -> list[SheetRow]:
         """The rows so far, the most different first."""
-        return [row for _, _, row in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
+        return [row for _, _, row in self._best]
 
 
 def _cells(row: SheetRow, categories: Categories, baseline: str, method: str, panel: int) -> Iterator[Cell]:
@@ -164,6 +176,53 @@ def _compose(titles: Sequence[str], cells: Sequence[Sequence[Cell]], below: Imag
         y += _NOTE + height + _ROW_GAP
     page.paste(below, (_MARGIN, y))
     return page
+
+
+def legend(
+    width: int, maps: Iterable[PanopticMap], categories: Categories, differences: Mapping[str, Color]
+) -> Image.Image:
+    """Rows of swatches, ``width`` px wide: things (in several shades, as instances are), stuff, and marks."""
+    labels = {segment.label for panoptic in maps for segment in panoptic.segments}
+    present = [categories[label] for label in sorted(labels)]
+    marks = [(_striped(VOID_COLOR, 0.3), "VOID"), (_striped((128, 134, 148), 0.6), "crowd region")]
+    groups = [
+        ("things", [(_shades(family(c.color)[:_SHADES]), c.name) for c in present if c.isthing]),
+        ("stuff", [(_shades([muted(c.color)]), c.name) for c in present if not c.isthing]),
+        ("marks", marks + [(_shades([color]), text) for text, color in differences.items()]),
+    ]
+    face = font(_NOTE_SIZE)
+    picture = Image.new("RGB", (width, _LINE * sum(len(entries) for _, entries in groups)), PAPER)
+    draw = ImageDraw.Draw(picture)
+    y = 0
+    for title, entries in groups:
+        if not entries:
+            continue
+        x = _INDENT
+        for k, (swatch, text) in enumerate(entries):
+            step = _SWATCH[0] + 8 + round(face.getlength(text)) + _ENTRY_GAP
+            if k and x + step - _ENTRY_GAP > width:
+                x, y = _INDENT, y + _LINE
+            middle = y + _LINE // 2
+            picture.paste(swatch, (x, middle - _SWATCH[1] // 2))
+            draw.text((x + _SWATCH[0] + 8, middle), text, font=face, anchor="lm", fill=INK)
+            if k == 0:
+                draw.text((0, middle), title, font=font(_NOTE_SIZE, bold=True), anchor="lm", fill=QUIET)
+            x += step
+        y += _LINE
+    return picture.crop((0, 0, width, y))  # at first it was high enough for a line each
+
+
+def _shades(colors: Sequence[Color]) -> Image.Image:
+    columns = np.arange(_SWATCH[0]) * len(colors) // _SWATCH[0]
+    row = np.array(colors, dtype=np.uint8)[columns]
+    return Image.fromarray(np.repeat(row[None], _SWATCH[1], axis=0))
+
+
+def _striped(color: Color, strength: float) -> Image.Image:
+    pixels = np.array(_shades([color]), dtype=np.float64)
+    pixels[hatch(pixels.shape[:2])] *= 1 - strength
+    pixels[hatch(pixels.shape[:2])] += 255 * strength
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _shortened(text: str, width: float, size: int, bold: bool = False) -> str:

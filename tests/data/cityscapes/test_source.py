@@ -42,9 +42,18 @@ def test_images_stay_where_they_are(tiny: TinyCityscapes, tmp_path: Path) -> Non
     picture = np.asarray(Image.open(tiny.image("train", "aachen/aachen_000001_000019")))
     assert np.array_equal(train.load(1).image.permute(1, 2, 0), picture)
     made = files_below(source.folder)
-    assert len(made) == 4 + 4 and not any("leftImg8bit" in name for name in made)
+    assert len(made) == 4 + 4 + 1 and not any("leftImg8bit" in name for name in made)
     assert source.fingerprint() == train.fingerprint
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [source.folder.name]  # no lock is left
+    kept = {path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith("files_")}
+    assert kept == {source.folder.name}  # no lock is left
+
+
+def test_what_macos_puts_beside_files_is_no_data(tiny: TinyCityscapes, tmp_path: Path) -> None:
+    for path in [path for path in tiny.root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    source = sources(tiny, tmp_path / "cache")
+    source.prepare()
+    assert (len(source.split("train")), len(source.split("val"))) == (3, 1)
 
 
 def test_the_second_time_nothing_happens(tiny: TinyCityscapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +99,7 @@ def test_two_processes_write_the_same(tmp_path: Path) -> None:
     for processes in (1, 2):
         sources(tiny, tmp_path / str(processes), processes).prepare()
     one, two = (files_below(tmp_path / name) for name in "12")
-    assert len(one) == 37 + 4 and one == two
+    assert len(one) == 37 + 4 + 1 and one == two
 
 
 def test_other_files_are_converted_again(tiny: TinyCityscapes, tmp_path: Path) -> None:
@@ -116,8 +125,8 @@ def test_the_environment_names_the_folder_and_prepare_caches_relations(
     words = ["data=cityscapes", f"data.source.cache_dir={tmp_path}/cache", "processes=1", "compare=[]"]
     source = plan_of(words).data.build().source
     with open(tmp_path / "log", "w") as log:
-        found = prepare(source, processes=1, check_files=True, console=Console(file=log, width=200))
-    assert found["train"][0].pairs == 4  # three of the first image, one of the second
+        statistics = prepare(source, processes=1, check_files=True, console=Console(file=log, width=200))
+    assert statistics["train"][0].pairs == 4  # three of the first image, one of the second
     relation = source.split("train").relations.get(1)
     assert relation.matrix(0.0).tolist() == [[-1, 0, 0], [1, -1, 0], [1, 1, -1]]
     cut = CityscapesSource(cache_dir=tmp_path / "cache", processes=1, inst_gt="panoptic").split("train").target(0)

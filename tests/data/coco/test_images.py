@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.doctor import check
-from panoptic_occ.data.coco.images import read_rgb
+from panoptic_occ.data.coco.images import PHOTOGRAPHS, read_rgb
+from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
 
 DEEP = np.array([[0, 255, 256, 30_000, 65_535]], dtype=np.uint16)
 
@@ -70,3 +72,51 @@ def test_upright(tmp_path: Path) -> None:
     Image.new("RGB", (4, 2)).save(tmp_path / "a.jpg", exif=exif)
     assert read_rgb(tmp_path / "a.jpg").shape == (2, 4, 3)
     assert read_rgb(tmp_path / "a.jpg", upright=True).shape == (4, 2, 3)
+
+
+SCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) print\n%%EOF\n"
+PPM, PCX, ICON = b"P6 1 1 255\nabc", b"\n\5\1\x08" + bytes(200), b"\0\0\1\0\1\0" + bytes(40)
+
+
+@pytest.mark.parametrize("content", [SCRIPT, PPM, PCX, ICON, b"", b"\xff\xd8\xff", b"GIF89a"])
+@pytest.mark.parametrize("name", ["holiday.jpg", "holiday.eps"])
+def test_other_formats_are_no_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, name: str
+) -> None:
+    """Pillow would hand PostScript to Ghostscript, a program."""
+    monkeypatch.setattr("subprocess.check_call", None)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"holiday\..*: the image cannot be decoded .*JPEG, PNG, WEBP, GIF, BMP, TIFF"):
+        read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", PHOTOGRAPHS)
+def test_photographs_of_every_kind(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (5, 4), (0, 0, 255)).save(tmp_path / "photo", kind)
+    pixels = read_rgb(tmp_path / "photo")
+    assert pixels.shape == (4, 5, 3) and np.abs(pixels.astype(int) - (0, 0, 255)).max() < 9
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PHOTOGRAPHS if kind != "PNG"])
+def test_a_map_is_lossless(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png", kind)
+    with pytest.raises(DataError, match=rf"a\.png: the panoptic PNG is a {kind}; it must be lossless \(PNG\)"):
+        read_panoptic_png(tmp_path / "a.png")
+
+
+def test_images_larger_than_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000_000)
+    for name, size in (("small", (4000, 1999)), ("large", (4000, 2001))):
+        Image.new("1", size).save(tmp_path / name, "PNG")
+    with pytest.warns(Image.DecompressionBombWarning):
+        assert read_rgb(tmp_path / "small").shape == (1999, 4000, 3)
+    for read in (read_rgb, read_panoptic_png):
+        with pytest.raises(DataError, match=r"large: the .* has more than 8 million pixels, .*into tiles"):
+            read(tmp_path / "large")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_no_image(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg: the image cannot be decoded \(.*not a file"):
+        read_rgb(tmp_path / "a.jpg")

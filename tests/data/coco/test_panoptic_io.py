@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing as mp
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.data.coco.panoptic_io import MAX_ID, PanopticResultWriter, read_panoptic_png, write_panoptic_png
+from panoptic_occ.data.coco.panoptic_io import (
+    MAX_ID,
+    PanopticResultWriter,
+    check_map_names,
+    predictions_in,
+    read_panoptic_png,
+    write_panoptic_png,
+)
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
@@ -99,15 +107,6 @@ class TestWriter:
         assert content["categories"] == CATEGORIES.to_json()
         np.testing.assert_array_equal(read_panoptic_png(tmp_path / "r/b/12.png"), prediction().ids)
 
-    def test_hundreds_of_segments(self, tmp_path, writer, file):
-        ids = np.arange(1, 601).reshape(20, 30)
-        with writer:
-            segments = tuple(Segment(i, 0, True, 1) for i in range(1, 601))
-            writer.write(1, "1.jpg", PanopticMap(torch.from_numpy(ids), segments))
-        np.testing.assert_array_equal(read_panoptic_png(tmp_path / "r/1.png"), ids)
-        infos = json.loads(file.read_text())["annotations"][0]["segments_info"]
-        assert [info["id"] for info in infos] == list(range(1, 601))
-
     def test_what_was_there_before_is_listed_too_but_no_foreign_image(self, tmp_path, writer, file):
         with pytest.raises(KeyboardInterrupt), writer:
             writer.write(1, "1.jpg", prediction())
@@ -147,7 +146,62 @@ class TestWriter:
         with pytest.raises(DataError, match=r"a\.png: already holds the prediction for image 1, and image 2"):
             writer.write(2, "a.jpeg", prediction())
 
+    @pytest.mark.parametrize("name", ["/tmp/a.jpg", "../a.jpg", "b/../../a.jpg", "link/a.jpg", ""])
+    def test_names_that_lead_elsewhere(self, tmp_path, writer, name):
+        (tmp_path / "r").mkdir()
+        (tmp_path / "r" / "link").symlink_to(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(DataError, match=r"image 3 has the name .* leads out of"):
+            writer.write(3, name, prediction())
+        with pytest.raises(DataError, match=r"x\.json: image 3 has the name .* leads out of"):
+            check_map_names(tmp_path / "r", {3: name}, Path("x.json"))
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_images_that_would_share_a_map(self, tmp_path):
+        check_map_names(tmp_path, {1: "a.jpg", 2: "b/a.jpg"}, Path("x.json"))
+        with pytest.raises(DataError, match=r"x\.json: images 1 and 2 would get one map, a\.png"):
+            check_map_names(tmp_path, {1: "a.jpg", 2: "a.webp"}, Path("x.json"))
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+    def test_a_picture_of_somebody_is_not_replaced(self, tmp_path, writer, kind):
+        (tmp_path / "r").mkdir()
+        Image.new("RGB", (3, 2), (9, 9, 9)).save(tmp_path / "r" / "a.png", kind)
+        before = (tmp_path / "r" / "a.png").read_bytes()
+        with pytest.raises(DataError, match=r"a\.png: is in the way"):
+            writer.write(1, "a.jpg", prediction())
+        assert (tmp_path / "r" / "a.png").read_bytes() == before and predictions_in(tmp_path / "r") == {}
+
+    @pytest.mark.parametrize(
+        "text", ["{", "[1]", "{}", '{"image_id": 1}', '{"image_id": "1", "image": {}}', "[" * 99_999]
+    )
+    def test_a_damaged_note_of_a_map(self, tmp_path, writer, text):
+        write_panoptic_png(tmp_path / "r" / "a.png", np.zeros((2, 2), int), {"panoptic_annotation": text})
+        with pytest.raises(DataError, match=r"a\.png: the prediction says nothing .*remove it and predict its image"):
+            writer.close()
+
     def test_folder_that_is_a_file(self, tmp_path, writer):
         (tmp_path / "r").write_text("")
         with pytest.raises(DataError, match="cannot write here"):
             writer.write(1, "1.jpg", prediction())
+
+    def test_a_cleared_folder_has_room_for_the_next_result(self, tmp_path, writer, file):
+        with writer:
+            writer.write(1, "a.jpg", prediction())
+            writer.write(2, "b/c.jpg", prediction())
+        picture = tmp_path / "r" / "picture.png"
+        Image.new("RGB", (2, 2)).save(picture)
+        before = sorted(tmp_path.rglob("*"))
+        for names, message in (
+            (["a.jpg", "picture.gif"], r"picture\.png: is in the way .*none that this writer made.*move it away"),
+            (["a.jpg", "b.jpg", "a.jpeg"], r"a\.png: would be the prediction for 2 images"),
+        ):
+            with pytest.raises(DataError, match=message):
+                writer.clear(names)
+            assert sorted(tmp_path.rglob("*")) == before
+        with pytest.raises(DataError, match=r"picture\.png: is in the way"):
+            writer.write(1, "picture.gif", prediction())
+        writer.clear(["a.jpg"])
+        assert not file.exists() and list((tmp_path / "r").rglob("*.png")) == [picture]
+        with writer:
+            writer.write(3, "a.jpg", prediction())
+        assert [entry["image_id"] for entry in json.loads(file.read_text())["annotations"]] == [3]

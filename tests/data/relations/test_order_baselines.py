@@ -6,7 +6,7 @@ from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.relations.build import build_relations
 from panoptic_occ.data.relations.cache import ImageRelation, RelationCache
-from panoptic_occ.data.relations.order_baselines import class_table
+from panoptic_occ.data.relations.statistics import class_table
 from panoptic_occ.structures.relation import GroundTruthRelation
 
 

@@ -22,17 +22,13 @@ from panoptic_occ.data.relations.cache import ImageRelation, RelationCache
 from panoptic_occ.data.relations.statistics import relation_statistics
 from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.structures.masks import MaskCrops
-from panoptic_occ.structures.relation import GroundTruthRelation
-
-
-def random_relation(rng: np.random.Generator, k: int) -> GroundTruthRelation:
-    masks = torch.from_numpy(rng.random((k, 5, 6)) < 0.3)
-    ids = torch.from_numpy(rng.integers(0, k + 1, (5, 6)).astype(np.int32))
-    return ground_truth_relation(MaskCrops.from_dense(masks), torch.arange(1, k + 1), ids)
 
 
 def random_image(rng: np.random.Generator, image_id: int, k: int) -> ImageRelation:
-    return ImageRelation(image_id, torch.arange(k) + 10 * (image_id % 9), random_relation(rng, k))
+    masks = torch.from_numpy(rng.random((k, 5, 6)) < 0.3)
+    ids = torch.from_numpy(rng.integers(0, k + 1, (5, 6)).astype(np.int32))
+    relation = ground_truth_relation(MaskCrops.from_dense(masks), torch.arange(1, k + 1), ids)
+    return ImageRelation(image_id, torch.arange(k) + 10 * (image_id % 9), relation)
 
 
 def test_cache_round_trip(tmp_path: Path) -> None:
@@ -104,7 +100,7 @@ def test_a_cache_that_cannot_be_used_is_refused_and_built_again(
     content = path.read_bytes()
     damage(path)
     with pytest.raises(DataError, match=rf"r\.safetensors.*{reason}.*build it again with"):
-        RelationCache.read(path, data.fingerprint)
+        RelationCache.read(path, data.annotation_fingerprint)
     assert len(ensure_relations(data, path)) == 3
     assert path.read_bytes() == content  # equal content gives equal files
     assert ("it is built again now" in caplog.text) == (damage is not Path.unlink)
@@ -115,17 +111,36 @@ def test_changed_annotations_make_a_new_cache(tiny_coco: Any, tmp_path: Path, ca
     build_relations(tiny_coco.data(), path)
     tiny_coco.instances.pop(0)
     data = tiny_coco.data()
-    with pytest.raises(DataError, match="made from other annotation files"):
-        RelationCache.read(path, data.fingerprint)
+    with pytest.raises(DataError, match="made from other annotations"):
+        RelationCache.read(path, data.annotation_fingerprint)
     relation = ensure_relations(data, path).get(5)
     assert relation is not None and relation.area.tolist() == [32]
-    assert "made from other annotation files" in caplog.text
+    assert "made from other annotations" in caplog.text
+
+
+def test_a_repainted_map_is_not_read_with_the_relations_before(tiny_coco: Any, tmp_path: Path) -> None:
+    """By the panoptic map alone, the dog on the cat lies under it then."""
+    source = CocoSource(tiny_coco.write(), "val2017", "val2017", tmp_path)
+
+    def order_of_dog_and_cat() -> list[int]:
+        data = source.split("val")
+        assert (data.relations is None) == (not source.relations_path(data).exists())
+        computed = data.target(0).relation
+        cached = ensure_relations(data, source.relations_path(data)).get(5)
+        assert cached is not None and torch.equal(cached.own, computed.own)
+        return cached.own[[0, 1], [1, 0]].tolist()  # the common pixels that belong to the cat, and to the dog
+
+    assert order_of_dog_and_cat() == [0, 12]
+    assert source.split("val").relations is not None
+    tiny_coco.ids[5][1:9, 1:9] = 1
+    tiny_coco.write()
+    assert order_of_dog_and_cat() == [12, 0]
 
 
 def test_a_good_cache_is_not_built_again(tiny_coco: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, path = tiny_coco.data(), tmp_path / "r.safetensors"
     build_relations(data, path)
-    monkeypatch.setattr("panoptic_occ.data.relations.build.build_relations", None)
+    monkeypatch.setattr("panoptic_occ.data.relations.preparation.build_relations", None)
     assert len(ensure_relations(data, path)) == 3
 
 
@@ -155,7 +170,7 @@ from pathlib import Path
 from panoptic_occ.common import tensor_file
 from panoptic_occ.data.coco import dataset
 from panoptic_occ.data.coco.layout import Layout
-from panoptic_occ.data.relations import build
+from panoptic_occ.data.relations import preparation
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -170,7 +185,7 @@ if sys.argv[3] == "writing":
     tensor_file.save_file = half
 else:
     dataset.matched_segments = lambda *a: die() if len(seen) == 1 else (seen.append(0), match(*a))[1]
-build.build_relations(dataset.CocoPanoptic(Layout.of(Path(sys.argv[1]), "val2017")), Path(sys.argv[2]))
+preparation.build_relations(dataset.CocoPanoptic(Layout.of(Path(sys.argv[1]), "val2017")), Path(sys.argv[2]))
 """
 
 

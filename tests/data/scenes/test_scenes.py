@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,14 +14,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from panoptic_occ.common.errors import ConfigError
+from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.data.coco.doctor import check
-from panoptic_occ.data.relations.order_baselines import class_table, rule_accuracies
-from panoptic_occ.data.scenes import generator
-from panoptic_occ.data.scenes.generator import SceneSettings, generate
+from panoptic_occ.data.relations.statistics import class_table, rule_accuracies
+from panoptic_occ.data.scenes import source as scenes
 from panoptic_occ.data.scenes.layout import BADGES, BODIES, COVERS, NEUTRAL, THINGS, Mix
 from panoptic_occ.data.scenes.painter import STUFF, PaintedScene, paint_scene
-from panoptic_occ.data.scenes.source import ScenesSource
+from panoptic_occ.data.scenes.source import SceneSettings, ScenesSource, generate
 
 KINDS = ("prior", "cover", "small", "large", "equal")
 
@@ -45,12 +45,12 @@ def test_same_seed_same_scene_other_seed_other_scene() -> None:
 PAINTER = """
 import sys
 from pathlib import Path
-from panoptic_occ.data.scenes import generator
-paint, painted = generator.paint_scene, []
-generator.paint_scene = lambda *settings: painted.append(1) or paint(*settings)
+from panoptic_occ.data.scenes import source as scenes
+paint, painted = scenes.paint_scene, []
+scenes.paint_scene = lambda *settings: painted.append(1) or paint(*settings)
 print("ready", flush=True)
 sys.stdin.readline()
-generator.generate(Path(sys.argv[1]), {"train": 30, "val": 10}, generator.SceneSettings(size=64), 1)
+scenes.generate(Path(sys.argv[1]), {"train": 30, "val": 10}, scenes.SceneSettings(size=64), 1)
 print(len(painted))
 """
 
@@ -144,16 +144,16 @@ def test_interrupted_generation_is_missing_then_continues(tmp_path: Path, monkey
             raise KeyboardInterrupt
         return honest(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generator, "paint_scene", interrupted)
+    monkeypatch.setattr(scenes, "paint_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "a", counts, settings, processes=1)
     assert not (tmp_path / "a" / "annotations" / "instances_val.json").exists()
     generate(tmp_path / "a", counts, settings, processes=1)
     assert painted == 6  # 3 + the interrupted one + the 2 that were missing
-    monkeypatch.setattr(generator, "paint_scene", honest)
+    monkeypatch.setattr(scenes, "paint_scene", honest)
     generate(tmp_path / "b", counts, settings, processes=1)
     files = {p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
-    assert len(files) == 5 * 2 + 4
+    assert len(files) == 5 * 2 + 4 + 1
     assert {p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()} == files
 
 
@@ -169,3 +169,45 @@ def test_settings_name_the_folder(tmp_path: Path) -> None:
 def test_a_bad_mix_is_named(mix: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"data\.source\.mix: .*(priors|>= 0).*; allowed: prior"):
         ScenesSource(mix=mix)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("annotations/panoptic_val.json", b'{"images": ['),
+        ("annotations/instances_val.json", b""),
+        ("val/000000000002.jpg", b""),
+        ("val/000000000001.jpg", None),
+        ("annotations/panoptic_val/000000000002.png", None),
+        ("annotations/panoptic_val", None),
+    ],
+)
+def test_what_is_missing_in_the_cache_is_painted_again(tmp_path: Path, name: str, content: bytes | None) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def prepared() -> ScenesSource:
+        made = ScenesSource(size=64, train_images=2, val_images=2, cache_dir=tmp_path, processes=1)
+        made.prepare()
+        return made
+
+    path = prepared().cache_dir / name
+    before = files()
+    if content is not None:
+        path.write_bytes(content)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    prepared()
+    assert files() == before
+
+
+@pytest.mark.parametrize("place", ["images", "panoptic"])
+def test_what_is_damaged_in_the_cache_says_which_folder_to_remove(tmp_path: Path, place: str) -> None:
+    made = ScenesSource(size=64, train_images=2, val_images=2, cache_dir=tmp_path, processes=1)
+    made.prepare()
+    file = next(getattr(made.layout("val"), place).glob("*1.*"))
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match=rf"{file}: .*remove the folder {made.cache_dir} and run again"):
+        made.split("val").load(0)

@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 from helpers.orders import relation, truth
 from panoptic_occ.fusion.engine import fuse
 from panoptic_occ.fusion.policy import FusionPolicy
-from panoptic_occ.metrics.order.canvas_accuracy import CanvasAccuracy, canvas_counts
+from panoptic_occ.metrics.order.relation_accuracy import CanvasAccuracy, canvas_counts
 from panoptic_occ.ops.matching import best_boxes
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.masks import MaskCrops, PairStats

@@ -140,14 +140,6 @@ class TestMetric:
                 total.merge_state(metric_over(part))
             assert total.result() == expected
 
-    def test_forward_and_reset(self):
-        metric = PanopticQuality(CATEGORIES)
-        assert metric(*self.images[0]) == metric_over(self.images[:1]).compute()
-        metric(*self.images[1])
-        assert metric.result() == metric_over(self.images[:2]).result()
-        metric.reset()
-        assert metric.result().all.n == 0
-
     def test_as_dict_has_the_official_layout(self):
         result = metric_over(self.images).result()
         content = result.as_dict()

@@ -164,3 +164,45 @@ def test_memory_of_an_image_is_that_of_the_one_before(tmp_path):
     command = [sys.executable, "-c", COUNT_FAULTS, *files]
     faults = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert faults < 300 * len(images)
+
+
+def test_segment_id_zero_gives_the_official_number_and_a_warning(tmp_path, capsys):
+    """VOID as a segment: its pixels are taken off the union, so half a segment scores 100 %."""
+    ids = np.array([[1, 1, 0, 0]])
+    info = [{"id": 1, "category_id": 3, "area": 4, "iscrowd": 0}]
+    gt_json = save(tmp_path / "gt", {1: (ids, [{**info[0], "area": 2}, {**info[0], "id": 0, "area": 2}])})
+    result_json = save(tmp_path / "result", {1: (np.ones((1, 4), int), info)})
+    assert scores_of(gt_json, result_json)["per_class"]["3"]["sq"] == 1
+    assert "the ground truth of 1 images lists a segment of id 0, which is VOID" in capsys.readouterr().err
+
+
+NUMBERS = ("image_id", "id", "category_id", "iscrowd", "isthing")
+
+
+def as_text(node, key=""):
+    """All ids and truth values of a JSON as text, those of images with leading zeros."""
+    if isinstance(node, dict):
+        return {name: as_text(value, name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [as_text(value) for value in node]
+    return f"{node:012}" if key == "image_id" else str(node) if key in NUMBERS else node
+
+
+@pytest.mark.parametrize("sides", [(2,), (3,), (2, 3)])
+def test_ids_and_truth_values_as_text(split, sides, capsys):
+    expected = scores_of(*split[2:], "--processes", 1)
+    for side in sides:
+        split[side].write_text(json.dumps(as_text(json.loads(split[side].read_text()))))
+    assert scores_of(*split[2:], "--processes", 1) == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_backslashes_in_the_names_of_maps(split, tmp_path):
+    expected = scores_of(*split[2:], "--processes", 1)
+    (tmp_path / "result" / "sub").mkdir()
+    content = json.loads(split[3].read_text())
+    name = content["annotations"][0]["file_name"]
+    (tmp_path / "result" / name).rename(tmp_path / "result" / "sub" / name)
+    content["annotations"][0]["file_name"] = f"sub\\{name}"
+    split[3].write_text(json.dumps(content))
+    assert scores_of(*split[2:], "--processes", 1) == expected

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from helpers.pq_split import edited, run
-from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
+from panoptic_occ.data.coco.panoptic_io import read_panoptic_png, write_panoptic_png
 from panoptic_occ.metrics.pq import files as pq_files
 
 SIDES = {"target": 2, "result": 3}  # their places in a split
@@ -27,6 +27,8 @@ FAULTS = [  # file, place in it, what is put there, what is said of it
     ("target", SEGMENT + "area", GONE, "image 5, segment .* lacks 'area'"),
     ("result", SEGMENT + "id", GONE, "image 5, a segment lacks 'id'"),
     ("result", SEGMENT[:-1], None, r"image 5, a segment lacks 'id' \(found: None\)"),
+    ("target", SEGMENT + "iscrowd", "maybe", "image 5, segment .* has the iscrowd 'maybe'; 0, 1, true or false is"),
+    ("target", "categories.0.isthing", "no", r"category 3 \('cat'\) has isthing 'no'; allowed: 0, 1, true or false"),
     ("target", "categories.0.id", "cat", "category .* has the id 'cat'; "),
     ("target", "categories.0.color", [1, 2], r"category 3 has the color \[1, 2\]; "),
     ("target", "categories.0.color", [1, 2, 256], r"category 3 has the color \[1, 2, 256\]; "),
@@ -44,7 +46,7 @@ for side in SIDES:
         (side, IMAGE + "image_id", None, "an annotation has the image_id None; a number or a name"),
         *(
             (side, SEGMENT + key, value, f"image 5, .* has the {key} {re.escape(repr(value))}; a whole number")
-            for key, values in {"id": ("abc", None, 2**70), "category_id": ("3", [3], True)}.items()
+            for key, values in {"id": ("abc", None, 2**70), "category_id": ("three", [3], True)}.items()
             for value in values
         ),
     ]
@@ -100,14 +102,41 @@ def test_maps_that_contradict_their_json(split, capsys):
     assert re.search(r"000001.png \(image 1\).*segments 77 have no pixel", said(capsys, split))
 
 
+def test_a_map_in_the_order_of_bgr(split, capsys):
+    file = split[3].with_suffix("") / "000001.png"
+    write_panoptic_png(file, read_panoptic_png(file) * 256**2)
+    assert "red and blue are swapped in it: write it in the order of RGB" in said(capsys, split)
+    write_panoptic_png(file, read_panoptic_png(file) // 256**2)
+    file = split[2].with_suffix("") / "000001.png"
+    write_panoptic_png(file, read_panoptic_png(file) * 256**2)
+    assert run(*split[2:]) == 0
+    assert "0 pixels in the PNG; red and blue are swapped in it); PQ trusts" in capsys.readouterr().err
+
+
 def test_an_output_that_cannot_be_written(split, tmp_path, capsys, monkeypatch):
     """The table comes first; a folder is refused before the work."""
     (tmp_path / "file").write_text("")
     assert run(*split[2:], "--json", tmp_path / "file" / "pq.json") == 1
     captured = capsys.readouterr()
     assert "cannot write here" in captured.err and "Things" in captured.out
-    monkeypatch.setattr(pq_files, "read_json", None)
+    monkeypatch.setattr(pq_files, "CocoJson", None)
     assert f"{tmp_path}: --json is a folder; name a file in it" in said(capsys, split, "--json", tmp_path)
+
+
+@pytest.mark.parametrize("victim", ["gt_json", "prediction_json", "png", "text", "link", "deep"])
+def test_json_replaces_nothing_but_its_own_result(split, tmp_path, capsys, victim):
+    own = tmp_path / "own"
+    own.mkdir()
+    for name, content in (("text", "my notes"), ("deep", "[" * 99_999)):
+        (own / name).write_text(content)
+    (own / "link").symlink_to(split[3])
+    png = next(split[2].with_suffix("").glob("*.png"))
+    file = {"gt_json": split[2], "prediction_json": split[3], "png": png}.get(victim, own / victim)
+    before = file.read_bytes()
+    assert f"{file}: --json names a file that is no result of pq" in said(capsys, split, "--json", file)
+    assert file.read_bytes() == before
+    for _ in range(2):
+        assert run(*split[2:], "--json", own / "new.json") == 0
 
 
 INTERRUPTED = """

@@ -79,11 +79,6 @@ class TestArea:
         relation = ask(AreaOrder(**switches, **COMMON), detections(NESTED, labels=[0, 0, 1, 1]))
         assert relation.above().nonzero().tolist() == expected
 
-    def test_fusion_paints_the_small_one_on_top(self):
-        instances = detections(NESTED)
-        panoptic = fused(instances, ask(AreaOrder(**COMMON), instances), FusionPolicy(min_visible=0.5))
-        assert [record.final for record in panoptic.records] == [12, 3, 1, 4]
-
 
 class TestRandom:
     def test_half_of_the_pairs_each_way(self):

@@ -34,9 +34,8 @@ def test_perfect_detections_in_any_score_order_give_the_annotated_map():
 
 def test_unmatched_detections_keep_the_order_of_the_scores():
     target = toy_target(MASKS, LABELS)
-    instances = detections(
-        strip(8, range(4), range(2, 6), range(3, 8))
-    )  # the third has IoU 3/6 with the second, which is taken
+    # the third has IoU 3/6 with the second, which is taken
+    instances = detections(strip(8, range(4), range(2, 6), range(3, 8)))
     relation = relation_of(instances, target)
     assert relation.valid.nonzero().tolist() == [[0, 1], [1, 0]]
     assert relation.above().nonzero().tolist() == [[1, 0]]

@@ -40,9 +40,9 @@ def test_pairs_of_unknown_order_stay_the_methods_own():
     strange = torch.roll(instances.masks.dense()[:2], (2, 9), (1, 2))  # match no annotation by half
     instances = detections(torch.cat([instances.masks.dense(), strange]))
     masks, stats = instances.masks, PairStats.of(instances.masks)
-    own = AreaOrder(**COMMON, sig_ratio=0.0)(instances, stats)
-    own = replace(own, score_decides=torch.ones(7, 7, dtype=torch.bool))
-    told = with_annotated_order(own, instances, stats, target)
+    relation = AreaOrder(**COMMON, sig_ratio=0.0)(instances, stats)
+    relation = replace(relation, score_decides=torch.ones(7, 7, dtype=torch.bool))
+    told = with_annotated_order(relation, instances, stats, target)
     dense, ids, lead = masks.dense(), target.panoptic.ids, torch.zeros(7, 7)
     owned = [ids == 1 + next(k for k, m in enumerate(target.masks.dense()) if m.equal(mask)) for mask in dense[:5]]
     for i in range(5):
@@ -50,8 +50,8 @@ def test_pairs_of_unknown_order_stay_the_methods_own():
             common = dense[i] & dense[j]
             lead[i, j] = (owned[i] & common).sum() - (owned[j] & common).sum()
     known = lead != 0
-    assert 4 <= int(known.sum()) < int(own.valid.sum())
-    assert torch.equal(told.margin[~known], own.margin[~known]) and torch.equal(told.valid, own.valid)
+    assert 4 <= int(known.sum()) < int(relation.valid.sum())
+    assert torch.equal(told.margin[~known], relation.margin[~known]) and torch.equal(told.valid, relation.valid)
     assert torch.equal(told.margin[known], lead[known].sign())
     assert torch.equal(told.score_decides, ~known)
     assert not told.transitive and told.value is None and torch.equal(told.margin, -told.margin.T)
@@ -63,9 +63,9 @@ def test_an_order_of_its_own_stays_and_the_annotated_pair_is_put_right():
     stats = PairStats.of(instances.masks)
     for order in ([0, 1], [1, 0]):
         nothing = torch.zeros(2, 2)
-        own = Relation(nothing, nothing.bool(), torch.tensor(order))
-        told = with_annotated_order(own, instances, stats, target)
-        assert told.order is own.order
+        relation = Relation(nothing, nothing.bool(), torch.tensor(order))
+        told = with_annotated_order(relation, instances, stats, target)
+        assert told.order is relation.order
         assert areas(fused(instances, told, POLICY)) == [16, 16]
 
 
@@ -75,9 +75,9 @@ def test_claims_give_way_where_the_order_is_known():
     instances = detections(masks)
     claims = MaskCrops.from_dense(strip(12, range(6), [6], range(7, 12)))  # 4, 5 go to instance 0 and 7, 8 to 2
     nothing = torch.zeros(3, 3)
-    own = Relation(nothing, nothing.bool(), claims=claims)
-    assert areas(fused(instances, own, POLICY)) == [6, 1, 5]
-    told = with_annotated_order(own, instances, PairStats.of(instances.masks), target)
+    relation = Relation(nothing, nothing.bool(), claims=claims)
+    assert areas(fused(instances, relation, POLICY)) == [6, 1, 5]
+    told = with_annotated_order(relation, instances, PairStats.of(instances.masks), target)
     assert areas(fused(instances, told, POLICY)) == [4, 3, 5]
 
 
@@ -86,5 +86,5 @@ def test_few_instances(count):
     target = toy_sample(count).annotations
     instances = toy_detections(target)
     stats = PairStats.of(instances.masks)
-    own = replace(ScoreOrder(**COMMON)(instances, stats), claims=instances.masks)
-    assert not with_annotated_order(own, instances, stats, target).valid.any()
+    relation = replace(ScoreOrder(**COMMON)(instances, stats), claims=instances.masks)
+    assert not with_annotated_order(relation, instances, stats, target).valid.any()

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.toy_orders import all_pairs, scene
 from panoptic_occ.occlusion.heads import roi_head
 from panoptic_occ.occlusion.heads.roi_head import PairHead, roi_inputs
-
-
-def plain(head: PairHead, x: Tensor, pairs: Tensor) -> Tensor:
-    y = torch.cat([x[pairs[:, 0]], x[pairs[:, 1]]], dim=1)
-    for conv, stride in ((head.conv1, 1), (head.conv2, 1), (head.conv3, 1), (head.conv4, 2)):
-        y = F.conv2d(y, conv.weight, conv.bias, stride=stride, padding=1).clamp(min=0)
-    y = (y.flatten(1) @ head.fc1.weight.T + head.fc1.bias).clamp(min=0)
-    return (y @ head.project.weight.T + head.project.bias).squeeze(1)
+from scripts.benchmark.reference import pair_logits
 
 
 def gradients(head: PairHead, logits: Tensor) -> list[Tensor]:
@@ -59,7 +51,7 @@ def test_fuzz_pairs_of_every_shape_with_gradients(seed: int, at_once: int, monke
         2: all_pairs(n),
         3: torch.stack([torch.zeros(n, dtype=torch.int64), torch.arange(n)], dim=1),  # one above all
     }.get(seed, torch.randint(n, (int(torch.randint(1, 40, ())), 2)))
-    fast, slow = head(x, pairs), plain(head, x, pairs)
+    fast, slow = head(x, pairs), pair_logits(head, x, pairs)
     assert fast.shape == (len(pairs),)
     torch.testing.assert_close(fast, slow.float())
     for one, other in zip(gradients(head, head(x, pairs)), gradients(head, slow), strict=True):
@@ -73,7 +65,7 @@ def test_width_of_the_paper_within_a_millionth() -> None:
     later = torch.tril_indices(4, 4, offset=-1).T
     with torch.no_grad():
         for pairs in (later[:1], later):  # joined, and split
-            expected = plain(head, x, pairs)
+            expected = pair_logits(head, x, pairs)
             assert (head(x, pairs) - expected).abs().max() <= 1e-6 * max(1.0, expected.abs().max().item())
 
 

@@ -81,7 +81,9 @@ def test_a_stage_that_goes_on_is_as_fast_as_it_is_now(
     clock = iter((0.0, 100.0, 200.0))
     monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
     caplog.set_level("INFO", progress.__name__)
-    trainer: Any = SimpleNamespace(global_step=500, max_steps=600, is_global_zero=True, progress_bar_metrics={})
+    trainer: Any = SimpleNamespace(
+        training=True, global_step=500, max_steps=600, is_global_zero=True, progress_bar_metrics={}
+    )
     lines = StageLines()
     lines.on_train_start(trainer, Steps())
     trainer.global_step = 550

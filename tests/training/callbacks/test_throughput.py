@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.training.callbacks import throughput
-from panoptic_occ.training.callbacks.throughput import Throughput
+from panoptic_occ.training.callbacks import progress
+from panoptic_occ.training.callbacks.progress import Throughput
 from panoptic_occ.training.module import PanopticModule
 
 
@@ -26,7 +26,7 @@ def test_images_of_the_last_steps_over_the_time_they_took(monkeypatch: pytest.Mo
     module = PanopticModule(PanopticFPN.__new__(PanopticFPN), "occlusion", seed=0)
     # start, then the ends of four steps; start and step of the other fit
     moments = iter([10.0, 11.0, 13.0, 13.5, 15.5, 100.0, 102.0])
-    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    monkeypatch.setattr(progress, "perf_counter", lambda: next(moments))
     callback = Throughput(window=2)
     for batches in ((8, 4, 4, 2), (6,)):
         callback.on_train_start(trainer, module)

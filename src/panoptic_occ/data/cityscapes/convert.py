@@ -19,7 +19,7 @@ from scipy.ndimage import find_objects
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.cityscapes.labels import CATEGORIES, COUNTED, IDS, THINGS
 from panoptic_occ.data.cityscapes.polygons import Size, full_mask, read_outlines, visible_pixels
-from panoptic_occ.data.coco.images import opened_image
+from panoptic_occ.data.coco.images import LOSSLESS, opened_image
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.panoptic_io import write_panoptic_png
 from panoptic_occ.data.coco.writer import Part, mask_entry
@@ -81,7 +81,7 @@ def convert(files: Files, target: Layout, number: int) -> Part:
 
 def read_instance_ids(path: Path) -> Int32[np.ndarray, "h w"]:
     """The label of every pixel, of counted things 1000 x label + number; DataError for a file that is none of these."""
-    with opened_image(path, "PNG of instance ids", "unpack gtFine_trainvaltest.zip again") as image:
+    with opened_image(path, "PNG of instance ids", "unpack gtFine_trainvaltest.zip again", LOSSLESS) as image:
         mode = image.mode
         if mode.startswith("I"):
             return np.array(image, dtype=np.int32)

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw
 
 from panoptic_occ.common.errors import DataError, did_you_mean
 from panoptic_occ.common.files import read_json
+from panoptic_occ.common.scalars import truth_value
 from panoptic_occ.data.cityscapes.labels import IDS, NOT_PAINTED, THINGS, label_of
-from panoptic_occ.data.coco.reader import MAX_COORDINATE
+from panoptic_occ.data.coco.segmentation import MAX_COORDINATE
 
 Size = tuple[int, int]
 
@@ -53,7 +54,7 @@ def read_outlines(path: Path) -> tuple[Size, list[Outline]]:
 
 
 def _outline(entry: dict[str, Any], k: int, path: Path) -> Outline | None:
-    if entry.get("deleted"):
+    if truth_value(entry.get("deleted", 0)):
         return None
     name = str(entry["label"])
     label = label_of(name)

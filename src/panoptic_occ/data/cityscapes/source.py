@@ -26,6 +26,8 @@ VERSION = 1
 ROOT_VARIABLE = "PANOPTIC_OCC_CITYSCAPES"
 ENDINGS = {"leftImg8bit": ("_leftImg8bit.png",), "gtFine": ("_gtFine_polygons.json", "_gtFine_instanceIds.png")}
 """Top folder -> what the names of the files of an image end with."""
+OF_MACOS = "._"
+"""What the names of the files begin with that macOS puts beside others on foreign disks and into archives."""
 
 
 class CityscapesSource(Source):
@@ -95,7 +97,8 @@ def _stems(root: Path, split: str) -> list[str]:
     stems_of: dict[str, set[str]] = {}  # by the pattern of a file's path
     for top, endings in ENDINGS.items():
         folder = root / top / split
-        files = [path.relative_to(folder).as_posix() for path in folder.glob("*/*")]
+        paths = (path for path in folder.glob("*/*") if not path.name.startswith(OF_MACOS))
+        files = [path.relative_to(folder).as_posix() for path in paths]
         for ending in endings:
             stems_of[f"{top}/{split}/{{}}{ending}"] = {n.removesuffix(ending) for n in files if n.endswith(ending)}
         if not any(n.endswith(endings) for n in files):

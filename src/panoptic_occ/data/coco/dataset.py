@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from panoptic_occ.data.coco.panoptic_instances import (
     thing_segments,
 )
 from panoptic_occ.data.coco.reader import Instances, Problem, read_image, read_instances, read_panoptic
+from panoptic_occ.data.fingerprint import split_fingerprint
 from panoptic_occ.data.relations.cache import RelationCache
 from panoptic_occ.ops.ground_truth_relation import ground_truth_relation
 from panoptic_occ.ops.segment_matching import SegmentMatch, matched_segments
@@ -46,12 +48,14 @@ class CocoPanoptic(Dataset[Sample]):
 
     ``image_ids`` (n,), ``sizes`` (n, 2) as (height, width), ``categories`` from the panoptic JSON.  ``skipped`` counts
     what was left out on reading; ``warnings`` counts the tolerated problems of the images loaded by this process.
-    ``relations``: cached ground-truth relations; without them every load computes its own.
+    ``relations``: cached ground-truth relations; without them every load computes its own.  ``renumbered``: the
+    annotations have other ids than in their file.
 
     With ``skip_empty``, images without a non-crowd instance are left out (counted as ``images without instances``).
     ``inst_gt``: the instances are those of the instances JSON (``coco``, full masks that overlap) or are cut from the
     ``panoptic`` map, which has no relations to cache.  ``match``: how an instance finds its segment of the panoptic
-    map, by the ``share`` of it that it covers or by the nearest ``box`` (see ``ops.segment_matching``).
+    map, by the ``share`` of it that it covers or by the nearest ``box`` (see ``ops.segment_matching``).  ``manifest``:
+    where the digests of its files are kept.
     """
 
     def __init__(
@@ -61,13 +65,17 @@ class CocoPanoptic(Dataset[Sample]):
         skip_empty: bool = False,
         inst_gt: InstanceTruth = "coco",
         match: SegmentMatch = "share",
+        manifest: Path | None = None,
     ) -> None:
         self.layout = layout
+        self._manifest = manifest
         self.inst_gt = inst_gt
         self.match: SegmentMatch = match
         self.relations: RelationCache | None = None
         self.warnings: Counter[str] = Counter()
-        split = read_annotations(layout)
+        self.has_instances = inst_gt == "coco" or layout.instances_json.exists()
+        split = read_annotations(layout, self.has_instances)
+        self.renumbered = split.renumbered
         self.categories, self.skipped, self._records = split.categories, split.skipped, split.records
         self._rows = np.arange(len(split.records))  # of the images that are not left out
         if skip_empty:
@@ -103,8 +111,13 @@ class CocoPanoptic(Dataset[Sample]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the annotation files; hashing COCO train takes about a second."""
-        return self.layout.fingerprint()
+        """SHA-256 (hex) of all files of the split, also of images that are left out, see ``data.fingerprint``."""
+        return split_fingerprint(self.layout, lambda: self._records, self._manifest)
+
+    @cached_property
+    def annotation_fingerprint(self) -> str:
+        """The same without the images: the order of the instances follows from the annotations alone."""
+        return split_fingerprint(self.layout, lambda: self._records, self._manifest, images=False)
 
     def load(self, index: int) -> Sample:
         """The image and its target.  Raises DataError at the first fatal problem of the image."""

@@ -13,29 +13,69 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.common.files import check_regular, how_to_get
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What an image may be, by Pillow's names: others, such as PostScript, start programs."""
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""What the names of such files end with."""
+LOSSLESS = ("PNG",)
+"""What a map of ids may be."""
+_UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, struct.error, zlib.error)
 """What Pillow raises for a file that is damaged, or no image."""
 _NO_RANGE = ("I", "F")
 """Modes without a largest value, so that no value stands for white."""
 
 
 @contextmanager
-def opened_image(path: Path, what: str, fix: str) -> Iterator[Image.Image]:
-    """An image to be decoded in the block; DataError with ``what`` it is and the ``fix`` if missing or damaged."""
+def opened_image(path: Path, what: str, fix: str, formats: tuple[str, ...] = PHOTOGRAPHS) -> Iterator[Image.Image]:
+    """An image of one of ``formats``, to be decoded in the block.
+
+    DataError with ``what`` it is and the ``fix`` if it is missing, damaged, too large or of another format.
+    """
     try:
-        with Image.open(path) as image:
+        check_regular(path)
+        with Image.open(path, formats=formats) as image:
             yield image
     except FileNotFoundError:
-        raise DataError(f"{path}: the {what} does not exist; {fix}") from None
+        raise DataError(f"{path}: the {what} does not exist; {how_to_get(path, fix)}") from None
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{path}: the {what} has more than {_max_pixels() // 10**6} million pixels, the most that is read; cut it "
+            "into tiles, or make it smaller"
+        ) from None
     except _UNREADABLE as error:
-        raise DataError(f"{path}: the {what} cannot be decoded ({error}), it is damaged or no image; {fix}") from None
+        if (other := _format(path)) not in (*formats, None):
+            raise DataError(
+                f"{path}: the {what} is a {other}; it must be lossless ({', '.join(formats)}), since JPEG and others "
+                "change ids: write it again from the source, converting it does not bring them back"
+            ) from None
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(
+            f"{path}: the {what} cannot be decoded ({reason}), it is damaged or not one of {', '.join(formats)}; "
+            f"{how_to_get(path, fix)}"
+        ) from None
+
+
+def _max_pixels() -> int:
+    """The largest image that Pillow opens; it warns of half of that."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
+def _format(path: Path) -> str | None:
+    """Which kind of photograph a file is."""
+    try:
+        check_regular(path)
+        with Image.open(path, formats=PHOTOGRAPHS) as image:
+            return image.format
+    except (*_UNREADABLE, Image.DecompressionBombError):
+        return None
 
 
 def read_rgb(path: Path, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:

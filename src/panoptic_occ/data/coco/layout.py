@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from panoptic_occ.common.errors import DataError
+from panoptic_occ.data.coco.orientation import Orientation
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of images and panoptic PNGs and the two annotation files of one split."""
+    """The folders of images and panoptic PNGs and the two annotation files of one split, and how images are read."""
 
     images: Path
     panoptic: Path
     panoptic_json: Path
     instances_json: Path
+    orientation: Orientation = "pixels"
 
     @staticmethod
     def of(root: Path, split: str) -> Layout:
@@ -29,13 +29,7 @@ class Layout:
             instances_json=annotations / f"instances_{split}.json",
         )
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the content of both annotation files (hex): what a cache made from them depends on."""
-        digest = hashlib.sha256()
-        for path in (self.panoptic_json, self.instances_json):
-            try:
-                with open(path, "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        return digest.hexdigest()
+    @property
+    def annotation_files(self) -> tuple[Path, ...]:
+        """Both annotation files; the panoptic JSON alone, where there is no other."""
+        return (self.panoptic_json, *([self.instances_json] if self.instances_json.exists() else []))

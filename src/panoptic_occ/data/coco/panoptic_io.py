@@ -6,6 +6,8 @@ Nothing here imports torch, so that evaluation workers start fast.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.common.files import atomic_path, write_json
-from panoptic_occ.data.coco.images import opened_image
+from panoptic_occ.common.files import atomic_path, parse_json, path_below, remove_leftovers, write_json
+from panoptic_occ.data.coco.images import LOSSLESS, opened_image
 from panoptic_occ.structures.categories import Categories
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ def read_panoptic_png(path: Path) -> Int32[np.ndarray, "h w"]:
 
     Raises DataError for a file that is missing, damaged or not an RGB(A) image of 8 bits.
     """
-    with opened_image(path, "panoptic PNG", "fetch or write it again, and check the JSON's file_name") as image:
+    fix = "fetch or write it again, and check the JSON's file_name"
+    with opened_image(path, "panoptic PNG", fix, LOSSLESS) as image:
         mode, (width, height) = image.mode, image.size
         raw = image.tobytes("raw", _RAW_MODES[mode]) if mode in _RAW_MODES else b""
     if not raw:
@@ -47,6 +50,11 @@ def read_panoptic_png(path: Path) -> Int32[np.ndarray, "h w"]:
     pixels = np.frombuffer(raw, dtype="<u4").reshape(height, width)
     ids: np.ndarray = np.bitwise_and(pixels, MAX_ID).view(np.int32)
     return ids
+
+
+def red_blue_swapped(segment_id: int) -> int:
+    """The id that a pixel has if its red and its blue change places, as in a file that was written as BGR."""
+    return (segment_id & 0xFF) << 16 | segment_id & 0xFF00 | segment_id >> 16
 
 
 def write_panoptic_png(path: Path, ids: Int[np.ndarray, "h w"], text: dict[str, str] | None = None) -> None:
@@ -79,8 +87,8 @@ class PanopticResultWriter:
     * several processes share a folder: each writes its own images, then, after a barrier, one of them calls ``close``
       (an image written twice is simply replaced).
 
-    ``close`` lists every prediction in ``folder``, hence one folder per result.  As a context manager it closes
-    itself unless an exception is on its way.
+    ``close`` lists every prediction in ``folder``, hence one folder per result; ``clear`` begins a new one there.  As a
+    context manager it closes itself unless an exception is on its way.
     """
 
     def __init__(self, folder: Path, json_path: Path, categories: Categories) -> None:
@@ -88,14 +96,40 @@ class PanopticResultWriter:
         self.json_path = Path(json_path)
         self.categories = categories
 
+    def clear(self, file_names: Iterable[str]) -> None:
+        """Removes an earlier result, to make room for one of the images with these names; for one process, before any
+        of them writes.
+
+        DataError for a file in the way of a new prediction that is none itself, and when two would get one name; then
+        nothing is removed.
+        """
+        earlier, names = predictions_in(self.folder), Counter(map(map_name, file_names))
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise DataError(
+                f"{self.folder / repeated[0]}: would be the prediction for {names[repeated[0]]} images; names must be "
+                "unique, also without their endings: rename the images"
+            )
+        for path in (self.folder / name for name in names):
+            if path.exists() and path not in earlier:
+                raise _foreign(path)
+        if earlier:
+            self.json_path.unlink(missing_ok=True)  # first: no list is longer than its predictions
+        for path in earlier:
+            path.unlink(missing_ok=True)
+        remove_leftovers(self.folder, "**/*")
+
     def write(self, image_id: int, file_name: str, panoptic: PanopticMap) -> None:
         """Writes the PNG of one image; ``file_name`` is the image's (or the PNG's) name, relative to its folder.
 
-        Raises DataError when the name already belongs to another image, and as ``write_panoptic_png`` does.
+        Raises DataError when the name leads out of the folder or belongs to another image or to a file that is no map
+        of ours, and as ``write_panoptic_png`` does.
         """
-        name = Path(file_name).with_suffix(".png").as_posix()
-        path = self.folder / name
-        if path.exists() and (other := _read_annotation(path)) is not None and other["image_id"] != image_id:
+        name = map_name(file_name)
+        path = path_below(self.folder, name, f"image {image_id}")
+        other = _read_annotation(path) if path.exists() else {"image_id": image_id}
+        if other is None:
+            raise _foreign(path)
+        if other["image_id"] != image_id:
             raise DataError(
                 f"{path}: already holds the prediction for image {other['image_id']}, and image {image_id} "
                 f"('{file_name}') has the same name; names must be unique, and every result needs its own folder"
@@ -138,6 +172,30 @@ class PanopticResultWriter:
         return info if segment.score is None else info | {"score": float(segment.score)}
 
 
+def _foreign(path: Path) -> DataError:
+    return DataError(
+        f"{path}: is in the way of a prediction and is none that this writer made, so that it is not replaced; move it "
+        "away"
+    )
+
+
+def map_name(file_name: str) -> str:
+    """The name of the map of an image, relative to the folder of maps."""
+    return Path(file_name).with_suffix(".png").as_posix() if Path(file_name).name else ""
+
+
+def check_map_names(folder: Path, file_names: Mapping[int, str], source: Path) -> None:
+    """DataError unless every image of ``source``, by id, can have a map of its own below ``folder``."""
+    names: dict[str, int] = {}
+    for image_id, file_name in file_names.items():
+        path_below(folder, map_name(file_name), f"{source}: image {image_id}")
+        if (other := names.setdefault(map_name(file_name), image_id)) != image_id:
+            raise DataError(
+                f"{source}: images {other} and {image_id} would get one map, {map_name(file_name)}; give their files "
+                "different names"
+            )
+
+
 def predictions_in(folder: Path) -> dict[Path, dict[str, Any]]:
     """The ``annotations`` entries of all predictions in a folder by PNG, each with that of its ``image``; foreign PNGs
     are left out."""
@@ -147,6 +205,15 @@ def predictions_in(folder: Path) -> dict[Path, dict[str, Any]]:
 
 def _read_annotation(path: Path) -> dict[str, Any] | None:
     """The ``annotations`` entry that a prediction carries, read without decoding pixels; None for a foreign PNG."""
-    with opened_image(path, "prediction", "remove it and predict its image again") as image:
+    fix = "remove it and predict its image again"
+    with opened_image(path, "prediction", fix) as image:
         text = image.info.get(_ANNOTATION_KEY)
-    return None if text is None else dict(json.loads(text))
+    if text is None:
+        return None
+    try:
+        entry = parse_json(text)
+        if isinstance(entry["image_id"], int) and isinstance(entry["image"], dict):
+            return dict(entry)
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise DataError(f"{path}: the prediction says nothing of its image that can be read, it is damaged; {fix}")

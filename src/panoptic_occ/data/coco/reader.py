@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,41 +18,47 @@ from pycocotools import mask as rle_tools
 from torch import Tensor
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.data.coco.annotations import MAX_INT64, ImageRecord, Segmentation
+from panoptic_occ.data.coco.annotations import ImageRecord
 from panoptic_occ.data.coco.images import read_rgb
 from panoptic_occ.data.coco.layout import Layout
-from panoptic_occ.data.coco.panoptic_io import MAX_ID, read_panoptic_png
+from panoptic_occ.data.coco.orientation import TURNS, fitting
+from panoptic_occ.data.coco.panoptic_io import MAX_ID, read_panoptic_png, red_blue_swapped
+from panoptic_occ.data.coco.segmentation import NoPolygonError, mask_rle
 from panoptic_occ.ops.segment_runs import unique_counts
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
 
-MIN_POLYGON = 6
-"""Numbers of the smallest polygon that encloses anything (three corners)."""
-MAX_COORDINATE = 1e6
-"""Drawing a polygon takes time and memory that grow with its edges: far beyond this it never ends."""
+MANY_IDS = 10
+"""More ids of an image that are not listed are one problem: the map was resized, or is none."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a data set: which file, image and id (None: the image itself), what is wrong, and the fix.
+    """One fault of a data set: which file, image (None: the whole split) and id (None: the image itself; else as the
+    file has it), what is wrong, and the fix.
 
     A fatal problem stops loading.  The others are counted and tolerated: ``wrong area`` (the JSON's area is trusted, as
-    the official metric does), ``degenerate mask`` (the instance is skipped), ``box outside the image`` (boxes come from
-    the masks, which are clipped).
+    the official metric does), ``degenerate mask``, ``malformed polygon`` and ``instance of stuff`` (it is left out),
+    ``box outside the image`` (boxes come from the masks, which are clipped).
     """
 
     kind: str
     file: str
-    image_id: int
-    id: int | None
+    image_id: int | None
+    id: object
     problem: str
     fix: str
     fatal: bool = True
 
     def __str__(self) -> str:
-        what = f"image {self.image_id}" + ("" if self.id is None else f", id {self.id}")
-        return f"{self.file}: {what}: {self.problem}" + (f"; {self.fix}" if self.fix else "")
+        return f"{self.place}: {self.problem}" + (f"; {self.fix}" if self.fix else "")
+
+    @property
+    def place(self) -> str:
+        """File, image and id."""
+        image = "" if self.image_id is None else f": image {self.image_id}"
+        return f"{self.file}{image}" + ("" if self.id is None else f", id {self.id}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +77,26 @@ class _Problems(list[Problem]):
         self.record, self.file = record, file
 
     def report(
-        self, kind: str, number: int | None, problem: str, fix: str, *, fatal: bool = True, file: Path | None = None
+        self, kind: str, number: object, problem: str, fix: str, *, fatal: bool = True, file: Path | None = None
     ) -> None:
         self.append(Problem(kind, str(file or self.file), self.record.image_id, number, problem, fix, fatal))
 
     def report_size(self, size: tuple[int, ...], layout: Layout) -> None:
         problem = f"(height, width) is {tuple(size)}, but {self.record.size} in {layout.panoptic_json.name}"
-        self.report("size mismatch", None, problem, "image, PNG and both annotation files must agree")
+        fix = "image, PNG and both annotation files must agree"
+        value, ways = fitting(self.file, self.record.size)
+        if value != 1 and ways:
+            problem += f"; its EXIF orientation is {value} ({TURNS[value]})"
+            fix = f"set data.source.orientation={ways[0]}, by which the annotation fits"
+        elif tuple(size) == self.record.size[::-1]:
+            problem += "; width and height are swapped"
+        self.report("size mismatch", None, problem, fix)
 
 
 def read_image(record: ImageRecord, layout: Layout) -> tuple[Int[Tensor, "3 h w"] | None, list[Problem]]:
     """The image as uint8 RGB (see ``read_rgb``), not contiguous; None when it is unreadable or of another size."""
-    pixels, problems = _decoded(layout.images / record.file_name, read_rgb, record, layout)
+    read = partial(read_rgb, upright=layout.orientation == "exif")
+    pixels, problems = _decoded(layout.images / record.file_name, read, record, layout)
     # a view: pixel by pixel, as it was decoded, an image is resized three times as fast
     return None if pixels is None else torch.from_numpy(pixels).permute(2, 0, 1), problems
 
@@ -132,21 +146,32 @@ def _segments(
             fix = "give every segment of an image its own id"
             problems.report("repeated id", entry.id, "two segments have this id", fix)
             continue
-        segments[entry.id] = Segment(entry.id, label, categories[label].isthing, entry.area, entry.iscrowd)
+        segments[entry.id] = Segment(entry.id, label, categories[label].isthing, int(entry.area), entry.iscrowd)
         if not 0 < entry.id <= MAX_ID:
             text = f"a segment id must lie in 1 .. {MAX_ID} (0 is VOID)"
             problems.report("bad id", entry.id, text, "renumber the segment")
         elif entry.id not in pixels:
             text = f"the segment has no pixel in {png.name}; ids in the PNG: {_some(pixels)}"
             problems.report("id not in PNG", entry.id, text, "remove the segment or paint it")
-        elif entry.area != pixels[entry.id]:
+        elif int(entry.area) != pixels[entry.id]:
             text = f"area {entry.area} in the JSON, {pixels[entry.id]} pixels in {png.name}; the JSON is trusted"
             problems.report("wrong area", entry.id, text, "recompute the areas", fatal=False)
     ids = {entry.id for entry in record.segments}
-    for number in pixels.keys() - ids - {0}:
+    unlisted = pixels.keys() - ids - {0}
+    if unlisted and {red_blue_swapped(number) for number in pixels} - {0} == ids:
+        text = "the ids of the JSON are in the PNG with red and blue swapped: it is in BGR order"
+        fix = "write it in the order of RGB, id = R + 256 G + 65536 B (OpenCV's imwrite takes BGR)"
+        swapped = _Problems(record, png)
+        swapped.report("BGR map", None, text, fix)
+        return tuple(segments.values()), swapped
+    for number in sorted(unlisted)[:MANY_IDS]:
         text = f"{pixels[number]} pixels have an id that segments_info does not list; listed: {_some(ids)}"
+        if len(unlisted) > MANY_IDS:
+            text = f"{len(unlisted)} ids, of {sum(map(pixels.__getitem__, unlisted))} pixels, are not listed; {text}"
         fix = f"add the segment to {file.name} or paint it 0 (VOID)"
         problems.report("id not in JSON", number, text, fix, file=png)
+        if len(unlisted) > MANY_IDS:
+            break
     return tuple(segments.values()), problems
 
 
@@ -160,27 +185,32 @@ def read_instances(record: ImageRecord, layout: Layout, categories: Categories) 
         problems.report_size(record.instances_size, layout)
     crops, corners, labels, ids = [], [], [], []
     for entry in record.annotations:
+        given = entry.given_id
         label = _label(categories, entry.category_id)
-        if not isinstance(label, str) and not categories[label].isthing:
-            label = f"category_id {entry.category_id} ('{categories[label].name}') is stuff; instances must be things"
         if isinstance(label, str):
-            problems.report("unknown category", entry.id, label, "correct the category_id")
+            problems.report("unknown category", given, label, "correct the category_id")
             continue
-        if abs(entry.id) > MAX_INT64:
-            problems.report("bad id", entry.id, "the id does not fit into 64 bits", "renumber the annotations")
+        if not categories[label].isthing:
+            text = f"category_id {entry.category_id} ('{categories[label].name}') is stuff; the instance is left out"
+            fix = "remove it from the instances JSON (panopticapi's panoptic2detection: --things_only)"
+            problems.report("instance of stuff", given, text, fix, fatal=False)
             continue
         if _leaves_image(entry.bbox, record.size):
             text = f"the box (x, y, width, height) {list(entry.bbox)} leaves the image of (height, width) {record.size}"
-            problems.report("box outside the image", entry.id, text, "clip it", fatal=False)
+            problems.report("box outside the image", given, text, "clip it", fatal=False)
         try:
-            rle = _rle(entry.segmentation, record.size)
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            rle = mask_rle(entry.segmentation, record.size, entry.bbox)
+        except NoPolygonError as error:
+            text = f"the segmentation is no polygon ({error}); the instance is skipped"
+            problems.report("malformed polygon", given, text, "write polygons or RLE", fatal=False)
+            continue
+        except (ValueError, TypeError, OverflowError) as error:
             text, fix = f"the segmentation is malformed ({error})", "write polygons or RLE of the image's size"
-            problems.report("bad segmentation", entry.id, text, fix)
+            problems.report("bad segmentation", given, text, fix)
             continue
         if rle is None or not rle_tools.area(rle):
             text = "the mask covers no pixel; the instance is skipped"
-            problems.report("degenerate mask", entry.id, text, "redraw or remove it", fatal=False)
+            problems.report("degenerate mask", given, text, "redraw or remove it", fatal=False)
             continue
         left, top, width, height = (int(value) for value in rle_tools.toBbox(rle))
         crop = rle_tools.decode(rle)[top : top + height, left : left + width]
@@ -190,50 +220,6 @@ def read_instances(record: ImageRecord, layout: Layout, categories: Categories) 
         ids.append(entry.id)
     masks = MaskCrops.from_crops(crops, corners, record.size)
     return Instances(masks, torch.tensor(labels, dtype=torch.int64), torch.tensor(ids, dtype=torch.int64)), problems
-
-
-def _rle(segmentation: Segmentation, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Compressed RLE of polygons or RLE; None when there is nothing to draw; ValueError when it is malformed."""
-    if isinstance(segmentation, list):
-        # pycocotools takes four numbers for a box and refuses fewer: neither is a polygon
-        polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]
-        if any(len(polygon) % 2 for polygon in polygons):
-            raise ValueError("a polygon has an odd number of coordinates")
-        if not all((np.abs(polygon) <= MAX_COORDINATE).all() for polygon in polygons):
-            raise ValueError(f"a polygon has a coordinate that is not finite or beyond {MAX_COORDINATE:.0f}")
-        merged: dict[str, Any] | None = rle_tools.merge(rle_tools.frPyObjects(polygons, *size)) if polygons else None
-        return merged
-    if tuple(segmentation["size"]) != size:
-        raise ValueError(f"RLE of size {segmentation['size']} in an image of (height, width) {size}")
-    counts = segmentation["counts"]
-    if isinstance(counts, list) and (negative := [run for run in counts if run < 0]):
-        raise ValueError(f"the RLE holds a negative run: {negative[0]}")
-    rle = segmentation if isinstance(counts, str | bytes) else rle_tools.frPyObjects(segmentation, *size)
-    length = _rle_length(rle["counts"])
-    if length != size[0] * size[1]:
-        # the decoder would leave the pixels after the last run uninitialised
-        raise ValueError(f"RLE of {length} pixels in an image of {size[0] * size[1]}")
-    return rle
-
-
-def _rle_length(counts: str | bytes) -> int:
-    """Number of pixels of a compressed RLE: 5 bits per character, low bits first, runs from the third stored as the
-    difference to the run before the last."""
-    chars = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, dtype=np.uint8).astype(np.int64) - 48
-    if not len(chars) or chars.min() < 0 or chars.max() > 63 or chars[-1] & 32:
-        raise ValueError("the compressed RLE holds characters that do not belong there, or is cut off")
-    first = np.flatnonzero(np.concatenate(([True], (chars[:-1] & 32) == 0)))
-    place = np.arange(len(chars)) - np.repeat(first, np.diff(first, append=len(chars)))
-    if place.max() > 6:
-        raise ValueError("the compressed RLE holds a run that is too long")
-    runs = np.add.reduceat((chars & 31) << (5 * place), first)
-    last = np.append(first[1:], len(chars)) - 1
-    runs -= np.where(chars[last] & 16, 1 << (5 * (place[last] + 1)), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    if runs.min() < 0:
-        raise ValueError("the compressed RLE holds a negative run")
-    return int(runs.sum())
 
 
 def _leaves_image(box: tuple[float, ...], size: tuple[int, int]) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from panoptic_occ.common.errors import DataError
+from panoptic_occ.common.errors import DataError, check_choice
 from panoptic_occ.common.kinds import Scope
 from panoptic_occ.data.coco.layout import Layout
+from panoptic_occ.data.coco.orientation import Orientation
 from panoptic_occ.data.coco.panoptic_instances import InstanceTruth
 from panoptic_occ.data.source import Source, Split, find_root
 from panoptic_occ.ops.segment_matching import SegmentMatch
@@ -18,8 +20,8 @@ ROOT_VARIABLE = "PANOPTIC_OCC_COCO"
 class CocoSource(Source):
     """COCO 2017 from a root folder, unpacked as distributed; any data set in the same layout with its own split names.
 
-    ``root``: the folder, or None to take the environment variable ``PANOPTIC_OCC_COCO``.  The other settings are those
-    of ``Source``.
+    ``root``: the folder, or None to take the environment variable ``PANOPTIC_OCC_COCO``.  ``orientation``: whether the
+    annotations fit the stored pixels of the images or what a viewer shows.  The other settings are those of ``Source``.
     """
 
     def __init__(
@@ -32,9 +34,12 @@ class CocoSource(Source):
         name: Annotated[str, Scope.LABEL] = "coco",
         inst_gt: InstanceTruth = "coco",
         match: SegmentMatch = "share",
+        orientation: Orientation = "pixels",
     ) -> None:
         super().__init__(name, cache_dir, inst_gt=inst_gt, match=match, skip_empty=skip_empty)
+        check_choice("data.source.orientation", orientation, Orientation)
         self.root = root
+        self.orientation = orientation
         self.folders: dict[Split, str] = {"train": train_split, "val": val_split}
 
     def prepare(self) -> None:
@@ -56,4 +61,5 @@ class CocoSource(Source):
 
     def layout(self, split: Split) -> Layout:
         """The folders of a split below the root."""
-        return Layout.of(find_root(self.root, "COCO", ROOT_VARIABLE), self.folders[split])
+        layout = Layout.of(find_root(self.root, "COCO", ROOT_VARIABLE), self.folders[split])
+        return replace(layout, orientation=self.orientation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,11 +14,13 @@ import numpy as np
 from jaxtyping import UInt8
 from pycocotools import mask as rle_tools
 
-from panoptic_occ.common.files import read_json, write_json
+from panoptic_occ.common.files import MADE, read_json, write_json, write_text
 from panoptic_occ.common.locking import work_lock
 from panoptic_occ.common.parallel import ordered_map
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.structures.categories import Categories
+
+log = logging.getLogger(__name__)
 
 Part = dict[str, Any]
 """What the annotation files say about one image: ``image`` and ``panoptic`` (an entry each) and ``instances`` (a list
@@ -44,6 +47,7 @@ def write_splits(
     if not _missing_splits(root, counts):
         return
     with work_lock(root, title, busy="wait", alone=True):
+        write_text(root / MADE, "Made by panoptic_occ; whoever needs this folder again makes it again.\n")
         splits = _missing_splits(root, counts)
         images = [(split, number) for split in splits for number in range(1, counts[split] + 1)]
         parts = ordered_map(partial(_part, root, make), images, len(images), processes, title)
@@ -63,9 +67,29 @@ def mask_entry(mask: UInt8[np.ndarray, "h w"]) -> dict[str, Any]:
 
 
 def _missing_splits(root: Path, counts: Mapping[str, int]) -> list[str]:
-    """The splits without their annotation files, which come last."""
-    layouts = {split: Layout.of(root, split) for split in counts}
-    return [s for s, paths in layouts.items() if not (paths.panoptic_json.exists() and paths.instances_json.exists())]
+    """The splits without their annotation files, which come last, or with files that are cut off or gone."""
+    return [split for split, count in counts.items() if not _is_whole(Layout.of(root, split), count)]
+
+
+def _is_whole(layout: Layout, count: int) -> bool:
+    """Whether both annotation files of a split have an end and all ``count`` maps, and images if they lie here, are
+    there; what is damaged inside is found when it is read."""
+    files = (layout.panoptic_json, layout.instances_json)
+    if not all(file.exists() for file in files):
+        return False
+    folders = [folder for folder in (layout.panoptic, layout.images) if folder.is_dir()]
+    sizes = {folder: [file.stat().st_size for file in folder.rglob("*.*")] for folder in folders}
+    whole = all(_end(file) == b"}\n" for file in files) and layout.panoptic in folders
+    if not whole or any(len(some) < count or not all(some) for some in sizes.values()):
+        log.warning("%s: files below it are damaged or gone; they are made again", layout.panoptic)
+        return False
+    return True
+
+
+def _end(file: Path) -> bytes:
+    with open(file, "rb") as content:
+        content.seek(max(file.stat().st_size - 2, 0))
+        return content.read()
 
 
 def _part(root: Path, make: Callable[[str, int], Part], image: tuple[str, int]) -> Part:

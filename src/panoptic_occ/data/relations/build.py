@@ -42,7 +42,7 @@ def build_relations(dataset: CocoPanoptic, path: Path, processes: int | None = 1
         images.append(image)
         tolerated += problems
     cache = RelationCache.of(images)
-    cache.write(path, dataset.fingerprint)
+    cache.write(path, dataset.annotation_fingerprint)
     log.info("%s: relations of %d images; tolerated problems: %s", path, len(cache), dict(tolerated) or "none")
     return cache
 
@@ -53,7 +53,7 @@ def ensure_relations(
     """The relation cache at ``path``; built when it is missing, broken, of another version or of other annotations."""
     if path.exists() and not rebuild:
         try:
-            return RelationCache.read(path, dataset.fingerprint)
+            return RelationCache.read(path, dataset.annotation_fingerprint)
         except DataError as error:
             log.warning("%s; it is built again now", error)
     return build_relations(dataset, path, processes)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import DataError
@@ -59,10 +59,9 @@ class RelationCache:
         images = sorted(images, key=lambda image: image.image_id)
         relations = [image.relation for image in images]
         pairs = [r.inter.triu(diagonal=1).nonzero() for r in relations]
-        inter, own = [], []
-        for relation, (first, second) in zip(relations, (p.unbind(dim=1) for p in pairs), strict=True):
-            inter.append(relation.inter[first, second])
-            own.append(torch.stack((relation.visible[first, second], relation.visible[second, first]), dim=1))
+        at = [tuple(p.T) for p in pairs]
+        inter = [r.inter[pair] for r, pair in zip(relations, at, strict=True)]
+        own = [torch.stack((r.visible[pair], r.visible.T[pair]), dim=1) for r, pair in zip(relations, at, strict=True)]
         none = torch.zeros(0, dtype=torch.int64)
         return RelationCache(
             image_ids=torch.tensor([image.image_id for image in images], dtype=torch.int64),
@@ -94,18 +93,24 @@ class RelationCache:
         own[first, second], own[second, first] = self.own_pair[rows].long().unbind(dim=1)
         return GroundTruthRelation(area, self.pan_area[instances].long(), inter, own)
 
+    def all_pairs(self) -> tuple[Int[Tensor, " p"], Int[Tensor, "p 2"], Float[Tensor, " p"]]:
+        """Of every pair: the row of its image, the rows of its instances, and its intersection / smaller mask."""
+        image = torch.repeat_interleave(torch.arange(len(self)), self.pair_offsets.diff())
+        instances = self.offsets[image][:, None] + self.pairs
+        return image, instances, self.inter.double() / self.area[instances].amin(dim=1).clamp(min=1).double()
+
     def write(self, path: Path, fingerprint: str) -> None:
-        """Writes everything into one file, atomically; ``fingerprint``: of the annotation files."""
+        """Writes everything into one file, atomically; ``fingerprint``: of the annotations."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         RELATIONS.write(path, tensors, {"fingerprint": fingerprint})
 
     @staticmethod
     def read(path: Path, fingerprint: str | None = None) -> RelationCache:
-        """Reads a cache.  A missing or damaged file, another version, or other annotation files raise DataError."""
+        """Reads a cache.  A missing or damaged file, another version, or other annotations raise DataError."""
         header, tensors = RELATIONS.read(path)
         if fingerprint not in (None, header["fingerprint"]):
             raise DataError(
-                f"{path}: made from other annotation files (fingerprint {header['fingerprint'][:12]}, now "
+                f"{path}: made from other annotations (fingerprint {header['fingerprint'][:12]}, now "
                 f"{str(fingerprint)[:12]}); {RELATIONS.advice}"
             )
         return RelationCache(**tensors)

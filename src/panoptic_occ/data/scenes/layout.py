@@ -33,23 +33,24 @@ THINGS = tuple(SHAPES)
 NEUTRAL = tuple(name for name in THINGS if name not in BADGES + COVERS)
 PATTERN_OF = dict(zip(SHAPES, PATTERNS, strict=True))
 
-# classes of the larger one of a pair, per kind of pair
-ANCHORS = {"prior": BODIES, "cover": COVERS, "small": NEUTRAL, "large": NEUTRAL, "equal": NEUTRAL}
-# (smallest, largest) share of the smaller mask that the pair has in common, per kind of pair
-OVERLAP = {
-    "prior": (0.75, 1.0),
-    "cover": (0.24, 0.44),
-    "small": (0.6, 1.0),
-    "large": (0.24, 0.44),
-    "equal": (0.22, 0.4),
-}
-# radius as a share of the image side: (anchor, partner)
-RADII = {
-    "prior": ((0.20, 0.30), (0.09, 0.13)),
-    "cover": ((0.20, 0.30), (0.11, 0.17)),
-    "small": ((0.20, 0.30), (0.09, 0.15)),
-    "large": ((0.20, 0.30), (0.11, 0.17)),
-    "equal": ((0.15, 0.21), (0.15, 0.21)),
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of pair: classes of its anchor, bounds of the share of the smaller mask that both have in common, and
+    bounds of the radii, as shares of the image side."""
+
+    anchors: tuple[str, ...]
+    overlap: tuple[float, float]
+    anchor_radius: tuple[float, float]
+    partner_radius: tuple[float, float]
+
+
+KINDS = {
+    "prior": Kind(BODIES, overlap=(0.75, 1.0), anchor_radius=(0.20, 0.30), partner_radius=(0.09, 0.13)),
+    "cover": Kind(COVERS, overlap=(0.24, 0.44), anchor_radius=(0.20, 0.30), partner_radius=(0.11, 0.17)),
+    "small": Kind(NEUTRAL, overlap=(0.6, 1.0), anchor_radius=(0.20, 0.30), partner_radius=(0.09, 0.15)),
+    "large": Kind(NEUTRAL, overlap=(0.24, 0.44), anchor_radius=(0.20, 0.30), partner_radius=(0.11, 0.17)),
+    "equal": Kind(NEUTRAL, overlap=(0.22, 0.4), anchor_radius=(0.15, 0.21), partner_radius=(0.15, 0.21)),
 }
 
 
@@ -66,10 +67,10 @@ class Mix:
 
     def kinds(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Names and normalised probabilities of the kinds of pairs."""
-        weights = np.array([self.prior, self.cover, self.small, self.large, self.equal])
+        weights = np.array([getattr(self, kind) for kind in KINDS])
         if (weights < 0).any() or weights.sum() <= 0:
             raise ValueError(f"the shares of a pair mix must be >= 0 and not all zero, got {weights.tolist()}")
-        return ("prior", "cover", "small", "large", "equal"), weights / weights.sum()
+        return tuple(KINDS), weights / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class LayoutBuilder:
         for _ in range(int(self.rng.integers(2, 4))):
             picks = [str(k) for k in self.rng.choice(names, size=int(self.rng.integers(1, 4)), p=weights)]
             # an anchor is a body, a cover or neither, so the kinds that need another class become the first kind
-            kinds = [kind if ANCHORS[kind] == ANCHORS[picks[0]] else picks[0] for kind in picks]
+            kinds = [kind if KINDS[kind].anchors == KINDS[picks[0]].anchors else picks[0] for kind in picks]
             anchor = self._add_anchor(kinds[0])
             if anchor is not None:
                 for kind in kinds:
@@ -146,7 +147,7 @@ class LayoutBuilder:
 
     def _add_anchor(self, kind: str) -> int | None:
         for _ in range(20):
-            candidate = self._draw(str(self.rng.choice(ANCHORS[kind])), self._radius(RADII[kind][0]))
+            candidate = self._draw(str(self.rng.choice(KINDS[kind].anchors)), self._radius(KINDS[kind].anchor_radius))
             position = int(self.rng.integers(0, len(self.layout.order) + 1))
             if self._place(candidate, position, full_mask(candidate, self.size), max_overlap=0.15):
                 return len(self.layout.things) - 1
@@ -154,14 +155,14 @@ class LayoutBuilder:
 
     def _add_partner(self, anchor: int, kind: str) -> None:
         body = self.layout.things[anchor]
-        low, high = OVERLAP[kind]
+        low, high = KINDS[kind].overlap
         front = {"prior": True, "cover": False, "small": True, "large": False, "equal": self.rng.random() < 0.5}[kind]
         if kind in ("prior", "cover"):
             name = str(self.rng.choice(BADGES if kind == "prior" else NEUTRAL))
         else:
             name = body.name if self.rng.random() < self.mix.same_class else str(self.rng.choice(NEUTRAL))
         for _ in range(40):
-            radius = self._radius(RADII[kind][1])
+            radius = self._radius(KINDS[kind].partner_radius)
             reach = body.radius + radius
             angle, away = self.rng.uniform(0, 2 * np.pi), np.sqrt(self.rng.uniform(0, 1)) * reach
             candidate = self._draw(name, radius, body.x + away * np.cos(angle), body.y + away * np.sin(angle))

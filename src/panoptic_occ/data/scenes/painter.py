@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from panoptic_occ.data.scenes.layout import PATTERN_OF, THINGS, Layout, LayoutBuilder, Mix, Thing, local_frame, window
+from panoptic_occ.data.scenes.layout import PATTERN_OF, THINGS, LayoutBuilder, Mix, Thing, local_frame, window
 from panoptic_occ.data.scenes.shapes import GROUNDS, PATTERNS, SHAPES
 
 # All things share one palette, and every colour is shaded by a gradient: colour does not tell classes or order.
@@ -54,17 +54,12 @@ def paint_scene(
     for index in layout.order:
         _paint_thing(canvas, layout.things[index], rng)
         owner[layout.masks[index]] = shuffled[index]
-    things = _in_file_order(layout, shuffled)
+    things = [(layout.things[index].name, layout.masks[index]) for index in np.argsort(shuffled)]
     if crowd is not None:
         crowd = (crowd[0], crowd[1] & (owner < 0))
         crowd = crowd if crowd[1].any() else None
     noisy = canvas + rng.normal(0, 5, canvas.shape)
     return PaintedScene(np.clip(noisy, 0, 255).astype(np.uint8), things, owner, stuff, crowd)
-
-
-def _in_file_order(layout: Layout, shuffled: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
-    items = [(thing.name, mask) for thing, mask in zip(layout.things, layout.masks, strict=True)]
-    return [items[i] for i in np.argsort(shuffled)]
 
 
 def _paint_ground(size: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

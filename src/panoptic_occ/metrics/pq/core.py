@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.data.coco.panoptic_io import red_blue_swapped
 from panoptic_occ.ops.segment_runs import positions, run_starts
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ class SegmentRow(NamedTuple):
 class PQCounts:
     """Per contiguous category: true positives, false positives, false negatives and the IoU sum in ``1 / IOU_UNIT``."""
 
-    tp: Int64[np.ndarray, " c"]
-    fp: Int64[np.ndarray, " c"]
-    fn: Int64[np.ndarray, " c"]
-    iou: Int64[np.ndarray, " c"]
+    tp: Int64[np.ndarray, "*bins c"]
+    fp: Int64[np.ndarray, "*bins c"]
+    fn: Int64[np.ndarray, "*bins c"]
+    iou: Int64[np.ndarray, "*bins c"]
 
     @staticmethod
     def zeros(num_categories: int) -> PQCounts:
@@ -94,10 +95,13 @@ def overlap_table(
 
 def unlisted_error(ids: np.ndarray, listed: np.ndarray, source: str) -> DataError:
     """The error for predicted ids without a segment."""
-    segments = listed[listed != VOID_ID].tolist()
+    segments, numbers = listed[listed != VOID_ID].tolist(), np.unique(ids).tolist()
+    fix = f"add the segments or paint those pixels {VOID_ID} (VOID)"
+    if {red_blue_swapped(number) for number in numbers} <= set(segments):
+        fix = "red and blue are swapped in it: write it in the order of RGB"
     return DataError(
-        f"{source}: the predicted map holds the ids {some(np.unique(ids).tolist())}, which its segments do not list "
-        f"(listed: {some(segments)}); add the segments or paint those pixels {VOID_ID} (VOID)"
+        f"{source}: the predicted map holds the ids {some(numbers)}, which its segments do not list "
+        f"(listed: {some(segments)}); {fix}"
     )
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
-from types import UnionType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.common.files import read_json
 from panoptic_occ.common.parallel import ordered_map
-from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
-from panoptic_occ.metrics.pq.core import PQCounts, SegmentRow, listed_ids, match_segments, overlap_table
-from panoptic_occ.metrics.pq.matching import ImageId, match_images
+from panoptic_occ.data.coco.json_file import CocoJson, ImageId, id_or_name, name_in
+from panoptic_occ.data.coco.panoptic_io import read_panoptic_png, red_blue_swapped
+from panoptic_occ.metrics.pq.core import VOID_ID, PQCounts, SegmentRow, listed_ids, match_segments, overlap_table
+from panoptic_occ.metrics.pq.matching import match_images
 from panoptic_occ.metrics.pq.scores import PQResult, result_of
 from panoptic_occ.structures.categories import Categories
 
@@ -25,24 +25,18 @@ CHUNK = 16
 Task = tuple[ImageId, Path, Path, list[SegmentRow], list[SegmentRow]]
 """An image, the PNGs of its ground truth and its prediction, and their segments."""
 
-_KINDS: dict[type | UnionType, str] = {
-    int: "a whole number of 64 bits",
-    int | float: "a number",
-    int | str: "a number or a name",
-    str: "a name",
-    list: "a list",
-}
-
 
 class FilesResult(NamedTuple):
     """PQ of a result on disk; ``by_name`` predictions of other ids were matched by file name, ``wrong_areas``
-    ground-truth segments of ``wrong_images`` do not have as many pixels as stated, of which ``example`` tells one."""
+    ground-truth segments of ``wrong_images`` do not have as many pixels as stated, of which ``example`` tells one;
+    the ground truth of ``void_images`` lists VOID as a segment."""
 
     result: PQResult
     by_name: int
     wrong_areas: int
     wrong_images: int
     example: str
+    void_images: int
 
 
 def panoptic_quality_of_files(
@@ -62,26 +56,27 @@ def panoptic_quality_of_files(
     prediction = _PanopticJson(prediction_json, prediction_folder, "prediction")
     target.load("categories")
     prediction.load()
-    categories = Categories.from_json(target.content["categories"], str(gt_json))
+    categories = target.json.categories()
     matches = match_images(target.names(), prediction.names(), gt_json, prediction_json)
     tasks = (
         (
             image_id,
             target.png(image_id),
             prediction.png(number),
-            target.segments(image_id, categories, stated_areas=True),
-            prediction.segments(number, categories),
+            target.segments(image_id, categories),
+            prediction.segments(number, categories, predicted=True),
         )
         for image_id, number in matches.items()
     )
     by_name = sum(image_id != number for image_id, number in matches.items())
-    total, wrong_areas, wrong_images, example = PQCounts.zeros(len(categories)), 0, 0, ""
+    total, wrong_areas, wrong_images, void_images, example = PQCounts.zeros(len(categories)), 0, 0, 0, ""
     count = partial(_count_image, num_categories=len(categories))
-    for counts, wrong in ordered_map(count, tasks, len(matches), processes, "images", CHUNK):
+    for counts, wrong, lists_void in ordered_map(count, tasks, len(matches), processes, "images", CHUNK):
         total += counts
         wrong_areas, wrong_images = wrong_areas + len(wrong), wrong_images + bool(wrong)
+        void_images += lists_void
         example = example or "".join(wrong[:1])
-    return FilesResult(result_of(total, categories), by_name, wrong_areas, wrong_images, example)
+    return FilesResult(result_of(total, categories), by_name, wrong_areas, wrong_images, example, void_images)
 
 
 @cache
@@ -94,8 +89,8 @@ def _keep_freed_memory() -> None:
     np.empty(31 * 2**20, np.uint8)
 
 
-def _count_image(task: Task, num_categories: int) -> tuple[PQCounts, list[str]]:
-    """Counts of an image, and the ground-truth segments that have another area than stated."""
+def _count_image(task: Task, num_categories: int) -> tuple[PQCounts, list[str], bool]:
+    """Counts of an image, the ground-truth segments that have another area than stated, and whether VOID is one."""
     _keep_freed_memory()
     image_id, target_png, prediction_png, target_rows, prediction_rows = task
     source = f"{prediction_png} (image {image_id})"
@@ -110,11 +105,14 @@ def _count_image(task: Task, num_categories: int) -> tuple[PQCounts, list[str]]:
     table = overlap_table(target_ids, prediction_ids, listed, listed_ids(prediction_rows), source)
     counts = match_segments(table, target_rows, prediction_rows, num_categories, source).counts(num_categories)
     pixels = dict(zip(listed.tolist(), table.sum(axis=1).tolist(), strict=False))  # without the row of unlisted ids
-    return counts, [
+    wrong = [
         f"{target_png}, segment {row.id}: area {row.area:g} in the JSON, {pixels[row.id]} pixels in the PNG"
         for row in target_rows
         if row.area != pixels[row.id]
     ]
+    if wrong and {row.id for row in target_rows} <= {*map(red_blue_swapped, np.unique(target_ids).tolist())}:
+        wrong[0] += "; red and blue are swapped in it"
+    return counts, wrong, any(row.id == VOID_ID for row in target_rows)
 
 
 class _PanopticJson:
@@ -131,56 +129,34 @@ class _PanopticJson:
             raise DataError(
                 f"{self.folder}: the folder with the PNGs of the {what} does not exist; name it with its option"
             )
-        self.content: dict[str, Any] = {}
-        self.annotations: dict[ImageId, Mapping[str, Any]] = {}
 
     def load(self, *lists: str) -> None:
         """Reads the ``annotations``, and other ``lists`` that must be there too."""
-        content = read_json(self.file)
-        for key in ("annotations", *lists):
-            if not isinstance(content, dict) or not isinstance(content.get(key), list):
-                keys = sorted(content) if isinstance(content, dict) else type(content).__name__
-                raise DataError(
-                    f"{self.file}: has no list '{key}' (found: {keys}); a COCO panoptic JSON is needed here"
-                )
-        for entry in content["annotations"]:
-            image_id = self._read(entry, "image_id", int | str, "an annotation")
-            if image_id in self.annotations:
-                raise DataError(f"{self.file}: image {image_id} is listed twice in 'annotations'; keep one of them")
-            self.annotations[image_id] = entry
-        self.content = content
+        self.json = CocoJson(self.file, "panoptic", "annotations", *lists)
+        self.maps = self.json.maps(id_or_name)
 
     def names(self) -> dict[ImageId, list[str]]:
         """File names of every image: its own, if ``images`` lists it, and that of its map."""
-        images = self.content.get("images")
+        images = self.json.content.get("images")
         entries = [entry for entry in images if isinstance(entry, Mapping)] if isinstance(images, list) else []
-        name_of = {entry["id"]: entry.get("file_name") for entry in entries if isinstance(entry.get("id"), ImageId)}
-        both = {number: (name_of.get(number), entry.get("file_name")) for number, entry in self.annotations.items()}
+        name_of: dict[ImageId, object] = {}
+        for entry in entries:
+            with suppress(ValueError):
+                name_of[id_or_name(entry.get("id"))] = entry.get("file_name")
+        both = {number: (name_of.get(number), entry.get("file_name")) for number, entry in self.maps.items()}
         return {number: [name for name in names if name and isinstance(name, str)] for number, names in both.items()}
 
     def png(self, image_id: ImageId) -> Path:
         """The map of an image."""
-        name: str = self._read(self.annotations[image_id], "file_name", str, f"image {image_id}")
-        return self.folder / name
+        name = self.json.name(self.maps[image_id], "file_name", f"image {image_id}")
+        return self.folder / name_in(self.folder, name)
 
-    def segments(self, image_id: ImageId, categories: Categories, stated_areas: bool = False) -> list[SegmentRow]:
-        """The segments of an image, with the areas that the JSON states or without areas."""
-        rows = []
-        for info in self._read(self.annotations[image_id], "segments_info", list, f"image {image_id}"):
-            number = self._read(info, "id", int, f"image {image_id}, a segment")
-            what = f"image {image_id}, segment {number}"
-            label = categories.label_of(self._read(info, "category_id", int, what), f"{self.file}: {what}")
-            area = self._read(info, "area", int | float, what) if stated_areas else 0
-            rows.append(SegmentRow(number, label, area, info.get("iscrowd", 0) == 1))
-        return rows
-
-    def _read(self, entry: Mapping[str, Any], key: str, kind: type | UnionType, what: str) -> Any:
-        """``entry[key]``, which must be of ``kind``; numbers must fit into 64 bits."""
-        if not isinstance(entry, Mapping) or key not in entry:
-            keys = sorted(entry) if isinstance(entry, Mapping) else repr(entry)
-            raise DataError(f"{self.file}: {what} lacks '{key}' (found: {keys}); a COCO panoptic JSON is needed here")
-        value = entry[key]
-        good = isinstance(value, kind) and not isinstance(value, bool)
-        if not good or (isinstance(value, int | float) and not abs(value) < 2**63):
-            raise DataError(f"{self.file}: {what} has the {key} {value!r}; {_KINDS[kind]} is needed here")
-        return value
+    def segments(self, image_id: ImageId, categories: Categories, *, predicted: bool = False) -> list[SegmentRow]:
+        """The segments of an image."""
+        what = f"image {image_id}"
+        return [
+            SegmentRow(
+                s.id, categories.label_of(s.category_id, f"{self.file}: {what}, segment {s.id}"), s.area, s.iscrowd
+            )
+            for s in self.json.segments(self.maps[image_id], what, predicted=predicted)
+        ]

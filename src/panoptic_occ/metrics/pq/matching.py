@@ -71,7 +71,7 @@ def _by_name(images: Names, predictions: Names) -> dict[ImageId, list[ImageId]]:
 
 
 def _stem(name: str) -> str:
-    return os.path.splitext(os.path.basename(name))[0]
+    return os.path.splitext(os.path.basename(name.replace("\\", "/")))[0]
 
 
 def _named(ids: Iterable[ImageId], names: Names) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from panoptic_occ.common.tables import percent, text_table
 from panoptic_occ.metrics.pq.core import IOU_UNIT, PQCounts
 from panoptic_occ.structures.categories import Categories
 
@@ -85,3 +86,19 @@ def result_of(counts: PQCounts, categories: Categories) -> PQResult:
         for category, *values in zip(categories.items, *columns, strict=True)
     )
     return PQResult(mean(np.ones_like(isthing)), mean(isthing), mean(~isthing), per_class)
+
+
+def pq_table(result: PQResult) -> str:
+    """PQ, SQ, RQ in percent and N, for All, Things and Stuff, and for each class below them, things first.
+
+    A class that occurs in neither ground truth nor prediction shows '-'; it is in no average.
+    """
+    rows = [
+        [name, percent(scores.pq), percent(scores.sq), percent(scores.rq), str(scores.n), "", "", ""]
+        for name, scores in (("All", result.all), ("Things", result.things), ("Stuff", result.stuff))
+    ]
+    for scores in sorted(result.per_class, key=lambda scores: not scores.isthing):
+        counts = (scores.tp, scores.fp, scores.fn)
+        shares = [percent(value) if any(counts) else "-" for value in (scores.pq, scores.sq, scores.rq)]
+        rows.append([scores.name, *shares, "", *map(str, counts)])
+    return text_table(["", "PQ", "SQ", "RQ", "N", "TP", "FP", "FN"], rows, "panoptic quality")

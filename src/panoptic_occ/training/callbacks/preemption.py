@@ -47,8 +47,8 @@ class Preemption(pl.Callback):
     Validation and test are begun anew by the next start, so nothing is saved in them.
     """
 
-    asked: ClassVar[set[int]] = set()
-    """Signals that this process has got; one that comes when a stage ends is heeded by the next."""
+    signals: ClassVar[set[int]] = set()
+    """Those that this process has got; one that comes when a stage ends is heeded by the next."""
 
     def __init__(self, checkpoints: Path | None = None) -> None:
         self.checkpoints = checkpoints
@@ -62,47 +62,30 @@ class Preemption(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the signals over from Lightning, which has registered for them just before."""
-        self._take_signals()
+        if threading.current_thread() is threading.main_thread():  # no other thread can
+            for number in SIGNALS:
+                signal.signal(number, self._note)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the signals over, and counts the batches that all processes have: their shares may differ by one."""
-        self._take_signals()
+        self.on_train_start(trainer, pl_module)
         self._shared_batches = _over_processes(trainer, sum(map(int, trainer.num_test_batches)), "min")
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        """Stops after this step if any process was asked to."""
-        if asked := self._ask(trainer):
-            if self.checkpoints is not None:
-                self._save(trainer, self.checkpoints)
-            self._leave(trainer, asked)
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stops after this step if a signal says so."""
+        self._heed(trainer, self.checkpoints)
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stops after this batch if any process was asked to."""
-        if batch_idx < self._shared_batches and (asked := self._ask(trainer)):
-            self._leave(trainer, asked)
+        """Stops after this batch if a signal says so."""
+        if batch_idx < self._shared_batches:
+            self._heed(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stops after this batch, if one process does it all; several stop after the validation."""
-        if trainer.world_size == 1 and (asked := self._ask(trainer)):
-            self._leave(trainer, asked)
+        if trainer.world_size == 1:
+            self._heed(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """A signal may break what the run needs (workers, a logger's service) before it could stop in peace.
@@ -110,30 +93,27 @@ class Preemption(pl.Callback):
         Such an exception is no result: it would end a sweep although the job runs again.
         """
         ours = isinstance(exception, PanopticOccError) or not isinstance(exception, Exception)
-        if self.asked and not self._leaving and not ours:
+        if self.signals and not self._leaving and not ours:
             log.warning("%s after a signal: %s", type(exception).__name__, exception)
             for number, handler in self._before.items():
                 signal.signal(number, handler)
-            self._leave(trainer, _first(self.asked), alone=True)
-
-    def _take_signals(self) -> None:
-        """Lightning puts the handlers of before back when the trainer is done."""
-        if threading.current_thread() is threading.main_thread():  # no other thread can
-            for number in SIGNALS:
-                signal.signal(number, self._note)
+            self._leave(trainer, _first(self.signals), alone=True)
 
     def _note(self, number: int, frame: object) -> None:
-        if number not in self.asked:
+        if number not in self.signals:
             log.warning("%s: stopping after this step", signal.Signals(number).name)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked.add(number)
+        self.signals.add(number)
 
-    def _ask(self, trainer: pl.Trainer) -> int:
-        """The signal by which any process was asked to stop, 0 for none; the same in all of them."""
+    def _heed(self, trainer: pl.Trainer, checkpoints: Path | None = None) -> None:
+        """Stops all processes together if any of them has got a signal, after a checkpoint if there is a folder."""
         by_weight = [0, *reversed(SIGNALS)]
-        mine = by_weight.index(_first(self.asked))
-        return by_weight[_over_processes(trainer, mine, "max")]
+        number = by_weight[_over_processes(trainer, by_weight.index(_first(self.signals)), "max")]
+        if number:
+            if checkpoints is not None:
+                self._save(trainer, checkpoints)
+            self._leave(trainer, number)
 
     def _save(self, trainer: pl.Trainer, folder: Path) -> None:
         file = folder / f"{trainer.global_step:08d}.ckpt"
@@ -143,22 +123,22 @@ class Preemption(pl.Callback):
                 old.unlink(missing_ok=True)
         log.info("saved step %s", trainer.global_step)
 
-    def _leave(self, trainer: pl.Trainer, asked: int, alone: bool = False) -> NoReturn:
+    def _leave(self, trainer: pl.Trainer, number: int, alone: bool = False) -> NoReturn:
         """Ends the process, after the first one has had the job queued again."""
         self._leaving = True
         if trainer.is_global_zero and (wandb := sys.modules.get("wandb")):
             with suppress(Exception):  # the signal may have ended its service
                 wandb.finish(exit_code=1)
-        again = "SLURM_JOB_ID" in os.environ and (asked in STOP_SOON or _being_preempted())
+        again = "SLURM_JOB_ID" in os.environ and (number in STOP_SOON or _being_preempted())
         try:
             if again and trainer.is_global_zero:
-                requeue([handler for number in STOP_SOON if callable(handler := self._before[number])])
+                requeue([handler for soon in STOP_SOON if callable(handler := self._before[soon])])
         finally:
             if not alone:
                 trainer.strategy.barrier()  # a process that ends early could make SLURM kill the first one
-        name, step = signal.Signals(asked).name, trainer.global_step
+        name, step = signal.Signals(number).name, trainer.global_step
         log.warning("%s: stopped at step %s; %s", name, step, "queued again" if again else GOES_ON)
-        raise SystemExit(FAILED if again else 128 + asked)
+        raise SystemExit(FAILED if again else 128 + number)
 
 
 def requeue(handlers: Sequence[Handler]) -> None:
@@ -183,16 +163,16 @@ def _being_preempted() -> bool:
     """Whether SLURM wants this job's place for another one, and the job is in its grace time."""
     show = ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]]
     try:
-        told = subprocess.run(show, capture_output=True, text=True, timeout=30).stdout
+        output = subprocess.run(show, capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
         return False
-    words = dict(word.partition("=")[::2] for word in told.split())
+    words = dict(word.partition("=")[::2] for word in output.split())
     return words.get("JobState") == "RUNNING" and words.get("PreemptTime", "None") != "None"
 
 
-def _first(asked: set[int]) -> int:
-    """The signal that says most about what to do."""
-    return next((number for number in SIGNALS if number in asked), 0)
+def _first(signals: set[int]) -> int:
+    """The signal that says most about what to do, 0 without any."""
+    return next((number for number in SIGNALS if number in signals), 0)
 
 
 def _over_processes(trainer: pl.Trainer, value: int, how: str) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 
 import pytorch_lightning as pl
-import torch
+from safetensors.torch import save
 from torch import nn
 
 from panoptic_occ.common.errors import CheckpointError
@@ -17,12 +17,9 @@ log = logging.getLogger(__name__)
 
 def fingerprint(modules: dict[str, nn.Module]) -> str:
     """SHA-256 over names, shapes, types and bits of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for part, module in sorted(modules.items()):
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{part}.{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    states = {part: module.state_dict().items() for part, module in modules.items()}
+    tensors = {f"{part}.{name}": tensor.contiguous() for part, state in states.items() for name, tensor in state}
+    return hashlib.sha256(save(tensors)).hexdigest()
 
 
 class TwoStage(pl.Callback):
@@ -38,48 +35,39 @@ class TwoStage(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Sets gradients on and off before the optimiser and any DDP wrap are made."""
-        module = _checked(pl_module)
-        for frozen in self.frozen(module):
+        assert isinstance(pl_module, PanopticModule)
+        for frozen in self.frozen(pl_module):
             frozen.requires_grad_(False)
-        if module.stage == "occlusion":
-            module.model.occlusion.requires_grad_(True).train()
+        if pl_module.stage == "occlusion":
+            pl_module.model.occlusion.requires_grad_(True).train()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers the frozen base (after a checkpoint was restored)."""
-        module = _checked(pl_module)
-        if module.stage == "occlusion":
-            self._before = fingerprint(module.model.base_modules())
-        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in module.parameters())
-        log.info("stage '%s' trains %s of %s parameters", module.stage, f"{trained:,}", f"{total:,}")
+        assert isinstance(pl_module, PanopticModule)
+        if pl_module.stage == "occlusion":
+            self._before = fingerprint(pl_module.model.base_modules())
+        trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in pl_module.parameters())
+        log.info("stage '%s' trains %s of %s parameters", pl_module.stage, f"{trained:,}", f"{total:,}")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Keeps the frozen parts in evaluation mode: Lightning switches all modules to training at every start, and
         leaves out the hook at the start of an epoch when it resumes."""
-        for frozen in self.frozen(_checked(pl_module)):
+        assert isinstance(pl_module, PanopticModule)
+        for frozen in self.frozen(pl_module):
             frozen.eval()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checks that stage 2 left the base alone."""
-        module = _checked(pl_module)
-        if self._before is not None and fingerprint(module.model.base_modules()) != self._before:
+        assert isinstance(pl_module, PanopticModule)
+        if self._before is not None and fingerprint(pl_module.model.base_modules()) != self._before:
             raise CheckpointError("stage 2 changed the frozen base; a module updates its state outside the optimiser")
 
     @staticmethod
     def frozen(module: PanopticModule) -> list[nn.Module]:
         """The parts that the module's stage leaves alone."""
-        model = module.model
-        left_alone: dict[str, list[nn.Module]] = {
-            "base": [model.occlusion],
-            "occlusion": list(model.base_modules().values()),
-            "joint": [],
-        }
-        return left_alone[module.stage]
-
-
-def _checked(module: pl.LightningModule) -> PanopticModule:
-    if not isinstance(module, PanopticModule):
-        raise TypeError(f"TwoStage works on PanopticModule, got {type(module).__name__}")
-    return module
+        if module.stage == "joint":
+            return []
+        return [module.model.occlusion] if module.stage == "base" else list(module.model.base_modules().values())

@@ -1,0 +1,108 @@
+"""Commands that are killed at random moments: the same command, given again, ends with the same files to the last byte.
+
+KILLS=25 makes it a campaign, whose counts go into results/kills.json and the page on trust (``make kills``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from helpers.tiny_runs import BRIEF
+from scripts.documents import ROOT, fill, markdown, publish
+
+KILLS = int(os.environ.get("KILLS", "0"))
+SIGNALS = (signal.SIGKILL, signal.SIGINT)
+DATED = ("environment.json", "logs/**", "files_*.json")
+"""What tells times: the environment, logs, and what the cache knows of files."""
+
+Words = Callable[[Path, Path], list[str]]
+OF_RUN = ("save_maps=true", "compare=[score,area]")
+JOBS: Mapping[str, Words] = {
+    "train": lambda here, cache: ["train", *BRIEF, f"runs_dir={here}", "force=true"],
+    "evaluate": lambda here, cache: ["evaluate", *BRIEF, f"runs_dir={here}", *OF_RUN, "save_predictions=true"],
+    "evaluate saved=true": lambda here, cache: ["evaluate", *BRIEF, f"runs_dir={here}", *OF_RUN, "saved=true"],
+    "prepare": lambda here, cache: ["prepare", "preset=tiny", f"data.source.cache_dir={here}", "processes=1"],
+    "predict": lambda here, cache: [
+        "predict", f"run={here}/scenes_tiny/run", f"input={here}/photos", f"output={here}/out"
+    ],
+    "pq": lambda here, cache: [
+        "pq", f"--gt_json_file={next(cache.rglob('panoptic_val.json'))}", f"--json={here}/pq.json", "--processes=1",
+        f"--pred_json_file={next(cache.rglob('panoptic_val.json'))}",
+    ],
+}  # fmt: skip
+"""The words of each command, by the folder that it writes into and that of the painted scenes."""
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """The content of every file below ``folder`` but those that tell times."""
+    dated = {path for pattern in DATED for path in folder.rglob(pattern)}
+    kept = [path for path in folder.rglob("*") if path.is_file() and path not in dated]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+@pytest.fixture(scope="module")
+def stored(commands: Any, undisturbed: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with stored predictions, and photographs."""
+    folder = tmp_path_factory.mktemp("stored") / "here"
+    shutil.copytree(undisturbed, folder)
+    (folder / "photos").mkdir()
+    for k in range(3):
+        Image.effect_mandelbrot((96, 64 + k), (-2, -1, 1, 1), 20).convert("RGB").save(folder / "photos" / f"{k}.png")
+    commands.run(*JOBS["evaluate"](folder, cache))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def counts() -> Iterator[dict[str, dict[str, int]]]:
+    """Kills by command and signal, written at the end of a campaign."""
+    counted: dict[str, dict[str, int]] = {}
+    yield counted
+    if KILLS and counted.keys() == JOBS.keys():
+        rows = [(f"`{job}`", *numbers.values()) for job, numbers in counted.items()]
+        table = markdown(["command", "random moments", "it was still running", "something was lost"], rows)
+        publish(ROOT / "results" / "kills.json", counted, table)
+        fill("kills", table, "make kills")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_nothing_is_lost(
+    job: str, commands: Any, undisturbed: Path, stored: Path, cache: Path, counts: dict[str, dict[str, int]]
+) -> None:
+    here = stored.parent / "work"
+    words = JOBS[job](here, cache)
+
+    def afresh() -> None:
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(stored if job in ("evaluate saved=true", "predict") else undisturbed, here)
+
+    afresh()
+    start = time.monotonic()
+    commands.run(*words)
+    duration, whole = time.monotonic() - start, tree(here)
+    moments = random.Random(f"{job} {KILLS}")
+    counted = counts.setdefault(job, {"moments": 0, "running": 0, "lost": 0})
+    for number in range(max(KILLS, 1)):
+        afresh()
+        running = commands.start(*words)
+        time.sleep(moments.uniform(0.1, 0.9) * duration)
+        alive = running.processes[0].is_alive()
+        with suppress(ProcessLookupError):
+            os.kill(running.processes[0].pid, SIGNALS[number % 2])
+        running.wait()
+        commands.run(*words)
+        same = tree(here) == whole
+        for name, count in (("moments", 1), ("running", alive), ("lost", not same)):
+            counted[name] += int(count)
+        assert same, f"{SIGNALS[number % 2].name}: {sorted(set(tree(here).items()) ^ set(whole.items()))[:6]}"
