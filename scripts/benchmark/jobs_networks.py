@@ -118,7 +118,7 @@ def literally_fused(model: PanopticFPN, output: BaseOutput, result: PanopticMap)
     if pairs.any():
         joined = torch.cat([nn.functional.max_pool2d(instances.soft[:, None], 2), instances.roi_features], dim=1)
         above[pairs] = reference.pair_logits(occlusion.head, joined, pairs.nonzero()) > 0
-    thresholds = SIG_RATIO, 0.5, POLICY.stuff_area
+    thresholds = SIG_RATIO, 0.5, int(POLICY.stuff_area)
     same_map(result, reference.fuse_by_occlusion(dense, instances.labels, above, output.semantic.labels, *thresholds))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from helpers.scenes import Scene, fused, owners, policies, scene
+from helpers.scenes import Scene, fused, owners, policies, scene, stuff_labels
 from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.structures.panoptic_map import PanopticMap
 
@@ -185,6 +185,6 @@ def test_more_instances_than_a_byte_can_tell_apart(erased: float | None) -> None
     many.claims = many.duplicate_of = None
     many.above[:] = rng.random((n, n)) < 0.3
     many.masks[np.arange(n), np.arange(n) // 20, np.arange(n) % 20] = True  # a pixel of its own, so that most are kept
-    many.semantic[:] = rng.integers(-1, 200, many.semantic.shape)
+    many.semantic[:] = stuff_labels(rng.integers(-1, 200, many.semantic.shape))
     panoptic = check(many, FusionPolicy(min_visible=0.0, post_min_visible=erased, stuff_area=1))
     assert sum(record.status in ("kept", "erased") for record in panoptic.records) > 255

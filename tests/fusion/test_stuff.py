@@ -93,3 +93,16 @@ def test_component_rule_measures_what_things_left_free():
     assert fill_stuff(ids, semantic, 4, 2, "component")[1] == ()
     filled, segments = fill_stuff(ids, semantic, 3, 2, "component")
     assert filled.tolist() == [[2, 2, 2, 1, 2, 2, 2]] and segments[0].area == 6
+
+
+@pytest.mark.parametrize("rule", ["class", "component"])
+@pytest.mark.parametrize(("share", "pixels"), [(0.0, 0), (0.1, 10), (0.07, 7), (0.0999, 10), (0.29, 29), (0.291, 30)])
+def test_a_share_of_the_image_is_so_many_of_its_100_pixels(rule, share, pixels):
+    """0.07 * 100 and 0.29 * 100 are not 7 and 29 in floating point."""
+    semantic = torch.full((10, 10), -1)
+    for label, area in enumerate((1, 6, 7, 9, 10, 28, 29, 30)):
+        ids, labels = torch.zeros((10, 10), dtype=torch.int32), semantic.clone()
+        labels.view(-1)[:area] = label
+        in_share, in_pixels = (fill_stuff(ids, labels, least, 1, rule) for least in (share, pixels))
+        assert torch.equal(in_share[0], in_pixels[0]) and in_share[1] == in_pixels[1]
+        assert bool(in_share[1]) == (area >= pixels)

@@ -16,6 +16,7 @@ from panoptic_occ.structures.panoptic_map import PanopticMap
 from panoptic_occ.structures.relation import Relation
 
 SHARES = (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
+THINGS = 3
 shares = st.none() | st.sampled_from(SHARES)
 policies = st.builds(
     FusionPolicy,
@@ -67,12 +68,17 @@ def scene(rng: np.random.Generator, n: int, size: tuple[int, int], side: int) ->
         masks,
         claims=masks & (rng.random(masks.shape) < rng.choice([0.3, 0.8, 1.0])) if rng.random() < 0.4 else None,
         scores=(0.4 + rng.integers(0, 4, n) / 8).astype(np.float32),
-        labels=rng.integers(0, 3, n),
+        labels=rng.integers(0, THINGS, n),
         above=rng.random((n, n)) < rng.choice([0.0, 0.3, 0.6]),
         order=rng.permutation(n) if rng.random() < 0.4 else None,
         duplicate_of=np.where(rng.random(n) < 0.2, rng.integers(0, max(n, 1), n), -1) if rng.random() < 0.3 else None,
-        semantic=patches if rng.random() < 0.6 else rng.integers(-2, 300, size),
+        semantic=stuff_labels(patches if rng.random() < 0.6 else rng.integers(-2, 300, size)),
     )
+
+
+def stuff_labels(numbers: np.ndarray) -> np.ndarray:
+    """Labels of stuff, which come after those of the things, without the ignore label."""
+    return np.where((numbers < 0) | (numbers + THINGS == 255), -1, numbers + THINGS)
 
 
 def fused(scene: Scene, policy: FusionPolicy, loose: bool = False) -> PanopticMap:

@@ -9,7 +9,7 @@ import math
 from enum import StrEnum
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Interval, Predicate
+from annotated_types import Ge, Gt, Interval, Lt, Predicate
 
 
 class Scope(StrEnum):
@@ -36,3 +36,5 @@ Positive = Annotated[float, Gt(0), Predicate(math.isfinite)]
 NotNegative = Annotated[float, Ge(0), Predicate(math.isfinite)]
 Count = Annotated[int, Ge(1)]
 Size = Annotated[int, Ge(0)]
+Area = Size | Annotated[float, Ge(0), Lt(1)]
+"""Pixels, or below 1 a share of the image."""

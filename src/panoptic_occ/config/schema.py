@@ -19,7 +19,7 @@ from annotated_types import Interval
 from omegaconf import DictConfig, OmegaConf
 
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.common.kinds import IN_GRID, Count, NotNegative, Positive, Scope, Share, Size
+from panoptic_occ.common.kinds import IN_GRID, Area, Count, NotNegative, Positive, Scope, Share, Size
 from panoptic_occ.config.values import is_path
 
 OURS = "panoptic_occ."
@@ -120,8 +120,8 @@ SETTINGS: Mapping[str, Setting] = {
     "backbone_name": Setting(str, Scope.LABEL),
     "data.name": Setting(str, Scope.LABEL),
     "data.root": Setting(str | None, Scope.LABEL, named=False),
-    "data.stuff_area": Setting(Size, Scope.LABEL),
-    "data.stuff_component_area": Setting(Size, Scope.LABEL),
+    "data.stuff_area": Setting(Area, Scope.LABEL),
+    "data.stuff_component_area": Setting(Area, Scope.LABEL),
     "data.erase_radius": Setting(Size, Scope.LABEL),
     "data.object_sizes": Setting(tuple[Positive, Positive], Scope.RESULT),
     "data.ocfusion": Setting(dict[str, Share], Scope.LABEL),

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, Lt
 
 from panoptic_occ.common.errors import ConfigError
 
@@ -139,6 +139,8 @@ def _limits(limit: object) -> str:
             return f"{low} or more"
         case Gt(gt=low):
             return f"above {low}"
+        case Lt(lt=high):
+            return f"below {high}"
         case _:
             return ""
 

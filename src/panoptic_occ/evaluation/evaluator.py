@@ -70,7 +70,7 @@ class EntryMetrics(nn.Module):
     def row(self, precision: Mapping[str, float], base_ms: float | None) -> dict[str, float]:
         """All numbers by name, with the average ``precision``; ``base_ms``: time of the base an image, if timed."""
         accuracy = self.accuracy.compute()
-        row: dict[str, float] = self.quality.compute().flat() | {
+        row: dict[str, float] = self.quality.result().flat() | {
             "relation_accuracy": accuracy.accuracy,
             "score_accuracy": accuracy.score_accuracy,
             "area_accuracy": accuracy.area_accuracy,
@@ -216,7 +216,7 @@ class Evaluation:
             for entry in entries:
                 key = entry.name if self.timing else (entry.policy, decisions)
                 if key not in fused:
-                    panoptic, time = timed(fuse, *inputs, stuff.under(entry.policy), entry.policy)
+                    panoptic, time = timed(fuse, *inputs, stuff.under(entry.policy), entry.policy, self.categories)
                     counts = panoptic_counts(panoptic, target.panoptic, len(self.categories), source)
                     fused[key] = panoptic, counts, time
                 panoptic, counts, fusion_time = fused[key]
@@ -233,7 +233,7 @@ class Evaluation:
 
     def results(self) -> dict[str, PQResult]:
         """Panoptic quality by entry."""
-        return {name: metrics.quality.compute() for name, metrics in self.by_entry.items()}
+        return {name: metrics.quality.result() for name, metrics in self.by_entry.items()}
 
     def breakdowns(self) -> dict[str, BreakdownResult]:
         """The breakdown of things by entry; empty without ``details``."""

@@ -108,7 +108,7 @@ class Predictor:
         entry = Entry("", "", self.model.occlusion, self.policy)
         relation = relate(entry, output, sample.to(self.device), frozenset())
         stuff = StuffLabels(output.semantic).under(self.policy)
-        panoptic = fuse(output.instances, output.stats, relation, stuff, self.policy)
+        panoptic = fuse(output.instances, output.stats, relation, stuff, self.policy, self.categories)
         return Prediction(panoptic.ids, panoptic.segments, panoptic.records, output.instances, relation)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import operator
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,10 +18,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from panoptic_occ.fusion.canvas import Canvas, Counts
+from panoptic_occ.fusion.inputs import check_inputs, check_stuff_labels, check_stuff_map, say_that_stuff_is_lost
 from panoptic_occ.fusion.policy import FusionPolicy
 from panoptic_occ.fusion.stuff import StuffSource, fill_stuff
 from panoptic_occ.ops.claims import inherit
 from panoptic_occ.ops.suppression import suppress
+from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet, by_score
 from panoptic_occ.structures.masks import PairStats
 from panoptic_occ.structures.panoptic_map import InstanceRecord, InstanceStatus, PanopticMap, Segment
@@ -30,7 +33,12 @@ log = logging.getLogger(__name__)
 
 
 def fuse(
-    instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None, policy: FusionPolicy
+    instances: InstanceSet,
+    stats: PairStats,
+    relation: Relation,
+    semantic: StuffSource | None,
+    policy: FusionPolicy,
+    categories: Categories | None = None,
 ) -> PanopticMap:
     """The panoptic map of one image.
 
@@ -41,7 +49,9 @@ def fuse(
     ``relation.claims``: an instance takes pixels of its claim only, and ``free`` counts those; thresholds stay shares
     of the whole mask.  ``relation.duplicate_of`` rejects an instance before any check.  ``relation.stuff`` replaces the
     labels of ``semantic``.
-    Raises ValueError when the sizes of the inputs contradict each other.
+    ``categories``: of the labels; without them a stuff label counts as a thing's up to the largest of the instances.
+    Raises ValueError, with the fix, for sizes that contradict each other, scores outside [0, 1], stuff with labels of
+    things, 255 (the ignore label of many data sets) in place of -1, and labels outside the categories.
 
     >>> import torch
     >>> from panoptic_occ import FusionPolicy, InstanceSet, MaskCrops, PairStats, Relation, fuse
@@ -52,7 +62,7 @@ def fuse(
     >>> fuse(pair, PairStats.of(masks), relation, None, FusionPolicy(min_visible=0.5)).ids.tolist()
     [[1, 1, 2, 2]]
     """
-    _check_sizes(instances, stats, relation, semantic)
+    check_inputs(instances, stats, relation, semantic, categories)
     order = by_score(instances.scores) if relation.order is None else relation.order
     fusion = _Fusion(instances, stats, relation, policy)
     for i in order.tolist():
@@ -62,30 +72,13 @@ def fuse(
         labels = relation.stuff
         if labels is None:
             labels = semantic(ids) if callable(semantic) else semantic
-        ids, stuff = fill_stuff(ids, labels, policy.stuff_area, len(segments) + 1, policy.stuff_rule)
+            check_stuff_map(labels, instances.masks.size)
+        if policy.stuff_area >= 1 and policy.stuff_area > ids.numel() / 4:
+            say_that_stuff_is_lost(policy.stuff_area)
+        check = partial(check_stuff_labels, thing_labels=fusion.labels, categories=categories)
+        ids, stuff = fill_stuff(ids, labels, policy.stuff_area, len(segments) + 1, policy.stuff_rule, check)
         segments += stuff
     return PanopticMap(ids.to(instances.masks.pixels.device, torch.int32), segments, fusion.records())
-
-
-def _check_sizes(instances: InstanceSet, stats: PairStats, relation: Relation, semantic: StuffSource | None) -> None:
-    """ValueError when the sizes of the inputs contradict each other."""
-    n, duplicate_of = len(instances), relation.duplicate_of
-    for name, tensor in (("stats.inter", stats.inter), ("margin", relation.margin), ("valid", relation.valid)):
-        if tensor.shape != (n, n):
-            raise ValueError(f"fuse: {name} has shape {tuple(tensor.shape)}, {n} instances need ({n}, {n})")
-    if relation.order is not None and sorted(relation.order.tolist()) != list(range(n)):
-        raise ValueError(f"fuse: relation.order must name each of the {n} instances once: {relation.order.tolist()}")
-    claims, masks = relation.claims, instances.masks
-    if claims is not None and (len(claims), tuple(claims.size)) != (n, tuple(masks.size)):
-        raise ValueError(
-            f"fuse: relation.claims has {len(claims)} masks of an image of {claims.size}, needs {n} of {masks.size}"
-        )
-    if duplicate_of is not None and duplicate_of.shape != (n,):
-        raise ValueError(f"fuse: relation.duplicate_of has shape {tuple(duplicate_of.shape)}, needs ({n},)")
-    if isinstance(semantic, Tensor) and tuple(semantic.shape) != tuple(instances.masks.size):
-        raise ValueError(
-            f"fuse: the semantic map is {tuple(semantic.shape)} px, the masks are of an image of {instances.masks.size}"
-        )
 
 
 class _Fusion:

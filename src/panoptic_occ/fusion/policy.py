@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from panoptic_occ.common.kinds import Share, Size
+from panoptic_occ.common.kinds import Area, Share, Size
 from panoptic_occ.config.values import check_values
 from panoptic_occ.fusion.stuff import StuffRule
 
@@ -65,7 +65,7 @@ class FusionPolicy:
     ``canvas_sig_ratio``: the order of an instance and an owner counts if the common pixels that the owner has left are
     this share or more of the instance's mask or of all that the owner has left (RAP's code of OCFusion).
     ``post_min_visible``: remove an accepted instance that others left this share or less.
-    ``stuff_area``: smaller stuff segments, in pixels, stay void.
+    ``stuff_area``: smaller stuff segments stay void; in pixels, or below 1 as a share of the image.
     ``stuff_rule``: what it measures, a whole ``class`` or each connected ``component`` of it (OANet).
     ``erase_thr``: stuff components of a lower mean probability stay void (REFINE, see ``fusion.erasing``).  The mean
     reaches ``erase_radius`` pixels around them, in a ``square`` or a ``disk`` (``erase_shape``), pixel by pixel or in
@@ -83,7 +83,7 @@ class FusionPolicy:
     min_visible: Share | None = None
     same_class_thr: Share | None = None
     duplicate_thr: Share | None = None
-    stuff_area: Size = 4096
+    stuff_area: Area = 4096
     same_class_strict: bool = False
     duplicate_areas: Literal["original", "canvas"] = "original"
     canvas_sig_ratio: Share | None = None

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import IN_GRID, Scope, Share
 from panoptic_occ.config.values import checked
 from panoptic_occ.structures.categories import Categories
@@ -84,19 +85,18 @@ class OcclusionModel(nn.Module):
     ``learns_from``: positive ``proposals`` of the frozen base, or the ``annotations`` alone, without any image.
     ``scope``: what a parameter changes whose annotation does not say (``Annotated[float, Scope.RESULT]``): the
     module's weights; an order that learns nothing says ``Scope.RESULT``.
+    ``in_channels`` of ``roi_features`` and ``categories`` are for orders that read them; the suite gives them to all.
     ``sig_ratio`` (OCFusion's rho), ``significance``, ``intra`` and ``inter`` decide which pairs count at all.
 
     >>> import torch
-    >>> from panoptic_occ import Categories, InstanceSet, MaskCrops, OcclusionModel, PairStats, Relation
+    >>> from panoptic_occ import InstanceSet, MaskCrops, OcclusionModel, PairStats, Relation
     >>> class LeftIsFront(OcclusionModel):
     ...     def forward(self, instances, stats, context=None):
     ...         value = -instances.boxes[:, 0]
     ...         return Relation(value[:, None] - value[None, :], self.pairs(instances, stats), value=value)
-    >>> categories = Categories.from_json([{"id": 1, "name": "cat", "isthing": 1}])
     >>> masks = MaskCrops.from_dense(torch.tensor([[[False, True, True]], [[True, True, False]]]))
     >>> cats = InstanceSet(masks, masks.boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor([0, 0]))
-    >>> order = LeftIsFront(in_channels=256, categories=categories)
-    >>> order(cats, PairStats.of(masks)).above().tolist()
+    >>> LeftIsFront()(cats, PairStats.of(masks)).above().tolist()
     [[False, False], [True, False]]
     """
 
@@ -108,15 +108,15 @@ class OcclusionModel(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        categories: Categories,
+        in_channels: int = 0,
+        categories: Categories | None = None,
         sig_ratio: Annotated[Share, IN_GRID] = 0.2,
         significance: Annotated[Significance, Scope.RESULT] = "either",
         intra: Annotated[bool, Scope.RESULT] = True,
         inter: Annotated[bool, Scope.RESULT] = True,
     ) -> None:
         super().__init__()
-        self.in_channels, self.categories = in_channels, categories
+        self.in_channels, self._categories = in_channels, categories
         self.sig_ratio, self.significance = sig_ratio, significance
         self.intra, self.inter = intra, inter
 
@@ -146,6 +146,16 @@ class OcclusionModel(nn.Module):
         """Named losses over a batch, each a scalar with a graph to every parameter, also when no image has a pair.
         ``generator`` is the only source of randomness (a CPU generator, a function of seed and step)."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to train")
+
+    @property
+    def categories(self) -> Categories:
+        """The categories whose labels the instances have; ConfigError when none were given."""
+        if self._categories is None:
+            raise ConfigError(
+                f"{type(self).__name__} has a part for every class of things; give it the categories of the data set: "
+                f"{type(self).__name__}(categories=Categories.from_json(...))"
+            )
+        return self._categories
 
     @property
     def trainable(self) -> bool:

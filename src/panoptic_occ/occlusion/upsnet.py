@@ -65,6 +65,7 @@ class PixelArgmax(OcclusionModel):
         **common: Any,
     ) -> None:
         super().__init__(**common)
+        self.num_things = self.categories.num_things
         self.reach, self.relabel, self.void = reach, relabel, void
         self.nms, self.nms_thr, self.same_class_thr = nms, nms_thr, same_class_thr
 
@@ -74,7 +75,7 @@ class PixelArgmax(OcclusionModel):
         kept = (duplicate_of < 0) & (stats.area > 0)
         semantic = self._logits(context)
         owner = self.owner(instances, semantic, kept)
-        things = self.categories.num_things
+        things = self.num_things
         stuff = (semantic[things:].argmax(dim=0) + things).masked_fill(owner == VOID, VOID_LABEL)
         if self.relabel is not None:
             self._relabel(owner, stuff, semantic.argmax(dim=0), self.relabel)
@@ -90,7 +91,7 @@ class PixelArgmax(OcclusionModel):
         suppressor = duplicates(instances, stats, self.nms, self.nms_thr)
         if self.same_class_thr is None:
             return suppressor
-        covered = torch.zeros(self.categories.num_things, *instances.masks.size, dtype=torch.bool)
+        covered = torch.zeros(self.num_things, *instances.masks.size, dtype=torch.bool)
         kept = torch.zeros(len(instances), dtype=torch.bool)
         items, labels = list(instances.masks), instances.labels.cpu()
         for i in by_score(instances.scores).tolist():
@@ -111,7 +112,7 @@ class PixelArgmax(OcclusionModel):
     ) -> Int[Tensor, "h w"]:
         """The instance that every pixel goes to (of equal ones the better scored), ``STUFF`` or ``VOID``; ``kept``: the
         instances that are offered pixels, all by default."""
-        things = self.categories.num_things
+        things = self.num_things
         best = semantic[things:].amax(dim=0)
         owner = torch.full(best.shape, STUFF, device=best.device)
         labels: list[int] = instances.labels.tolist()
@@ -145,7 +146,7 @@ class PixelArgmax(OcclusionModel):
             pixels = owner == i
             counts = torch.bincount(classes[pixels])
             best = int(counts.argmax())
-            if best >= self.categories.num_things and int(counts[best]) / int(counts.sum()) >= least:
+            if best >= self.num_things and int(counts[best]) / int(counts.sum()) >= least:
                 stuff[pixels] = best
                 owner[pixels] = STUFF
 

@@ -20,7 +20,7 @@ class InstanceSet:
     ``masks`` at the resolution of the output; ``boxes`` xyxy in px of the same frame; ``scores`` in [0, 1]; ``labels``:
     contiguous thing categories.  Only when an occlusion method asks for them: ``soft`` (N,28,28), mask probabilities of
     the predicted class inside the box, and ``roi_features`` (N,C,14,14), raw RoIAlign features of the base.
-    Raises ValueError when the lengths differ.
+    Raises ValueError when the lengths differ, and for masks that are no crops.
 
     >>> import torch
     >>> from panoptic_occ import InstanceSet, MaskCrops
@@ -38,6 +38,10 @@ class InstanceSet:
     roi_features: Float[Tensor, "n c r r"] | None = None
 
     def __post_init__(self) -> None:
+        masks: object = self.masks
+        if not isinstance(masks, MaskCrops):
+            kind = type(masks).__name__
+            raise ValueError(f"InstanceSet: masks is a {kind}; crops are meant: MaskCrops.from_dense(masks)")
         for name, value in vars(self).items():
             if value is not None and len(value) != len(self):
                 raise ValueError(f"InstanceSet: {name} has {len(value)} entries, scores have {len(self)}")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from panoptic_occ.common.errors import check_choice
+from panoptic_occ.structures.dense import binary_masks
 
 Window = tuple[slice, slice]
 Significance = Literal["either", "directional", "both"]
@@ -52,7 +53,7 @@ class MaskCrops:
     def from_crops(
         crops: Sequence[Bool[Tensor, "h w"]], corners: Sequence[tuple[int, int]], size: tuple[int, int]
     ) -> MaskCrops:
-        """Masks from crops and their (top, left) corners; every crop must lie inside the image."""
+        """Masks from crops of 0 and 1 and their (top, left) corners; ValueError for others, and outside the image."""
         height, width = size
         rows = []
         for i, (crop, (top, left)) in enumerate(zip(crops, corners, strict=True)):
@@ -65,15 +66,25 @@ class MaskCrops:
         if not rows:
             return MaskCrops.empty(size)
         pixels = torch.cat([crop.reshape(-1) for crop in crops])
+        if pixels.is_floating_point() and bool(((pixels != 0) & (pixels != 1)).any()):
+            raise ValueError(f"crops are binary, these are soft ({pixels.dtype}); compare them first, as crop >= 0.5")
         return MaskCrops(pixels.bool(), torch.tensor(rows, dtype=torch.int64), (height, width))
 
     @staticmethod
-    def from_dense(masks: Bool[Tensor, "n h w"]) -> MaskCrops:
-        """Tight crops of dense masks; an empty mask becomes a crop of 0x0 px."""
+    def from_dense(masks: Tensor | np.ndarray, threshold: float | None = None) -> MaskCrops:
+        """Tight crops of dense masks; an empty mask becomes a crop of 0x0 px.
+
+        ``masks``: (N, H, W) or (N, 1, H, W), bool, or integers of two values (0 and 1, or 0 and 255).  Soft masks
+        (floats) need a ``threshold``, from which on a pixel belongs to its mask.  Raises ValueError for all others.
+
+        >>> soft = torch.tensor([[[[0.0, 0.2, 0.7], [0.0, 0.1, 0.5]]]])  # as of torchvision's Mask R-CNN
+        >>> MaskCrops.from_dense(soft, threshold=0.5).boxes.tolist()
+        [[2.0, 0.0, 3.0, 2.0]]
+        """
+        masks = binary_masks(masks, threshold)
         size = (int(masks.shape[1]), int(masks.shape[2]))
         if len(masks) == 0:
             return MaskCrops.empty(size, masks.device)
-        masks = masks.bool()
         rows, columns = masks.any(dim=2).cpu(), masks.any(dim=1).cpu()
         windows = [(_span(row), _span(column)) for row, column in zip(rows, columns, strict=True)]
         crops = [mask[window] for mask, window in zip(masks, windows, strict=True)]

@@ -23,8 +23,11 @@ class StuffBranch(nn.Module):
     """Base class of stuff branches."""
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Named losses of the branch for a training batch; none where there is nothing to train."""
-        return {}
+        """Named losses of the branch for a training batch; none of a branch without parameters.  NotImplementedError of
+        one that has some: they would never be trained."""
+        if next(self.parameters(), None) is None:
+            return {}
+        raise NotImplementedError(f"{type(self).__name__} has parameters to train and no losses(features, batch)")
 
     def semantic_maps(self, features: Features, batch: Batch, requires: Requires = frozenset()) -> list[SemanticMap]:
         """The stuff of every image, in its original frame; with logits if ``requires`` names ``semantic_logits``."""

@@ -72,8 +72,11 @@ class ThingBranch(nn.Module):
     oracle: RoiChange | None = None
 
     def losses(self, features: Features, batch: Batch) -> dict[str, Tensor]:
-        """Named losses of the branch for a training batch; none where there is nothing to train."""
-        return {}
+        """Named losses of the branch for a training batch; none of a branch without parameters.  NotImplementedError of
+        one that has some: they would never be trained."""
+        if next(self.parameters(), None) is None:
+            return {}
+        raise NotImplementedError(f"{type(self).__name__} has parameters to train and no losses(features, batch)")
 
     def detect(self, features: Features, batch: Batch, conf_thr: float, requires: Requires) -> list[InstanceSet]:
         """Detections with ``score >= conf_thr``, ranked, with masks in the frame of the original image."""

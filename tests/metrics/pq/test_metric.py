@@ -70,7 +70,7 @@ def test_absent_categories_are_excluded_and_invented_ones_count():
     invented = panoptic_quality([make_map([[1, 1, 3, 3]], {1: 0, 3: 1})], [target], CATEGORIES)
     assert invented.all == pytest.approx((1 / 3, 1 / 3, 1 / 3, 3))
     assert (invented.things, invented.stuff) == ((0.5, 0.5, 0.5, 2), (0, 0, 0, 1))
-    nothing = PanopticQuality(CATEGORIES).compute()
+    nothing = PanopticQuality(CATEGORIES).result()
     assert nothing.all == nothing.things == nothing.stuff == (0, 0, 0, 0)
 
 
@@ -98,7 +98,7 @@ def test_a_faulty_batch_leaves_the_metric_as_it_was():
     metric = PanopticQuality(CATEGORIES)
     with pytest.raises(DataError, match="bad one"):
         metric.update([ONE, make_map([[3, 3]], {})], [ONE] * 2, ["good one", "bad one"])
-    assert metric.compute().all.n == 0
+    assert metric.result().all.n == 0
 
 
 def random_images(n):
@@ -128,20 +128,20 @@ class TestMetric:
         batched.update(predictions[10:], targets[10:])
         expected = panoptic_quality(predictions, targets, CATEGORIES)
         assert 0 < expected.all.pq < 1
-        assert batched.compute() == metric_over(self.images).compute() == expected
+        assert batched.result() == metric_over(self.images).result() == expected
 
     def test_any_order_and_any_split_give_the_same_bits(self):
-        expected = metric_over(self.images).compute()
+        expected = metric_over(self.images).result()
         rng = np.random.default_rng(3)
         for _ in range(15):
             shuffled = [self.images[k] for k in rng.permutation(len(self.images))]
             total = metric_over(shuffled[:4])
             for part in (shuffled[4:5], [], shuffled[5:]):
                 total.merge_state(metric_over(part))
-            assert total.compute() == expected
+            assert total.result() == expected
 
     def test_as_dict_has_the_official_layout(self):
-        result = metric_over(self.images).compute()
+        result = metric_over(self.images).result()
         content = result.as_dict()
         assert list(content) == ["All", "Things", "Stuff", "per_class"]
         assert content["Things"] == dict(zip(("pq", "sq", "rq", "n"), result.things, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +22,12 @@ from panoptic_occ.metrics.pq.core import (
     overlap_table,
     unlisted_error,
 )
+from panoptic_occ.metrics.pq.pairs import maps_of_pairs
 from panoptic_occ.metrics.pq.scores import PQResult, result_of
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.panoptic_map import PanopticMap
+
+Maps = PanopticMap | Sequence[PanopticMap] | Int[Tensor, "b h w 2"]
 
 
 def panoptic_counts(
@@ -78,8 +82,12 @@ def panoptic_quality(
 
 
 class PanopticQuality(CountingMetric):
-    """PQ, SQ and RQ over all images that it was shown, in any number of processes; a metric of torchmetrics.
+    """PQ over all images that it was shown, in any number of processes; a metric of torchmetrics.
 
+    ``compute()`` and ``metric(...)`` give the PQ of all categories as a tensor, so that ``self.log("pq", metric)``,
+    ``MetricCollection`` and ``plot()`` work; ``result()`` gives PQ, SQ and RQ of all, things, stuff and each class.
+    ``return_per_class``: ``compute()`` gives the PQ of every category by its name.
+    ``allow_unknown_preds_category``: of tensors of pairs, see ``update``.
     The states are integers (the IoU sum in fixed point, see ``pq.core.IOU_UNIT``) and add up, so that the result does
     not depend on the order of the images nor on how they were shared out.
 
@@ -90,48 +98,85 @@ class PanopticQuality(CountingMetric):
     >>> prediction = PanopticMap(torch.tensor([[2, 2, 2, 0, 0]]), (Segment(2, label=0, isthing=True, area=3),))
     >>> metric.update(prediction, target)
     >>> metric.update([target], [target])
-    >>> metric.compute().all
+    >>> metric.compute().item()
+    0.875
+    >>> metric.result().all
     PQScores(pq=0.875, sq=0.875, rq=1.0, n=1)
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
 
     tp: Int64[Tensor, " c"]
     fp: Int64[Tensor, " c"]
     fn: Int64[Tensor, " c"]
     iou: Int64[Tensor, " c"]
+    _result: PQResult
 
-    def __init__(self, categories: Categories, **kwargs: Any) -> None:
-        super().__init__(vars(PQCounts.zeros(len(categories))), **kwargs)
-        self.categories = categories
-
-    def update(
+    def __init__(
         self,
-        predictions: PanopticMap | Sequence[PanopticMap] | PQCounts,
-        targets: PanopticMap | Sequence[PanopticMap] = (),
-        sources: str | Sequence[str] | None = None,
+        categories: Categories,
+        return_per_class: bool = False,
+        allow_unknown_preds_category: bool = False,
+        **kwargs: Any,
     ) -> None:
-        """Adds one image or several, or the counts of some, which need no targets.
+        super().__init__(vars(PQCounts.zeros(len(categories))), **kwargs)
+        self.categories, self.return_per_class = categories, return_per_class
+        self.allow_unknown_preds_category = allow_unknown_preds_category
 
-        ``sources`` names the images in errors.  Raises as ``panoptic_matches`` does.
+    def update(self, preds: Maps | PQCounts, target: Maps = (), sources: str | Sequence[str] | None = None) -> None:
+        """Adds one image or several, or the counts of some, which need no target.
+
+        A tensor (B, H, W, 2) holds the category id of the data set and the instance of every pixel, as in torchmetrics;
+        ids that the categories do not have are VOID in ``target``, in ``preds`` only if the metric allows it.
+        ``sources`` names the images in errors.  Raises as ``panoptic_matches`` does, and DataError for other tensors,
+        unknown ids and numbers of images that differ.
         """
-        if isinstance(predictions, PQCounts):
-            self.add(vars(predictions))
+        if isinstance(preds, PQCounts):
+            self.add(vars(preds))
             return
-        predictions = [predictions] if isinstance(predictions, PanopticMap) else predictions
-        targets = [targets] if isinstance(targets, PanopticMap) else targets
+        predictions = self._maps(preds, "preds", self.allow_unknown_preds_category)
+        targets = self._maps(target, "target", unknown_is_void=True)
         if sources is None:
             sources = [f"image {k} of the batch" for k in range(len(predictions))]
         sources = [sources] if isinstance(sources, str) else sources
+        if not len(predictions) == len(targets) == len(sources):
+            numbers = f"{len(predictions)} preds, {len(targets)} target and {len(sources)} sources"
+            raise DataError(f"{numbers}: as many of each are meant, one for every image")
         # all images are counted before any is added: a faulty one leaves the metric as it was
         counts = PQCounts.zeros(len(self.categories))
-        for prediction, target, source in zip(predictions, targets, sources, strict=True):
-            counts += panoptic_counts(prediction, target, len(self.categories), source)
+        for prediction, truth, source in zip(predictions, targets, sources, strict=True):
+            counts += panoptic_counts(prediction, truth, len(self.categories), source)
         self.add(vars(counts))
 
-    def compute(self) -> PQResult:
-        """The scores so far, as fractions; groups without any category that occurs have n = 0 and scores 0."""
-        return result_of(PQCounts(**self.totals()), self.categories)
+    def _maps(self, maps: Maps, name: str, unknown_is_void: bool) -> Sequence[PanopticMap]:
+        if isinstance(maps, Tensor):
+            return maps_of_pairs(maps, self.categories, name, unknown_is_void)
+        return [maps] if isinstance(maps, PanopticMap) else maps
+
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        """PQ so far as a fraction (float64), 0 without any category that occurs; with ``return_per_class`` of every
+        category by its name, and id where several have the name."""
+        self._result = result_of(PQCounts(**self.totals()), self.categories)
+        if not self.return_per_class:
+            return self._tensor(self._result.all.pq)
+        each = self._result.per_class
+        count = Counter(scores.name for scores in each)
+        names = (scores.name if count[scores.name] == 1 else f"{scores.name} {scores.category_id}" for scores in each)
+        return {name: self._tensor(scores.pq) for name, scores in zip(names, each, strict=True)}
+
+    def result(self) -> PQResult:
+        """All scores so far, as fractions; groups without any category that occurs have n = 0 and scores 0."""
+        self.compute()  # gathers the counts of all processes, once
+        return self._result
+
+    def _tensor(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float64, device=self.tp.device)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """(figure, axes) of a value of ``compute`` or ``metric(...)``, or of a list of them; None: of all images."""
+        return self._plot(val, ax)
 
 
 def _rows(panoptic: PanopticMap) -> list[SegmentRow]:

@@ -32,8 +32,9 @@ class ClassPrior(OcclusionModel):
         self.register_buffer("table", None)
 
     def use_class_table(self, table: Int[Tensor, "t t"]) -> None:
-        """Keeps the counts: ``table[a, b]`` pairs with class a in front of class b; ValueError for another size."""
-        things = self.categories.num_things
+        """Keeps the counts: ``table[a, b]`` pairs with class a in front of class b.  ValueError unless it is (T, T) for
+        the T thing classes of ``categories`` if there are any."""
+        things = len(table) if self._categories is None else self._categories.num_things
         if table.shape != (things, things):
             raise ValueError(f"the class table has shape {tuple(table.shape)}, {things} thing classes need another")
         self.table = table
@@ -41,7 +42,10 @@ class ClassPrior(OcclusionModel):
     def forward(self, instances: InstanceSet, stats: PairStats, context: Context = NO_CONTEXT) -> Relation:
         """Margin P(row in front | the two classes) - 1/2."""
         if self.table is None:
-            raise ConfigError("occlusion=class_prior has no counts of a training set; give them with use_class_table")
+            raise ConfigError(
+                "occlusion=class_prior has no counts of a training set; give them with use_class_table(table), where "
+                "table[a, b] counts pairs with thing class a in front of b"
+            )
         front = self.table[instances.labels[:, None], instances.labels[None, :]]
         lead, total = front - front.T, front + front.T
         margin = lead / (2 * (total + 2 * self.prior_count)).clamp(min=1)
