@@ -69,8 +69,8 @@ def worker_pool(processes: int, initializer: Callable[..., None], *arguments: ob
         yield pool
     except BrokenProcessPool:
         raise PanopticOccError(
-            f"one of {processes} worker processes was killed, often for lack of memory: use fewer processes; or it could "
-            'not import your own script, which then needs `if __name__ == "__main__":` around what it runs'
+            f"one of {processes} worker processes was killed, often for lack of memory: use fewer processes; or it "
+            'could not import your own script, which then needs `if __name__ == "__main__":` around what it runs'
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
