@@ -11,7 +11,7 @@ from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.of_run import read_config
 from panoptic_occ.runs.build import run_folder
-from panoptic_occ.runs.folders import RunFolder, finished, latest_checkpoint
+from panoptic_occ.runs.folders import PARTS_OF_CHECKPOINT, RunFolder, finished, latest_checkpoint
 
 
 def test_words_that_change_results_are_in_the_name_and_those_of_the_machine_are_not() -> None:
@@ -99,7 +99,7 @@ def test_a_stage_goes_on_only_from_what_it_began_with(tmp_path: Path, caplog: py
     folder, origin = RunFolder(tmp_path), {"data": "a" * 64, "base": "b" * 16}
     assert latest_checkpoint(folder, origin) is None
     checkpoint = folder.checkpoints / "00000002.ckpt"
-    torch.save({}, checkpoint)
+    torch.save(dict.fromkeys(PARTS_OF_CHECKPOINT), checkpoint)
     assert latest_checkpoint(folder, origin) == checkpoint
     with pytest.raises(ConfigError, match=r"checkpoints: this stage began on other data .* a{12}, .* c{12}\)"):
         latest_checkpoint(folder, origin | {"data": "c" * 64})
