@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -25,7 +27,7 @@ from scripts.documents import ROOT, fill, markdown, publish
 
 KILLS = int(os.environ.get("KILLS", "0"))
 SIGNALS = (signal.SIGKILL, signal.SIGINT)
-DATED = ("environment.json", "logs/**", "files_*.json")
+DATED = ("environment.json", "logs/**/*", "files_*.json")
 """What tells times: the environment, logs, and what the cache knows of files."""
 
 Words = Callable[[Path, Path], list[str]]
@@ -65,12 +67,27 @@ def stored(commands: Any, undisturbed: Path, cache: Path, tmp_path_factory: pyte
     return folder
 
 
+ONE_TABLE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from scripts.tables import command
+from scripts.tables.tables import load
+
+table = load("ocfusion/table8")
+rows = [row for row in table.rows if row.name == "inter-class + intra-class" and row.backbone == "R50"]
+command.load = lambda name: replace(table, rows=tuple(rows))
+sys.exit(command.main(sys.argv[2:], Path(sys.argv[1])))
+"""
+"""``python -m scripts.tables`` of a table with one row."""
+
+
 @pytest.fixture(scope="module")
 def counts() -> Iterator[dict[str, dict[str, int]]]:
     """Kills by command and signal, written at the end of a campaign."""
     counted: dict[str, dict[str, int]] = {}
     yield counted
-    if KILLS and counted.keys() == JOBS.keys():
+    if KILLS and counted.keys() == {*JOBS, "scripts.tables"}:
         rows = [(f"`{job}`", *numbers.values()) for job, numbers in counted.items()]
         table = markdown(["command", "random moments", "it was still running", "something was lost"], rows)
         publish(ROOT / "results" / "kills.json", counted, table)
@@ -108,3 +125,35 @@ def test_nothing_is_lost(
         for name, count in (("moments", 1), ("running", alive), ("lost", not same)):
             counted[name] += int(count)
         assert same, f"{SIGNALS[number % 2].name}: {sorted(set(tree(here).items()) ^ set(whole.items()))[:6]}"
+
+
+@pytest.mark.skipif(not KILLS, reason="two minutes; `make kills` runs it")
+def test_nothing_of_a_table_is_lost(commands: Any, tmp_path: Path, counts: dict[str, dict[str, int]]) -> None:
+    """With all processes that it has started, as Ctrl-C, SLURM and a container do it; minutes are not compared."""
+    here = tmp_path / "here"
+    words = ["ocfusion/table8", "data=tiny", "seeds=0", *commands.words, f"runs_dir={here}/runs"]
+    line = [sys.executable, "-c", ONE_TABLE, str(here), *words]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+
+    def start() -> subprocess.Popen[bytes]:
+        shutil.rmtree(here, ignore_errors=True)
+        return subprocess.Popen(line, env=environment, cwd=ROOT, start_new_session=True)
+
+    begun = time.monotonic()
+    assert start().wait() == 0
+    duration, whole = time.monotonic() - begun, tree(here / "runs" / "scenes_tiny")
+    moments = random.Random(f"tables {KILLS}")
+    counted = counts.setdefault("scripts.tables", {"moments": 0, "running": 0, "lost": 0})
+    for number in range(max(KILLS // 3, 1)):
+        running = start()
+        time.sleep(moments.uniform(0.2, 0.9) * duration)
+        alive = running.poll() is None
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, SIGNALS[number % 2])
+        running.wait()
+        assert subprocess.run(line, env=environment, cwd=ROOT, check=False).returncode == 0
+        results, found = list(here.rglob("ocfusion_table8_tiny.json")), tree(here / "runs" / "scenes_tiny")
+        same = bool(results) and found == whole
+        for name, count in (("moments", 1), ("running", alive), ("lost", not same)):
+            counted[name] += int(count)
+        assert same, f"{SIGNALS[number % 2].name}: {sorted(set(found.items()) ^ set(whole.items()))[:6]}"
