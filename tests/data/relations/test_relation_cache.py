@@ -127,8 +127,8 @@ def test_a_repainted_map_is_not_read_with_the_relations_before(tiny_coco: Any, t
         assert (data.relations is None) == (not source.relations_path(data).exists())
         computed = data.target(0).relation
         cached = ensure_relations(data, source.relations_path(data)).get(5)
-        assert cached is not None and torch.equal(cached.own, computed.own)
-        return cached.own[[0, 1], [1, 0]].tolist()  # the common pixels that belong to the cat, and to the dog
+        assert cached is not None and torch.equal(cached.visible, computed.visible)
+        return cached.visible[[0, 1], [1, 0]].tolist()  # the common pixels that belong to the cat, and to the dog
 
     assert order_of_dog_and_cat() == [0, 12]
     assert source.split("val").relations is not None
@@ -140,7 +140,7 @@ def test_a_repainted_map_is_not_read_with_the_relations_before(tiny_coco: Any, t
 def test_a_good_cache_is_not_built_again(tiny_coco: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, path = tiny_coco.data(), tmp_path / "r.safetensors"
     build_relations(data, path)
-    monkeypatch.setattr("panoptic_occ.data.relations.preparation.build_relations", None)
+    monkeypatch.setattr("panoptic_occ.data.relations.build.build_relations", None)
     assert len(ensure_relations(data, path)) == 3
 
 
@@ -170,7 +170,7 @@ from pathlib import Path
 from panoptic_occ.common import tensor_file
 from panoptic_occ.data.coco import dataset
 from panoptic_occ.data.coco.layout import Layout
-from panoptic_occ.data.relations import preparation
+from panoptic_occ.data.relations import build
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -185,7 +185,7 @@ if sys.argv[3] == "writing":
     tensor_file.save_file = half
 else:
     dataset.matched_segments = lambda *a: die() if len(seen) == 1 else (seen.append(0), match(*a))[1]
-preparation.build_relations(dataset.CocoPanoptic(Layout.of(Path(sys.argv[1]), "val2017")), Path(sys.argv[2]))
+build.build_relations(dataset.CocoPanoptic(Layout.of(Path(sys.argv[1]), "val2017")), Path(sys.argv[2]))
 """
 
 
