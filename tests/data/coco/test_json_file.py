@@ -71,7 +71,7 @@ WRITTEN = {
 def said(data: CocoPanoptic) -> list[Any]:
     """All that the annotations say, but for the ids of the instances."""
     targets = [data.target(index) for index in range(len(data))]
-    relations = [tuple(vars(target.relation)[name].tolist() for name in ("inter", "own")) for target in targets]
+    relations = [tuple(vars(target.relation)[name].tolist() for name in ("inter", "visible")) for target in targets]
     masks = [(target.labels.tolist(), target.masks.dense().tolist()) for target in targets]
     maps = [(target.panoptic.ids.tolist(), target.panoptic.segments) for target in targets]
     return [data.image_ids.tolist(), data.categories, data.skipped, masks, relations, maps]

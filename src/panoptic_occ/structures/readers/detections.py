@@ -49,9 +49,9 @@ def detections_of(
 
 def scores_of(scores: Scores | None, count: int, source: str) -> Float[Tensor, " n"]:
     """Scores as float32; DataError where they are missing, or no probabilities."""
-    if scores is None:
+    if scores is None and count:
         raise DataError(f"{source}: there are no scores; scores=1.0 gives all the same, scores=[...] each its own")
-    values = torch.as_tensor(scores, dtype=torch.float32)
+    values = torch.as_tensor([] if scores is None else scores, dtype=torch.float32)
     values = values.expand(count) if values.ndim == 0 else values
     for k, score in enumerate(values.tolist()):
         if not 0 <= score <= 1:  # also NaN
