@@ -34,8 +34,10 @@ def tensors(*arrays: Any) -> list[torch.Tensor]:
 
 
 def torchvision_output(numbers: Any = (DOG, CAT, DOG), **other: Any) -> dict[str, Any]:
+    """As of a model that was not told ``no_grad``."""
     masks, boxes, scores, labels = tensors(np.where(MASKS, 0.5, 0.49)[:, None], BOXES, SCORES, numbers)
-    return {"masks": masks, "boxes": boxes.float(), "scores": scores, "labels": labels, **other}
+    soft = {"masks": masks.requires_grad_(), "boxes": boxes.float().requires_grad_(), "scores": scores.requires_grad_()}
+    return {**soft, "labels": labels, **other}
 
 
 def detectron2_output(numbers: Any = (1, 0, 1), **other: Any) -> dict[str, Any]:
@@ -81,6 +83,9 @@ def of_coco(results: Any, images: Any = None, **other: Any) -> InstanceSet:
 SOURCES: dict[str, Callable[[], InstanceSet]] = {
     "masks": lambda: InstanceSet.from_masks(list(MASKS), SCORES, NAMES, boxes=BOXES, categories=ANIMALS),
     "COCO": lambda: of_coco(coco_results()),
+    "COCO, numbers of numpy": lambda: of_coco(
+        [row | {"image_id": np.int64(5), "score": np.float32(row["score"])} for row in coco_results()]
+    ),
     "torchvision": lambda: InstanceSet.from_torchvision(torchvision_output(), categories=ANIMALS),
     "torchvision, names": lambda: InstanceSet.from_torchvision(
         torchvision_output((1, 2, 1)), categories=ANIMALS, names=["__background__", "dog", "cat"]
@@ -102,6 +107,7 @@ SOURCES: dict[str, Callable[[], InstanceSet]] = {
 def test_one_result_from_every_source(source: str) -> None:
     """Three detections in falling order of their scores, equal ones as they came."""
     instances = SOURCES[source]()
+    assert not instances.scores.requires_grad and not instances.boxes.requires_grad
     assert np.array_equal(instances.masks.dense().numpy(), MASKS[[1, 0, 2]])
     assert_same(instances, RANKED)
 
@@ -238,6 +244,11 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: InstanceSet.from_transformers(transformers_output(), size=(384, 384)),
         r"transformers' segmentation: the masks .* the image is \(384, 384\)",
     ),
+    "list of sizes": (
+        lambda: InstanceSet.from_masks([MASKS[0], MASKS[1, 1:]], 1.0),
+        r"masks: a list of \(5, 8\), \(6, 8\) is no list of masks",
+    ),
+    "list of dictionaries": (lambda: InstanceSet.from_masks([{"segmentation": 1}], 1.0), "a list of dict is no list"),
     "soft": (lambda: InstanceSet.from_masks(MASKS * 0.5, 1.0), r"masks: .* are soft .*threshold=0\.5"),
     "no scores": (
         lambda: InstanceSet.from_supervision(supervision_detections(confidence=None)),

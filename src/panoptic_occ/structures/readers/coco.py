@@ -146,17 +146,22 @@ def _some(ids: Sequence[ImageId]) -> str:
     return ", ".join(map(str, ids[:SHOWN])) + (", ..." if len(ids) > SHOWN else "")
 
 
+def _plain(value: Any) -> Any:
+    """Python's number for one of numpy."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _image_id(value: Any) -> ImageId:
     """A whole number where it is one, else a name."""
     try:
-        return whole_number(value)
+        return whole_number(_plain(value))
     except ValueError:
         return str(value)
 
 
 def _category_id(value: Any, source: str, k: int) -> int:
     try:
-        return whole_number(value)
+        return whole_number(_plain(value))
     except ValueError as error:
         raise DataError(f"{source}: entry {k} has a category_id that is none: {error}") from None
 
@@ -170,7 +175,7 @@ def _is_crowd(annotation: Any, what: str) -> bool:
 
 
 def _score(result: Mapping[str, Any], what: str) -> float:
-    score = result.get("score")
+    score = _plain(result.get("score"))
     if not isinstance(score, int | float) or not 0 <= score <= 1:
         state = "has no score" if score is None else f"has the score {score!r}, which is no probability in [0, 1]"
         raise DataError(f"{what}: {state}; annotations have none: scores=1.0 gives all the same")

@@ -37,8 +37,8 @@ def detections_of(
     DataError for lengths that differ, for missing scores and for scores outside [0, 1].
     """
     device, count = masks.pixels.device, len(masks)
-    checked = scores_of(scores, count, source).to(device)
-    corners = masks.boxes if boxes is None else torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    checked = scores_of(scores, count, source).detach().to(device)
+    corners = masks.boxes if boxes is None else torch.as_tensor(boxes, dtype=torch.float32).detach().reshape(-1, 4)
     for name, column in (("scores", checked), ("labels", labels), ("boxes", corners)):
         if len(column) != count:
             raise DataError(f"{source}: {count} masks have {len(column)} {name}; one for each mask is meant")
@@ -70,6 +70,10 @@ def crops_of(masks: Any, source: str, threshold: float | None = None, size: tupl
     if isinstance(masks, list | tuple):
         if not masks:
             return MaskCrops.empty(known_size(size, source))
+        shapes = {getattr(mask, "shape", None) and tuple(mask.shape) for mask in masks}
+        if len(shapes) > 1 or None in shapes:
+            kinds = ", ".join(sorted(map(str, shapes - {None} or {type(mask).__name__ for mask in masks})))
+            raise DataError(f"{source}: a list of {kinds} is no list of masks; arrays (H, W) of one image are meant")
         masks = torch.stack([torch.as_tensor(mask) for mask in masks])
     try:
         crops = MaskCrops.from_dense(masks, threshold)
