@@ -15,6 +15,8 @@ import torch
 from data.conftest import CAT, CATEGORIES, DOG, TinyCoco, rle
 from helpers.samples import assert_same, make_sample
 from panoptic_occ.common.errors import DataError
+from panoptic_occ.data.coco.dataset import CocoPanoptic
+from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
 from panoptic_occ.structures.readers.labels import ClassTable
@@ -141,6 +143,20 @@ def test_an_instances_json_without_its_crowds(tmp_path: Path) -> None:
     assert every[5].masks.area.tolist() == [64, 32] and every[5].labels.tolist() == [0, 1]
     with pytest.raises(DataError, match=r"instances_.*entry 0 of image 5: has no score.*scores=1\.0"):
         InstanceSet.from_coco_results(file, categories=ANIMALS, missing="empty")
+
+
+def test_annotations_of_real_images(coco_mini: Path) -> None:
+    """As the reader of the data set sees them."""
+    layout = Layout.of(coco_mini, "val2017")
+    samples = CocoPanoptic(layout)
+    every = InstanceSet.from_coco_results(
+        layout.instances_json, categories=samples.categories, scores=1.0, missing="empty"
+    )
+    assert sum(map(len, every.values())) > 100
+    for k in range(len(samples)):
+        target = samples[k].annotations
+        assert_same(every[samples[k].image_id].masks, target.masks)
+        assert_same(every[samples[k].image_id].labels, target.labels)
 
 
 def test_names_differ_in_spelling_and_foreign_classes_are_listed() -> None:
