@@ -23,6 +23,7 @@ from panoptic_occ.structures.readers.labels import ClassTable
 from panoptic_occ.structures.readers.ultralytics import unletterboxed
 
 ANIMALS = Categories.from_json(CATEGORIES)  # labels: cat 0, dog 1, sky 2
+TURNED = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 2, "name": "dog", "isthing": 1}]  # other ids, the same labels
 MASKS = np.zeros((3, 6, 8), dtype=bool)
 MASKS[0, 1:4, 2:6], MASKS[1, 2:6, 4:8], MASKS[2, 0, 0] = True, True, True
 BOXES = np.array([[2.0, 1, 6, 4], [4, 2, 8, 6], [0, 0, 1, 1]])
@@ -62,7 +63,7 @@ def ultralytics_result(**other: Any) -> Any:
 
 def transformers_output(segmentation: Any = None, **other: Any) -> dict[str, Any]:
     """Binary maps; in the order of the ids, not of the list."""
-    infos = [{"id": k, "label_id": (1, 0, 1)[k], "score": SCORES[k]} | other for k in (0, 1, 2)]
+    infos = [{"id": k, "label_id": (1, 0, 1)[k], "score": SCORES[k]} | other for k in (1, 0, 2)]
     maps = torch.from_numpy(MASKS).float() if segmentation is None else segmentation
     return {"segmentation": maps, "segments_info": infos}
 
@@ -88,6 +89,9 @@ SOURCES: dict[str, Callable[[], InstanceSet]] = {
     "COCO, numbers of numpy": lambda: of_coco(
         [row | {"image_id": np.int64(5), "score": np.float32(row["score"])} for row in coco_results()]
     ),
+    "COCO, names": lambda: InstanceSet.from_coco_results(
+        coco_results(), {5: (6, 8)}, categories=Categories.from_json(TURNED), names={CAT: "cat", DOG: "dog"}
+    )[5],
     "torchvision": lambda: InstanceSet.from_torchvision(torchvision_output(), categories=ANIMALS),
     "torchvision, names": lambda: InstanceSet.from_torchvision(
         torchvision_output((1, 2, 1)), categories=ANIMALS, names=["__background__", "dog", "cat"]
@@ -298,7 +302,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "maps without their ids": (
         lambda: InstanceSet.from_transformers(transformers_output(torch.zeros(2, 6, 8))),
-        r"2 binary maps need the ids 0 \.\. 1, segments_info has \[0, 1, 2\]",
+        r"2 binary maps need the ids 0 \.\. 1, segments_info has \[1, 0, 2\]",
     ),
     "no sizes": (lambda: InstanceSet.from_coco_results(coco_results()), "give images="),
     "no list": (lambda: of_coco("nothing.json"), "nothing.json: the file does not exist"),

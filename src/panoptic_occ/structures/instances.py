@@ -97,6 +97,7 @@ class InstanceSet:
         images: Json | Sizes | None = None,
         *,
         categories: Categories | None = None,
+        names: ClassNames | None = None,
         scores: float | None = None,
         missing: MissingRule = "error",
         unknown: UnknownRule = "error",
@@ -105,7 +106,8 @@ class InstanceSet:
 
         ``images``: where the sizes of the images are, a JSON with a list ``images`` or {id: (height, width)}; not
         needed for an instances JSON.  Its crowds are left out, and it needs ``scores``.  Masks are drawn when an image
-        is asked for.  ``missing="empty"``: images without a result are those in which nothing was detected.
+        is asked for.  Class numbers are dataset ids, unless ``names`` says more.  ``missing="empty"``: images without a
+        result are those in which nothing was detected.
 
         >>> cat = {"image_id": 9, "category_id": 0, "score": 0.5, "segmentation": [[1, 1, 3, 1, 3, 3, 1, 3]]}
         >>> InstanceSet.from_coco_results([cat], {9: (4, 6)})[9].masks.area.tolist()
@@ -113,7 +115,7 @@ class InstanceSet:
         """
         from panoptic_occ.structures.readers.coco import read_coco
 
-        return read_coco(results, images, ClassTable(categories, None, unknown), scores, missing, _ranked)
+        return read_coco(results, images, ClassTable(categories, names, unknown), scores, missing, _ranked)
 
     @staticmethod
     def from_torchvision(
