@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,17 @@ def test_the_library_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             code = code.replace("runs/scenes/ocfusion_small_s0", "runs/scenes_tiny/one")
         exec(compile(code, f"docs/library.md, block {number}", "exec"), names)
     assert (tmp_path / "out" / "table.png").exists()
+
+
+def test_the_page_on_foreign_detections_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks, one after the other; that of supervision where it is installed."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    for number, (_, code) in enumerate(blocks("docs/foreign.md", "python"), start=1):
+        if "supervision" not in code or find_spec("supervision"):
+            exec(compile(code, f"docs/foreign.md, block {number}", "exec"), names)
+    assert (tmp_path / "out" / "photo.png").exists() and len(names["panoptic"].segments) > 0
 
 
 def test_the_new_method_passes_its_tests(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter as PanopticResultWriter
     from panoptic_occ.evaluation.predictor import Prediction as Prediction
     from panoptic_occ.evaluation.predictor import Predictor as Predictor
     from panoptic_occ.evaluation.predictor import load as load
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from panoptic_occ.structures.relation import Relation as Relation
     from panoptic_occ.structures.sample import Sample as Sample
     from panoptic_occ.structures.target import Target as Target
+    from panoptic_occ.visuals.overlay import overlay as overlay
 
 __version__ = "0.1.0"
 
@@ -44,6 +46,7 @@ _HOMES = {
     "PairStats": "structures.masks",
     "PanopticMap": "structures.panoptic_map",
     "PanopticQuality": "metrics.pq.metric",
+    "PanopticResultWriter": "data.coco.panoptic_io",
     "Relation": "structures.relation",
     "Sample": "structures.sample",
     "Segment": "structures.panoptic_map",
@@ -53,6 +56,7 @@ _HOMES = {
     "fuse": "fusion.engine",
     "ground_truth_relation": "ops.ground_truth_relation",
     "load": "evaluation.predictor",
+    "overlay": "visuals.overlay",
     "panoptic_quality": "metrics.pq.metric",
 }
 

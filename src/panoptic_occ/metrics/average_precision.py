@@ -20,9 +20,9 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.json_file import Annotation, CocoJson
-from panoptic_occ.data.coco.segmentation import NoPolygonError, mask_rle
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.instances import InstanceSet
+from panoptic_occ.structures.segmentation import NoPolygonError, mask_rle
 
 # the first numbers of COCOeval.summarize: over IoU .5:.95, at .5 and .75, and by the area of the annotation
 STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")

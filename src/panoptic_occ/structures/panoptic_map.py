@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from jaxtyping import Int
 from torch import Tensor
+
+from panoptic_occ.structures.categories import Categories
+from panoptic_occ.structures.masks import MaskCrops
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 InstanceStatus = Literal["kept", "low_score", "empty", "same_class", "duplicate", "occluded", "erased"]
 
@@ -64,3 +71,50 @@ class PanopticMap:
     ids: Int[Tensor, "h w"]
     segments: tuple[Segment, ...]
     records: tuple[InstanceRecord, ...] = ()
+
+    def to_transformers(self) -> dict[str, Any]:
+        """The form of ``post_process_panoptic_segmentation`` of transformers: ``segmentation`` and ``segments_info``.
+
+        A segment has ``id``, ``label_id`` (the contiguous label), ``was_fused`` (it is stuff or a crowd), ``isthing``,
+        and ``score`` where one is known.
+
+        >>> import torch
+        >>> sky = PanopticMap(torch.tensor([[1, 1, 0]]), (Segment(1, label=7, isthing=False, area=2),))
+        >>> sky.to_transformers()["segments_info"]
+        [{'id': 1, 'label_id': 7, 'was_fused': True, 'isthing': False}]
+        """
+        infos = [
+            {"id": s.id, "label_id": s.label, "was_fused": not s.isthing or s.iscrowd, "isthing": s.isthing}
+            | ({} if s.score is None else {"score": s.score})
+            for s in self.segments
+        ]
+        return {"segmentation": self.ids, "segments_info": infos}
+
+    def to_supervision(self, categories: Categories | None = None) -> Detections:
+        """All segments as ``supervision.Detections``: ``class_id`` is the contiguous label, boxes are of the masks.
+
+        ``data`` holds ``segment_id``, ``isthing``, and with ``categories`` the ``class_name``.  ``confidence`` is NaN
+        where no score is known, and None where none is.  ImportError without the package supervision.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise ImportError(
+                f"to_supervision needs the package supervision ({error}); pip install supervision"
+            ) from error
+        ids = self.ids.cpu().numpy()
+        masks = np.array([ids == segment.id for segment in self.segments], dtype=bool).reshape(-1, *ids.shape)
+        scores = [segment.score for segment in self.segments]
+        data: dict[str, Any] = {
+            "segment_id": np.array([segment.id for segment in self.segments], dtype=np.int64),
+            "isthing": np.array([segment.isthing for segment in self.segments], dtype=bool),
+        }
+        if categories is not None:
+            data["class_name"] = np.array([categories[segment.label].name for segment in self.segments], dtype=str)
+        return Detections(
+            xyxy=MaskCrops.from_dense(masks).boxes.numpy(),
+            mask=masks,
+            confidence=None if set(scores) <= {None} else np.array(scores, dtype=np.float32),
+            class_id=np.array([segment.label for segment in self.segments], dtype=np.int64),
+            data=data,
+        )

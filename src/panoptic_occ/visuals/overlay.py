@@ -54,6 +54,13 @@ def overlay(
 
     ``instance_colors``: colour by segment id (default: ``segment_colors`` of this map alone).  An image and a map of
     different sizes raise ValueError.
+
+    >>> import torch
+    >>> from panoptic_occ import Categories, PanopticMap, Segment
+    >>> categories = Categories.from_json([{"id": 101, "name": "sky", "isthing": 0}])
+    >>> sky = PanopticMap(torch.tensor([[1, 1, 0]]), (Segment(1, label=0, isthing=False, area=2),))
+    >>> overlay(torch.zeros(3, 1, 3, dtype=torch.uint8), sky, categories).shape
+    (1, 3, 3)
     """
     if tuple(image.shape[1:]) != tuple(panoptic.ids.shape):
         raise ValueError(f"the image is {tuple(image.shape[1:])} px, its panoptic map {tuple(panoptic.ids.shape)} px")

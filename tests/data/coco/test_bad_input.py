@@ -17,9 +17,9 @@ from rich.console import Console
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.dataset import CocoPanoptic
 from panoptic_occ.data.coco.doctor import check
-from panoptic_occ.data.coco.segmentation import rle_length
 from panoptic_occ.data.coco.source import CocoSource
 from panoptic_occ.data.relations.preparation import prepare
+from panoptic_occ.structures.segmentation import rle_length
 
 Spoil = Callable[[Any], Any]
 

@@ -14,7 +14,7 @@ from panoptic_occ.common.errors import DataError, did_you_mean
 from panoptic_occ.common.files import read_json
 from panoptic_occ.common.scalars import truth_value
 from panoptic_occ.data.cityscapes.labels import IDS, NOT_PAINTED, THINGS, label_of
-from panoptic_occ.data.coco.segmentation import MAX_COORDINATE
+from panoptic_occ.structures.segmentation import MAX_COORDINATE
 
 Size = tuple[int, int]
 

@@ -89,6 +89,16 @@ class PanopticResultWriter:
 
     ``close`` lists every prediction in ``folder``, hence one folder per result; ``clear`` begins a new one there.  As a
     context manager it closes itself unless an exception is on its way.
+
+    >>> import tempfile, torch
+    >>> from panoptic_occ import Categories, PanopticMap, Segment
+    >>> categories = Categories.from_json([{"id": 101, "name": "sky", "isthing": 0}])
+    >>> sky = PanopticMap(torch.tensor([[1, 1, 0]]), (Segment(1, label=0, isthing=False, area=2),))
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with PanopticResultWriter(folder / "panoptic", folder / "panoptic.json", categories) as writer:
+    ...     writer.write(9, "9.jpg", sky)
+    >>> read_panoptic_png(folder / "panoptic" / "9.png").tolist()
+    [[1, 1, 0]]
     """
 
     def __init__(self, folder: Path, json_path: Path, categories: Categories) -> None:

@@ -23,11 +23,11 @@ from panoptic_occ.data.coco.images import read_rgb
 from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.orientation import TURNS, fitting
 from panoptic_occ.data.coco.panoptic_io import MAX_ID, read_panoptic_png, red_blue_swapped
-from panoptic_occ.data.coco.segmentation import NoPolygonError, mask_rle
 from panoptic_occ.ops.segment_runs import unique_counts
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.masks import MaskCrops
 from panoptic_occ.structures.panoptic_map import PanopticMap, Segment
+from panoptic_occ.structures.segmentation import NoPolygonError, mask_rle, rle_crop
 
 MANY_IDS = 10
 """More ids of an image that are not listed are one problem: the map was resized, or is none."""
@@ -212,10 +212,9 @@ def read_instances(record: ImageRecord, layout: Layout, categories: Categories) 
             text = "the mask covers no pixel; the instance is skipped"
             problems.report("degenerate mask", given, text, "redraw or remove it", fatal=False)
             continue
-        left, top, width, height = (int(value) for value in rle_tools.toBbox(rle))
-        crop = rle_tools.decode(rle)[top : top + height, left : left + width]
-        crops.append(torch.from_numpy(np.ascontiguousarray(crop)).bool())
-        corners.append((top, left))
+        crop, corner = rle_crop(rle)
+        crops.append(torch.from_numpy(crop))
+        corners.append(corner)
         labels.append(label)
         ids.append(entry.id)
     masks = MaskCrops.from_crops(crops, corners, record.size)

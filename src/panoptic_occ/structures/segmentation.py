@@ -1,4 +1,4 @@
-"""The masks of the instances JSON: polygons and run-length encodings, checked before anything is drawn.
+"""The masks of COCO's JSON: polygons and run-length encodings, checked before anything is drawn.
 
 Nothing here imports torch.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 from pycocotools import mask as rle_tools
 
 MIN_POLYGON = 6
@@ -47,6 +48,13 @@ def mask_rle(segmentation: object, size: tuple[int, int], box: Sequence[float] =
         # the decoder would leave the pixels after the last run uninitialised
         raise ValueError(f"RLE of {length} pixels in an image of {size[0] * size[1]}")
     return rle
+
+
+def rle_crop(rle: dict[str, Any]) -> tuple[Bool[np.ndarray, "h w"], tuple[int, int]]:
+    """The pixels of a mask inside its tight box, and the (top, left) corner of that; 0x0 px of an empty mask."""
+    left, top, width, height = (int(value) for value in rle_tools.toBbox(rle))
+    crop = rle_tools.decode(rle)[top : top + height, left : left + width]
+    return np.ascontiguousarray(crop, dtype=bool), (top, left)
 
 
 def _polygons(segmentation: list[Any], box: Sequence[float]) -> list[list[float]]:

@@ -1,0 +1,1 @@
+"""Detections of other packages, read by their documented attributes alone: none of those packages is imported."""
