@@ -110,6 +110,46 @@ def test_instances_against_the_map(
     assert not text or any(re.search(text, problem.problem) for problem in problems)
 
 
+def malformed(content: Any) -> None:
+    for entry in content["annotations"][::2]:
+        entry["segmentation"] = [[1, 1]]
+
+
+def test_one_malformed_polygon_hides_nothing_else(tmp_path: Path) -> None:
+    layout = street(tmp_path)
+    edited(layout.instances_json, malformed)
+    kinds = [problem.kind for problem in check(CocoPanoptic(layout))]
+    assert kinds == 4 * ["malformed polygon"]
+    edited(layout.instances_json, shifted(40))
+    kinds = [problem.kind for problem in check(CocoPanoptic(layout))]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "malformed polygon": 4, "nothing under it": 4, "class at odds": 1,
+        "owner share": 1, "owner share of an image": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "fix"),
+    [
+        (lambda v: v + 5000, "all coordinates lie outside the image of (height, width) (90, 120)", "compare the sizes"),
+        (lambda v: v / 120, "coordinates lie in 0..1: they look normalised", "multiply by width and height"),
+    ],
+)
+def test_polygons_of_another_frame(tmp_path: Path, change: Callable[[float], float], text: str, fix: str) -> None:
+    layout = street(tmp_path)
+
+    def moved(content: Any) -> None:
+        for entry in content["annotations"]:
+            entry["segmentation"] = [[change(v) for v in polygon] for polygon in entry["segmentation"]]
+
+    edited(layout.instances_json, moved)
+    *of_instances, last = check(CocoPanoptic(layout))
+    assert len(of_instances) == 8
+    assert all(problem.problem == f"{text}; the instance is skipped" for problem in of_instances)
+    assert all(problem.fix.startswith(fix) for problem in of_instances)
+    assert last.problem == "none of the 8 instances could be compared with the panoptic maps"
+
+
 def oriented(path: Path, value: int, size: tuple[int, int]) -> None:
     """Replaces an image by one of (width, height), whose EXIF turns it."""
     exif = Image.Exif()

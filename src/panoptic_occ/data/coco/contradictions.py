@@ -27,13 +27,15 @@ MIN_INSTANCES = 3
 class Overlap:
     """How the instances of one or more images lie on their panoptic map.
 
-    ``pixels``: of all non-crowd segments of things, ``covered`` by the instance that the segment belongs to.
-    ``instances``: how many by label; ``elsewhere``: how many lie on no pixel of their class, by label and the label of
-    the segment that most of them lies on (None: VOID).
+    ``pixels``: of all non-crowd segments of things, ``covered`` by the instance that the segment belongs to; of an
+    instance without a usable mask, the largest segment of its class that nothing else claims is left out.
+    ``listed``: all instances; ``instances``: how many are compared, by label; ``elsewhere``: how many of these lie on
+    no pixel of their class, by label and the label of the segment that most of them lies on (None: VOID).
     """
 
     covered: int = 0
     pixels: int = 0
+    listed: int = 0
     instances: Counter[int] = field(default_factory=Counter)
     elsewhere: Counter[tuple[int, int | None]] = field(default_factory=Counter)
 
@@ -41,6 +43,7 @@ class Overlap:
         return Overlap(
             self.covered + other.covered,
             self.pixels + other.pixels,
+            self.listed + other.listed,
             self.instances + other.instances,
             self.elsewhere + other.elsewhere,
         )
@@ -58,7 +61,7 @@ def compare(
     ids, file = panoptic.ids.numpy(), str(layout.instances_json)
     label_of = {segment.id: segment.label for segment in panoptic.segments}
     given = {annotation.id: annotation.given_id for annotation in record.annotations}
-    overlap, problems = Overlap(), []
+    overlap, problems = Overlap(listed=len(record.annotations)), []
     segment_ids = match_by_share(instances.masks, instances.labels, panoptic).tolist()
     for (window, crop), label, number, segment_id in zip(
         instances.masks, instances.labels.tolist(), instances.ids.tolist(), segment_ids, strict=True
@@ -77,7 +80,16 @@ def compare(
             text = f"the panoptic map has no {categories[label].name} under this instance (pixels: {under_it})"
             fix = "compare class and outline with the map; what others hide altogether needs no change"
             problems.append(Problem("nothing under it", file, record.image_id, given[number], text, fix, fatal=False))
-    things = [segment.id for segment in panoptic.segments if segment.isthing and not segment.iscrowd]
+    usable = set(instances.ids.tolist())
+    maskless = Counter(
+        categories.label_of(note.category_id, file) for note in record.annotations if note.id not in usable
+    )
+    things = []
+    for segment in sorted(panoptic.segments, key=lambda segment: segment.area, reverse=True):
+        if segment.id not in segment_ids and maskless[segment.label]:
+            maskless[segment.label] -= 1  # it may be that of the instance without a mask
+        elif segment.isthing and not segment.iscrowd:
+            things.append(segment.id)
     overlap.pixels = int(np.isin(ids, things).sum())
     if overlap.owner_share < MIN_OF_IMAGE:
         text = f"instances cover {overlap.owner_share:.0%} of the pixels of their segments"
@@ -97,6 +109,10 @@ def of_split(overlap: Overlap, layout: Layout, categories: Categories) -> list[P
             )
             fix = "compare the category ids of both annotation files: they may be numbered differently"
             problems.append(Problem("class at odds", file, None, categories[label].name, text, fix, fatal=False))
+    if overlap.listed >= (MIN_INSTANCES if overlap.instances else 1) and not overlap.pixels:
+        text = f"none of the {overlap.listed} instances could be compared with the panoptic maps"
+        fix = "mend the other problems first, then look again: outlines and classes are unchecked"
+        problems.append(Problem("nothing compared", file, None, None, text, fix, fatal=False))
     if overlap.owner_share < MIN_OF_SPLIT:
         text = f"instances cover {overlap.owner_share:.0%} of the pixels of their segments in the panoptic maps"
         fix = "both annotations must be of the same images, sizes and classes; nobody can tell an order from these"

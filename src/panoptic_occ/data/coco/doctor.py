@@ -9,9 +9,6 @@ from panoptic_occ.data.coco.layout import Layout
 from panoptic_occ.data.coco.reader import Problem, read_image, read_instances, read_panoptic
 from panoptic_occ.structures.categories import Categories
 
-LEFT_OUT = ("degenerate mask", "malformed polygon")
-"""Problems of instances whose segments are left without one."""
-
 
 def check(dataset: CocoPanoptic, processes: int | None = 1) -> list[Problem]:
     """All problems of a split: those of its files in the order of its images, then those of the split as a whole."""
@@ -37,7 +34,7 @@ def _check_image(record: ImageRecord, layout: Layout, categories: Categories) ->
     panoptic, of_map = read_panoptic(record, layout, categories)
     instances, of_instances = read_instances(record, layout, categories)
     problems = [*_check_file(record, layout), *of_map, *of_instances]
-    if panoptic is None or any(problem.fatal or problem.kind in LEFT_OUT for problem in of_map + of_instances):
+    if panoptic is None or any(problem.fatal for problem in of_map + of_instances):
         return problems, Overlap()  # whatever else is wrong follows from these
     overlap, contradictions = compare(instances, panoptic, record, layout, categories)
     return problems + contradictions, overlap

@@ -208,9 +208,10 @@ def read_instances(record: ImageRecord, layout: Layout, categories: Categories) 
             text, fix = f"the segmentation is malformed ({error})", "write polygons or RLE of the image's size"
             problems.report("bad segmentation", given, text, fix)
             continue
-        if rle is None or not rle_tools.area(rle):
-            text = "the mask covers no pixel; the instance is skipped"
-            problems.report("degenerate mask", given, text, "redraw or remove it", fatal=False)
+        unusable = _why_unusable(entry.segmentation, record.size, 0 if rle is None else int(rle_tools.area(rle)))
+        if rle is None or unusable is not None:
+            text, fix = unusable or ("the mask covers no pixel", "redraw or remove it")
+            problems.report("degenerate mask", given, f"{text}; the instance is skipped", fix, fatal=False)
             continue
         crop, corner = rle_crop(rle)
         crops.append(torch.from_numpy(crop))
@@ -219,6 +220,23 @@ def read_instances(record: ImageRecord, layout: Layout, categories: Categories) 
         ids.append(entry.id)
     masks = MaskCrops.from_crops(crops, corners, record.size)
     return Instances(masks, torch.tensor(labels, dtype=torch.int64), torch.tensor(ids, dtype=torch.int64)), problems
+
+
+def _why_unusable(segmentation: object, size: tuple[int, int], pixels: int) -> tuple[str, str] | None:
+    """What is wrong with a segmentation that covers so few ``pixels`` of an image of (height, width), and the fix."""
+    if pixels > 1:
+        return None
+    polygons = segmentation if isinstance(segmentation, list) else []
+    numbers = [number for polygon in polygons if len(polygon) % 2 == 0 for number in np.ravel(polygon)]
+    corners = np.array(numbers, dtype=float).reshape(-1, 2)  # x, y
+    if len(corners) and corners.min() >= 0 and corners.max() <= 1 and (corners % 1).any():
+        return "coordinates lie in 0..1: they look normalised", "multiply by width and height"
+    if pixels:
+        return None
+    if len(corners) and ((corners.max(axis=0) < 0) | (corners.min(axis=0) >= size[::-1])).any():
+        text = f"all coordinates lie outside the image of (height, width) {size}"
+        return text, "compare the sizes of image and annotation, and whether x and y are swapped"
+    return "the mask covers no pixel", "redraw or remove it"
 
 
 def _leaves_image(box: tuple[float, ...], size: tuple[int, int]) -> bool:
