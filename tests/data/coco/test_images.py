@@ -16,6 +16,7 @@ from PIL import Image
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.data.coco.doctor import check
 from panoptic_occ.data.coco.images import PHOTOGRAPHS, read_rgb
+from panoptic_occ.data.coco.orientation import exif_orientation, fitting
 from panoptic_occ.data.coco.panoptic_io import read_panoptic_png
 
 DEEP = np.array([[0, 255, 256, 30_000, 65_535]], dtype=np.uint16)
@@ -72,6 +73,29 @@ def test_upright(tmp_path: Path) -> None:
     Image.new("RGB", (4, 2)).save(tmp_path / "a.jpg", exif=exif)
     assert read_rgb(tmp_path / "a.jpg").shape == (2, 4, 3)
     assert read_rgb(tmp_path / "a.jpg", upright=True).shape == (4, 2, 3)
+
+
+TURNED = {
+    1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("value", TURNED)
+def test_orientations_of_every_kind(tmp_path: Path, kind: str, value: int) -> None:
+    stored = np.zeros((32, 48, 3), dtype=np.uint8)
+    stored[:16, :16], stored[:16, 16:] = (255, 255, 255), (128, 128, 128)  # differs from all of its turns
+    exif = Image.Exif()
+    exif[0x0112] = value
+    path = tmp_path / "photo"
+    Image.fromarray(stored).save(path, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    for upright, expected in ((False, stored), (True, TURNED[value](stored))):
+        pixels = read_rgb(path, upright)
+        assert pixels.shape == expected.shape and np.abs(pixels.astype(int) - expected).max() < 9
+    assert exif_orientation(path) == (value, (32, 48))
+    assert fitting(path, (48, 32)) == (value, ["exif"] if value >= 5 else [])
+    assert fitting(path, (32, 48)) == (value, ["pixels"] if value >= 5 else ["pixels", "exif"])
 
 
 SCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) print\n%%EOF\n"

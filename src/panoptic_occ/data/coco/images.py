@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from panoptic_occ.common.errors import DataError
 from panoptic_occ.common.files import check_regular, how_to_get
@@ -29,6 +30,12 @@ LOSSLESS = ("PNG",)
 """What a map of ids may be."""
 _UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, struct.error, zlib.error)
 """What Pillow raises for a file that is damaged, or no image."""
+_TURNS_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+"""What undoes the turn of an EXIF orientation."""
 _NO_RANGE = ("I", "F")
 """Modes without a largest value, so that no value stands for white."""
 
@@ -78,6 +85,20 @@ def _format(path: Path) -> str | None:
         return None
 
 
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of the pixels as the file stores them, which Pillow says of all formats but TIFF."""
+    if isinstance(image, TiffImageFile):
+        return image.tag_v2[ExifTags.Base.ImageLength], image.tag_v2[ExifTags.Base.ImageWidth]
+    return image.height, image.width
+
+
+def _as_stored(image: Image.Image) -> Image.Image:
+    """The pixels as the file stores them: a TIFF, which Pillow turns as it decodes it, is turned back."""
+    value = image.getexif().get(ExifTags.Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
+    image.load()
+    return image.transpose(_TURNS_BACK[value]) if value in _TURNS_BACK else image
+
+
 def read_rgb(path: Path, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     """The image as RGB: gray and CMYK are converted, of 16 bits the upper 8 are taken, as viewers do.
 
@@ -87,7 +108,7 @@ def read_rgb(path: Path, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     with opened_image(path, "image", f"fetch it again, into {path.parent}") as image:
         mode = image.mode
         if mode not in _NO_RANGE:
-            turned = ImageOps.exif_transpose(image) if upright else image
+            turned = ImageOps.exif_transpose(image) if upright else _as_stored(image)
             if mode.startswith("I;16"):  # which Pillow would clip at 255
                 return np.stack([(np.array(turned) >> 8).astype(np.uint8)] * 3, axis=-1)
             return np.array(turned if mode == "RGB" else turned.convert("RGB"))

@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import ExifTags
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.data.coco.images import opened_image
+from panoptic_occ.data.coco.images import opened_image, stored_size
 
 Orientation = Literal["pixels", "exif"]
 """How images are read: ``pixels`` as they are stored, ``exif`` turned upright as their EXIF says."""
@@ -29,7 +29,7 @@ def exif_orientation(path: Path) -> tuple[int, tuple[int, int]]:
     try:
         with opened_image(path, "image", "") as image:
             value = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return (value if value in TURNS else 1), (image.height, image.width)
+            return (value if value in TURNS else 1), stored_size(image)
     except DataError:
         return 1, (0, 0)
 
