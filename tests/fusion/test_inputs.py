@@ -58,6 +58,8 @@ def test_good_inputs_pass(categories: Any) -> None:
         ({"scores": torch.tensor([0.9, 0.8, -0.1])}, "instance 2 has the score -0.1"),
         ({"scores": torch.tensor([0.9, torch.nan, 0.1])}, "instance 1 has the score nan.*without a score"),
         ({"labels": torch.tensor([0, 1, -1])}, "instance 2 has the label -1; contiguous thing labels 0, 1, ..."),
+        ({"labels": torch.tensor([0, 255, 1])}, "instance 1 has the label 255, the ignore label of many.*categories="),
+        ({"labels": torch.tensor([0, 1, 65535])}, "instance 2 has the label 65535, the ignore label of many tools"),
         ({"labels": torch.tensor([0.0, 1, 2])}, "labels of the instances are torch.float32"),
     ],
 )
@@ -75,6 +77,8 @@ def test_scores_and_labels_of_instances(changed: Any, words: str) -> None:
         (painted(0).byte(), None, "holds 0, a label of things"),
         (painted(255), None, "holds 255, the ignore label.*-1"),
         (painted(255).byte(), CATEGORIES, "holds 255, the ignore label"),
+        (painted(65535), None, "holds 65535, the ignore label.*-1"),
+        (painted(65535).int(), CATEGORIES, "holds 65535, the ignore label"),
         (painted(5), CATEGORIES, r"holds 5; the 5 categories have the contiguous labels 0 .. 4"),
         (STUFF.float(), None, "torch.float32; labels are whole numbers"),
         (STUFF > 0, None, "torch.bool; labels are whole numbers"),
@@ -97,6 +101,9 @@ def test_stuff(semantic: Any, categories: Any, words: str, rule: Any) -> None:
 def test_255_may_be_a_category() -> None:
     *_, stuff = fused(semantic=torch.full((4, 4), 255), categories=toy_categories(3, 260)).segments
     assert stuff.label == 255
+    things = replace(INSTANCES, labels=torch.tensor([0, 255, 1]))
+    thing, *_ = fused(instances=things, semantic=None, categories=toy_categories(256, 4)).segments
+    assert 255 in {segment.label for segment in (thing, *_)}
 
 
 def test_thing_labels_outside_the_categories() -> None:

@@ -18,8 +18,8 @@ from panoptic_occ.structures.relation import Relation
 
 log = logging.getLogger(__name__)
 
-IGNORE = 255
-"""Label of pixels that belong to no category in many data sets and networks; ``VOID_LABEL`` says that here."""
+IGNORED = (255, 65535)
+"""Labels of what belongs to no category in many data sets and networks; ``VOID_LABEL`` says that here."""
 
 
 def check_inputs(
@@ -79,6 +79,11 @@ def _check_thing_labels(labels: Int[Tensor, " n"], categories: Categories | None
                 f"fuse: instance {i} has the label {label}; contiguous thing labels {allowed} are meant: "
                 "Categories.label_of translates the ids of a data set, background and ignored instances are left out"
             )
+        if categories is None and label in IGNORED:
+            raise ValueError(
+                f"fuse: instance {i} has the label {label}, the ignore label of many tools; leave such instances out; "
+                "where it is a category, give categories="
+            )
 
 
 def check_stuff_map(semantic: object, size: tuple[int, int]) -> None:
@@ -112,11 +117,13 @@ def check_stuff_labels(labels: Int[np.ndarray, " k"], thing_labels: list[int], c
             f"fuse: the stuff map holds {lowest}, a label of things (0 .. {first - 1}); stuff labels come after those, "
             f"and -1 where there is no stuff: semantic.long().masked_fill(semantic < {first}, -1)"
         )
-    if highest >= IGNORE and (stop is None or stop <= IGNORE) and (labels == IGNORE).any():
-        raise ValueError(
-            f"fuse: the stuff map holds {IGNORE}, the ignore label of many data sets; -1 says here that there is no "
-            f"stuff: semantic.long().masked_fill(semantic == {IGNORE}, -1); where it is a category, give categories="
-        )
+    for ignored in IGNORED:
+        if highest >= ignored and (stop is None or stop <= ignored) and (labels == ignored).any():
+            raise ValueError(
+                f"fuse: the stuff map holds {ignored}, the ignore label of many data sets; -1 says here that there is "
+                f"no stuff: semantic.long().masked_fill(semantic == {ignored}, -1); where it is a category, give "
+                "categories="
+            )
     if stop is not None and highest >= stop:
         raise ValueError(
             f"fuse: the stuff map holds {highest}; the {stop} categories have the contiguous labels 0 .. {stop - 1}: "
