@@ -63,11 +63,27 @@ def test_no_mask_at_all(empty: Any) -> None:
         (list(torch.from_numpy(BINARY)), "not a list; torch.stack"),
         (BINARY.astype(object), "not a ndarray of object"),
         (torch.zeros(1, 2, 2, dtype=torch.complex64), "not a Tensor of torch.complex64"),
+        (torch.zeros(1, 2, 2).to(torch.float8_e4m3fn), "not a Tensor of torch.float8_e4m3fn"),
+        (BINARY.astype(np.longdouble), "not a ndarray of float128"),
     ],
 )
 def test_what_could_mean_several_things_is_refused(masks: Any, words: str) -> None:
     with pytest.raises(ValueError, match=f"from_dense takes.*{words}"):
         MaskCrops.from_dense(masks)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), True, "0.5", [0.5], torch.tensor(0.5)])
+@pytest.mark.parametrize("masks", [SOFT, BINARY])
+def test_a_threshold_is_a_finite_number(masks: Any, threshold: Any) -> None:
+    with pytest.raises(ValueError, match=r"from_dense: threshold=.*; a finite number is needed"):
+        MaskCrops.from_dense(masks, threshold=threshold)
+
+
+def test_a_soft_mask_with_nan_is_refused() -> None:
+    masks = SOFT.clone()
+    masks[0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"from_dense takes.*hold NaN"):
+        MaskCrops.from_dense(masks, threshold=0.5)
 
 
 def test_dense_masks_are_no_crops() -> None:

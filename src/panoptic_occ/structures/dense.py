@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+SUPPORTED = (
+    torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32,
+    torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64,
+)  # fmt: skip
+"""Types that can be compared; those of 8 bits, complex and quantised numbers cannot."""
 WANTED = "MaskCrops.from_dense takes masks (N, H, W) or (N, 1, H, W)"
 
 
 def binary_masks(masks: Tensor | np.ndarray, threshold: float | None = None) -> Bool[Tensor, "n h w"]:
     """``masks`` as bool, without a channel; soft ones (floats) where they are ``threshold`` or more.
 
-    Raises ValueError for other shapes, soft masks without a threshold, and integers that are not two values, 0 and 1 or
-    0 and 255.
+    Raises ValueError for other shapes and types, soft masks with NaN or without a threshold, a threshold that is no
+    finite number, and integers that are not two values, 0 and 1 or 0 and 255.
     """
+    _check_threshold(threshold)
     masks = _tensor(masks)
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
@@ -32,14 +40,25 @@ def binary_masks(masks: Tensor | np.ndarray, threshold: float | None = None) -> 
             f"{WANTED} of two values, these are soft ({masks.dtype}); say from which value on a pixel belongs to its "
             "mask: threshold=0.5 for probabilities, as torchvision's Mask R-CNN hands them out, threshold=0 for logits"
         )
+    if bool(masks.isnan().any()):
+        raise ValueError(f"{WANTED}, these hold NaN, which is on neither side of a threshold; mend what made them")
     return masks >= threshold
+
+
+def _check_threshold(threshold: object) -> None:
+    """ValueError unless it is a finite number or None."""
+    if threshold is None:
+        return
+    is_number = isinstance(threshold, int | float | np.integer | np.floating) and not isinstance(threshold, bool)
+    if not is_number or not math.isfinite(threshold):
+        raise ValueError(f"MaskCrops.from_dense: threshold={threshold!r}; a finite number is needed, such as 0.5")
 
 
 def _tensor(masks: object) -> Tensor:
     """Without a copy where torch can share the memory of an array."""
-    if isinstance(masks, Tensor) and not masks.is_complex():
+    if isinstance(masks, Tensor) and masks.dtype in SUPPORTED:
         return masks
-    if isinstance(masks, np.ndarray) and masks.dtype.kind in "biuf":
+    if isinstance(masks, np.ndarray) and masks.dtype.kind in "biuf" and masks.dtype.itemsize <= 8:
         array = np.ascontiguousarray(masks, dtype=masks.dtype.newbyteorder("="))
         return torch.from_numpy(array if array.flags.writeable else array.copy())
     what = type(masks).__name__ + (f" of {masks.dtype}" if isinstance(masks, Tensor | np.ndarray) else "")
