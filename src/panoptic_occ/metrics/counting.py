@@ -33,6 +33,10 @@ class CountingMetric(Metric):
         for name, zero in zeros.items():
             self.add_state(name, torch.tensor(zero), dist_reduce_fx="sum")
 
+    def set_dtype(self, dst_type: str | torch.dtype) -> CountingMetric:
+        """Leaves the counts whole numbers of 64 bits: no other type holds them."""
+        return self
+
     def add(self, counts: Mapping[str, np.ndarray]) -> None:
         """Adds the counts of an image, or of several."""
         for name, count in counts.items():

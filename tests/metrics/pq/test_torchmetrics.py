@@ -85,6 +85,39 @@ def test_maps_of_pairs_by_hand() -> None:
     assert len({*panoptic.ids[0].tolist()}) == 6
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, ">i4"])
+def test_pairs_of_numpy(dtype: Any) -> None:
+    preds, target = BATCHES[0]
+    metric = PanopticQuality(CATEGORIES)
+    metric.update(preds.numpy().clip(0).astype(dtype), target.numpy().clip(0).astype(dtype))
+    assert metric.result() == ours((preds.clip(0), target.clip(0))).result()
+
+
+@pytest.mark.parametrize(
+    ("preds", "words"),
+    [
+        (list(BATCHES[0][0]), r"preds is a list that holds a Tensor; .*torch\.stack\(preds\)"),
+        (list(BATCHES[0][0].numpy()), "preds is a list that holds a ndarray; a PanopticMap, a sequence"),
+        (BATCHES[0][0].double().numpy(), "preds is a ndarray of float64; .*whole numbers"),
+        ({"a": 1}, "preds is a dict; a PanopticMap"),
+        (None, "preds is a NoneType; a PanopticMap"),
+    ],
+)
+def test_what_is_no_map(preds: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        PanopticQuality(CATEGORIES).update(preds, BATCHES[0][1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int8])
+def test_the_counts_keep_their_type(dtype: torch.dtype) -> None:
+    metric = ours(*BATCHES).set_dtype(dtype)
+    assert metric.result().all.pq == PQ and metric.iou.dtype == torch.int64
+    metric.update(*BATCHES[0])
+    assert metric.result() == ours(*BATCHES, BATCHES[0]).result()
+    MetricCollection({"pq": metric}).set_dtype(dtype)
+    assert metric.iou.dtype == torch.int64
+
+
 def test_maps_and_pairs_may_be_mixed() -> None:
     preds, target = BATCHES[0]
     maps = maps_of_pairs(target, CATEGORIES, "target", unknown_is_void=True)

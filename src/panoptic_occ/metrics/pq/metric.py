@@ -27,7 +27,7 @@ from panoptic_occ.metrics.pq.scores import PQResult, result_of
 from panoptic_occ.structures.categories import Categories
 from panoptic_occ.structures.panoptic_map import PanopticMap
 
-Maps = PanopticMap | Sequence[PanopticMap] | Int[Tensor, "b h w 2"]
+Maps = PanopticMap | Sequence[PanopticMap] | Int[Tensor, "b h w 2"] | Int[np.ndarray, "b h w 2"]
 
 
 def panoptic_counts(
@@ -128,10 +128,10 @@ class PanopticQuality(CountingMetric):
     def update(self, preds: Maps | PQCounts, target: Maps = (), sources: str | Sequence[str] | None = None) -> None:
         """Adds one image or several, or the counts of some, which need no target.
 
-        A tensor (B, H, W, 2) holds the category id of the data set and the instance of every pixel, as in torchmetrics;
-        ids that the categories do not have are VOID in ``target``, in ``preds`` only if the metric allows it.
-        ``sources`` names the images in errors.  Raises as ``panoptic_matches`` does, and DataError for other tensors,
-        unknown ids and numbers of images that differ.
+        A tensor or numpy array (B, H, W, 2) holds the category id of the data set and the instance of every pixel, as
+        in torchmetrics; ids that the categories do not have are VOID in ``target``, in ``preds`` only if the metric
+        allows it.  ``sources`` names the images in errors.  Raises as ``panoptic_matches`` does, and DataError for
+        other tensors and types, unknown ids and numbers of images that differ.
         """
         if isinstance(preds, PQCounts):
             self.add(vars(preds))
@@ -151,9 +151,22 @@ class PanopticQuality(CountingMetric):
         self.add(vars(counts))
 
     def _maps(self, maps: Maps, name: str, unknown_is_void: bool) -> Sequence[PanopticMap]:
+        if isinstance(maps, np.ndarray) and maps.dtype.kind in "iu":
+            maps = torch.from_numpy(maps.astype(np.int64))
         if isinstance(maps, Tensor):
             return maps_of_pairs(maps, self.categories, name, unknown_is_void)
-        return [maps] if isinstance(maps, PanopticMap) else maps
+        if isinstance(maps, PanopticMap):
+            return [maps]
+        what = type(maps).__name__ + (f" of {maps.dtype}" if isinstance(maps, np.ndarray) else "")
+        if isinstance(maps, Sequence) and not isinstance(maps, str):
+            others = {type(part).__name__ for part in maps if not isinstance(part, PanopticMap)}
+            if not others:
+                return maps
+            what += f" that holds a {min(others)}"
+        raise DataError(
+            f"{name} is a {what}; a PanopticMap, a sequence of these, or a tensor or numpy array (B, H, W, 2) of whole "
+            f"numbers is meant: torch.stack({name}) makes one tensor of several"
+        )
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         """PQ so far as a fraction (float64), 0 without any category that occurs; with ``return_per_class`` of every
