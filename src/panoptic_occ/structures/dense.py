@@ -49,8 +49,11 @@ def _check_threshold(threshold: object) -> None:
     """ValueError unless it is a finite number or None."""
     if threshold is None:
         return
-    is_number = isinstance(threshold, int | float | np.integer | np.floating) and not isinstance(threshold, bool)
-    if not is_number or not math.isfinite(threshold):
+    if (
+        isinstance(threshold, bool)
+        or not isinstance(threshold, int | float | np.integer | np.floating)
+        or not math.isfinite(threshold)
+    ):
         raise ValueError(f"MaskCrops.from_dense: threshold={threshold!r}; a finite number is needed, such as 0.5")
 
 

@@ -158,7 +158,7 @@ class PanopticQuality(CountingMetric):
         if isinstance(maps, PanopticMap):
             return [maps]
         what = type(maps).__name__ + (f" of {maps.dtype}" if isinstance(maps, np.ndarray) else "")
-        if isinstance(maps, Sequence) and not isinstance(maps, str):
+        if isinstance(maps, list | tuple):
             others = {type(part).__name__ for part in maps if not isinstance(part, PanopticMap)}
             if not others:
                 return maps
