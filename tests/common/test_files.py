@@ -61,6 +61,11 @@ def test_names_as_long_as_they_can_be(tmp_path: Path, name: str) -> None:
         write_text(tmp_path / f"{name}bc", "")
 
 
+def test_json_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": "ä"}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": "ä"}
+
+
 @pytest.mark.parametrize(("make", "kind"), [(os.mkdir, "a folder"), (os.mkfifo, "a pipe")])
 def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
     make(tmp_path / "a")

@@ -190,7 +190,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; a missing or broken file raises DataError with the place of the fault."""
     try:
         check_regular(path)
-        return parse_json(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8-sig"))  # with or without a byte order mark
     except FileNotFoundError:
         problem, fix = "the file does not exist", "check the folder it should be in"
     except (OSError, UnicodeDecodeError) as error:
