@@ -213,10 +213,15 @@ def test_a_map_in_bgr_and_one_of_many_ids(tmp_path: Path) -> None:
     data = CocoPanoptic(layout)
     path = layout.panoptic / "1.png"
     Image.fromarray(np.asarray(Image.open(path))[..., ::-1].copy()).save(path)
+    bgr_and_more = np.asarray(Image.open(path)).copy()
+    bgr_and_more[0, 0] = (9, 9, 9)
+    Image.fromarray(bgr_and_more).save(layout.panoptic / "3.png")
     noise = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     Image.fromarray(noise).save(layout.panoptic / "2.png")
-    bgr, *others = check(data)
-    assert bgr.kind == "BGR map" and bgr.fatal and "in BGR order" in bgr.problem
+    problems = check(data)
+    maps, others = ([p for p in problems if (p.kind == "BGR map") == bgr] for bgr in (True, False))
+    assert [problem.image_id for problem in maps] == [1, 3]
+    assert all(problem.fatal and "in BGR order" in problem.problem for problem in maps)
     unlisted = [problem for problem in others if problem.kind == "id not in JSON"]
     assert len(unlisted) == 1 and "10" in unlisted[0].problem and "ids, of" in unlisted[0].problem
 

@@ -158,7 +158,7 @@ def _segments(
             problems.report("wrong area", entry.id, text, "recompute the areas", fatal=False)
     ids = {entry.id for entry in record.segments}
     unlisted = pixels.keys() - ids - {0}
-    if unlisted and {red_blue_swapped(number) for number in pixels} - {0} == ids:
+    if unlisted and _swapped(pixels.keys() - {0}, ids):
         text = "the ids of the JSON are in the PNG with red and blue swapped: it is in BGR order"
         fix = "write it in the order of RGB, id = R + 256 G + 65536 B (OpenCV's imwrite takes BGR)"
         swapped = _Problems(record, png)
@@ -173,6 +173,14 @@ def _segments(
         if len(unlisted) > MANY_IDS:
             break
     return tuple(segments.values()), problems
+
+
+def _swapped(present: set[int], listed: set[int]) -> bool:
+    """Whether the ids ``present`` in a PNG are those ``listed``, or most of them, only with red and blue swapped."""
+    swapped = set(map(red_blue_swapped, present))
+    matching = len(swapped & listed)
+    mostly = 2 * matching > max(len(swapped), len(listed)) and 2 * len(present & listed) <= matching
+    return mostly or swapped == listed
 
 
 def read_instances(record: ImageRecord, layout: Layout, categories: Categories) -> tuple[Instances, list[Problem]]:
