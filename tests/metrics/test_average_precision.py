@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,7 @@ def test_annotations_that_cannot_be_used_are_named_before_any_work(tmp_path: Pat
     whole = path.read_text()
     for text, message in (
         (whole.replace('"area"', '"size"'), ": annotation 1 of image 1 lacks area"),
+        (re.sub(r'"area": (\d+)', '"area": "large"', whole), ": annotation 1 of image 1 lacks area"),
         (whole.replace('"bbox": [0, 0, 20, 40]', '"bbox": []'), ": annotation 1 of image 1 lacks bbox"),
         (whole.replace('"counts": "', '"counts": "~'), ": annotation 1 of image 1: the segmentation is malformed"),
         ("{", ": not valid"),

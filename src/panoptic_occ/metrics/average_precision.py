@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,12 @@ def read_truth(file: Path) -> dict[int, list[dict[str, Any]]]:
 
 def _truth_entry(annotation: Annotation, size: tuple[int, int], what: str) -> dict[str, Any]:
     """An annotation; a mask of no pixel where the segmentation encloses nothing."""
-    is_number = isinstance(annotation.area, int | float)
+    area = annotation.area
+    if isinstance(area, str):
+        with suppress(ValueError):
+            area = float(area)
     present = {
-        "area": is_number,
+        "area": isinstance(area, int | float),
         "bbox": len(annotation.bbox) == 4,
         "segmentation": annotation.segmentation is not None,
     }
@@ -143,7 +146,7 @@ def _truth_entry(annotation: Annotation, size: tuple[int, int], what: str) -> di
         "id": annotation.id,
         "category_id": annotation.category_id,
         "iscrowd": int(annotation.iscrowd),
-        "area": annotation.area,
+        "area": area,
         "bbox": list(annotation.bbox),
         "segmentation": rle or rle_tools.encode(np.zeros(size, dtype=np.uint8, order="F")),
     }

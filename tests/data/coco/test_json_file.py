@@ -64,6 +64,8 @@ WRITTEN = {
         everywhere("isthing", lambda n: str(bool(n))), everywhere("iscrowd", lambda n: str(bool(n)).upper())
     ),
     "truth values of JSON": both(everywhere("isthing", bool), everywhere("iscrowd", bool)),
+    "null for no crowd": lambda tiny: [e.update(iscrowd=None) for e in tiny.instances if not e["iscrowd"]],
+    "areas of instances as text": lambda tiny: [entry.update(area=f"{entry['area']}") for entry in tiny.instances],
     "crowds alone are marked": lambda tiny: [entry.pop("iscrowd") for entry in tiny.instances if not entry["iscrowd"]],
 }
 

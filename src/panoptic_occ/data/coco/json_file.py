@@ -141,8 +141,8 @@ class CocoJson:
         return self.value(entry, key, what, _text)
 
     def iscrowd(self, entry: Entry, what: str) -> bool:
-        """``iscrowd``, 0 where it is missing."""
-        return "iscrowd" in entry and self.value(entry, "iscrowd", what, truth_value)
+        """``iscrowd``, 0 where it is missing or null."""
+        return entry.get("iscrowd") is not None and self.value(entry, "iscrowd", what, truth_value)
 
     def value(self, entry: Entry, key: str, what: str, convert: Callable[[Any], T]) -> T:
         """``entry[key]`` by one of the functions of ``NEEDED``."""
