@@ -222,6 +222,22 @@ def test_read_as_the_images_of_the_run(predict, tmp_path, caplog, words, size, s
     assert ("a.jpg: has an EXIF orientation, as have 0 other images" in caplog.text) == said
 
 
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([(1, "a.png"), (1, "b.png")], r"the images 'a\.png' and 'b\.png' have one id, 1; give each its own"),
+        ([(1, "a.png"), (2, "C:\\data\\val\\b.png")], r"images\[1\] .* 'C:.*, an absolute path of Windows"),
+        ([(1, "C:/data/val/b.png")], r"images\[0\] .*, an absolute path of Windows; write names relative"),
+    ],
+)
+def test_a_list_that_cannot_be_followed(tmp_path, entries, words):
+    paint(tmp_path, "a.png", "b.png")
+    listing = tmp_path / "images.json"
+    listing.write_text(json.dumps({"images": [{"id": k, "file_name": name} for k, name in entries]}))
+    with pytest.raises(DataError, match=words):
+        predicting.listed_images(listing, tmp_path)
+
+
 def test_a_list_with_ids_as_text_and_backslashes(tmp_path):
     (tmp_path / "sub").mkdir()
     paint(tmp_path / "sub", "a.png")

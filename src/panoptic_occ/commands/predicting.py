@@ -13,7 +13,7 @@ from rich.progress import track
 
 from panoptic_occ.commands.evaluating import of_trained_run
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.common.files import atomic_path, path_below, read_json, remove_leftovers, write_text
+from panoptic_occ.common.files import atomic_path, names_a_drive, path_below, read_json, remove_leftovers, write_text
 from panoptic_occ.data.coco.images import ENDINGS
 from panoptic_occ.data.coco.json_file import name_in, whole_id
 from panoptic_occ.data.coco.orientation import exif_orientation
@@ -120,6 +120,7 @@ def listed_images(listing: Path, folder: Path | None) -> list[Photograph]:
     nearby = (listing.parent, listing.parent.parent / split, listing.parent.parent / "images" / split)
     places = nearby if folder is None else (folder,)
     photographs: dict[str, Photograph] = {}
+    of_id: dict[int, Photograph] = {}
     for number, entry in enumerate(entries):
         name, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         with suppress(ValueError):
@@ -133,12 +134,21 @@ def listed_images(listing: Path, folder: Path | None) -> list[Photograph]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{listing}: images[{number}] has the file_name {name!r}, which leads out of its folder")
         path = next((place / name for place in places if (place / name).is_file()), None)
+        if path is None and names_a_drive(Path(name)):
+            raise DataError(
+                f"{listing}: images[{number}] has the file_name {name!r}, an absolute path of Windows; write names "
+                "relative to the folder of the images"
+            )
         if path is None:
             tried = ", ".join(map(str, places))
             raise DataError(f"{listing}: the image {name!r} is not in {tried}; input= names the folder of the images")
         other = photographs.setdefault(Path(name).with_suffix("").as_posix(), Photograph(path, image_id, name))
         if other.image_id != image_id or other.file_name != name:
             raise DataError(f"{listing}: the images {other.file_name!r} and {name!r} would get one map; rename one")
+        if (other := of_id.setdefault(image_id, other)).file_name != name:
+            raise DataError(
+                f"{listing}: the images {other.file_name!r} and {name!r} have one id, {image_id}; give each its own"
+            )
     return list(photographs.values())
 
 

@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from panoptic_occ.common.errors import ConfigError, DataError, PanopticOccError
@@ -177,6 +177,15 @@ def how_to_get(path: Path, otherwise: str) -> str:
     """How a damaged file of data comes back: in a folder that was made (``MADE``), by itself, else ``otherwise``."""
     made = next((parent for parent in path.absolute().parents if (parent / MADE).exists()), None)
     return otherwise if made is None else f"remove the folder {made} and run again, which makes it anew"
+
+
+def names_a_drive(path: Path) -> bool:
+    r"""Whether a folder or file of ``path`` has the name of an absolute path of Windows, where this is another system.
+
+    >>> names_a_drive(Path("val", r"C:\data\x.jpg")), names_a_drive(Path("val", "x.jpg"))
+    (True, False)
+    """
+    return any(PureWindowsPath(part).drive for part in path.parts[bool(path.anchor) :])
 
 
 def digest(path: Path) -> str:
