@@ -139,6 +139,14 @@ def test_images_larger_than_what_is_read(tmp_path: Path, monkeypatch: pytest.Mon
             read(tmp_path / "large")
 
 
+@pytest.mark.parametrize("name", [r"C:\data\val\x.jpg", "C:/data/val/x.jpg", r"\\server\share\x.jpg"])
+def test_a_name_of_windows(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"does not exist: its name .* is an absolute path of Windows; write names rel"):
+        read_rgb(tmp_path / name)
+    with pytest.raises(DataError, match="does not exist; fetch it again"):
+        read_rgb(tmp_path / "C.jpg")
+
+
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 def test_what_is_no_file_is_no_image(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "a.jpg")

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.common.files import check_regular, how_to_get
+from panoptic_occ.common.files import check_regular, how_to_get, names_a_drive
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -51,6 +51,11 @@ def opened_image(path: Path, what: str, fix: str, formats: tuple[str, ...] = PHO
         with Image.open(path, formats=formats) as image:
             yield image
     except FileNotFoundError:
+        if names_a_drive(path):
+            raise DataError(
+                f"{path}: the {what} does not exist: its name in the annotation is an absolute path of Windows; "
+                "write names relative to the folder of the images"
+            ) from None
         raise DataError(f"{path}: the {what} does not exist; {how_to_get(path, fix)}") from None
     except Image.DecompressionBombError:
         raise DataError(
