@@ -60,6 +60,11 @@ def _run(args: argparse.Namespace) -> None:
             f"warning: the ground truth of {done.void_images} images lists a segment of id 0, which is VOID: PQ is "
             "that of the official evaluation, but means nothing; renumber the segment, or remove it\n"
         )
+    if done.repeated_images:
+        sys.stderr.write(
+            f"warning: the ground truth of {done.repeated_images} images lists an id more than once (first: "
+            f"{done.repeated}); the last entry counts, as in the official evaluation; give every segment its own id\n"
+        )
     sys.stdout.write(pq_table(done.result))
     if args.json is not None:
         write_json(args.json, done.result.as_dict(), indent=2)

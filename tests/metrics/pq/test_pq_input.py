@@ -102,6 +102,19 @@ def test_maps_that_contradict_their_json(split, capsys):
     assert re.search(r"000001.png \(image 1\).*segments 77 have no pixel", said(capsys, split))
 
 
+def test_a_repeated_id_in_the_ground_truth_is_named(split, capsys):
+    assert run(*split[2:]) == 0
+    plain = capsys.readouterr()
+    segments = json.loads(split[2].read_text())["annotations"][4]["segments_info"]
+    edited(split[2], lambda c: c["annotations"][4]["segments_info"].insert(0, segments[-1]))
+    assert run(*split[2:]) == 0
+    captured = capsys.readouterr()
+    assert (
+        f"of 1 images lists an id more than once (first: image 5, segment {segments[-1]['id']}); the " in captured.err
+    )
+    assert captured.out == plain.out and "more than once" not in plain.err
+
+
 def test_a_map_in_the_order_of_bgr(split, capsys):
     file = split[3].with_suffix("") / "000001.png"
     write_panoptic_png(file, read_panoptic_png(file) * 256**2)

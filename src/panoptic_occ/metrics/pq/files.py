@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
@@ -29,7 +30,8 @@ Task = tuple[ImageId, Path, Path, list[SegmentRow], list[SegmentRow]]
 class FilesResult(NamedTuple):
     """PQ of a result on disk; ``by_name`` predictions of other ids were matched by file name, ``wrong_areas``
     ground-truth segments of ``wrong_images`` do not have as many pixels as stated, of which ``example`` tells one;
-    the ground truth of ``void_images`` lists VOID as a segment."""
+    the ground truth of ``void_images`` lists VOID as a segment, that of ``repeated_images`` an id more than once, of
+    which ``repeated`` tells one."""
 
     result: PQResult
     by_name: int
@@ -37,6 +39,8 @@ class FilesResult(NamedTuple):
     wrong_images: int
     example: str
     void_images: int
+    repeated_images: int
+    repeated: str
 
 
 def panoptic_quality_of_files(
@@ -70,13 +74,16 @@ def panoptic_quality_of_files(
     )
     by_name = sum(image_id != number for image_id, number in matches.items())
     total, wrong_areas, wrong_images, void_images, example = PQCounts.zeros(len(categories)), 0, 0, 0, ""
+    repeated_images, repeated = 0, ""
     count = partial(_count_image, num_categories=len(categories))
-    for counts, wrong, lists_void in ordered_map(count, tasks, len(matches), processes, "images", CHUNK):
+    for counts, wrong, lists_void, twice in ordered_map(count, tasks, len(matches), processes, "images", CHUNK):
         total += counts
         wrong_areas, wrong_images = wrong_areas + len(wrong), wrong_images + bool(wrong)
         void_images += lists_void
+        repeated_images, repeated = repeated_images + bool(twice), repeated or twice
         example = example or "".join(wrong[:1])
-    return FilesResult(result_of(total, categories), by_name, wrong_areas, wrong_images, example, void_images)
+    result = result_of(total, categories)
+    return FilesResult(result, by_name, wrong_areas, wrong_images, example, void_images, repeated_images, repeated)
 
 
 @cache
@@ -89,8 +96,9 @@ def _keep_freed_memory() -> None:
     np.empty(31 * 2**20, np.uint8)
 
 
-def _count_image(task: Task, num_categories: int) -> tuple[PQCounts, list[str], bool]:
-    """Counts of an image, the ground-truth segments that have another area than stated, and whether VOID is one."""
+def _count_image(task: Task, num_categories: int) -> tuple[PQCounts, list[str], bool, str]:
+    """Counts of an image, the ground-truth segments that have another area than stated, whether VOID is one, and one
+    whose id another has too."""
     _keep_freed_memory()
     image_id, target_png, prediction_png, target_rows, prediction_rows = task
     source = f"{prediction_png} (image {image_id})"
@@ -112,7 +120,9 @@ def _count_image(task: Task, num_categories: int) -> tuple[PQCounts, list[str], 
     ]
     if wrong and {row.id for row in target_rows} <= {*map(red_blue_swapped, np.unique(target_ids).tolist())}:
         wrong[0] += "; red and blue are swapped in it"
-    return counts, wrong, any(row.id == VOID_ID for row in target_rows)
+    ids = Counter(row.id for row in target_rows)
+    twice = next((f"image {image_id}, segment {number}" for number, count in ids.items() if count > 1), "")
+    return counts, wrong, VOID_ID in ids, twice
 
 
 class _PanopticJson:
