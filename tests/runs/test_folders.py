@@ -11,7 +11,7 @@ from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.of_run import read_config
 from panoptic_occ.runs.build import run_folder
-from panoptic_occ.runs.folders import PARTS_OF_CHECKPOINT, RunFolder, finished, latest_checkpoint
+from panoptic_occ.runs.folders import PARTS_OF_CHECKPOINT, RunFolder, finished, latest_checkpoint, writing_in
 
 
 def test_words_that_change_results_are_in_the_name_and_those_of_the_machine_are_not() -> None:
@@ -113,3 +113,30 @@ def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(DataError, match=r"metrics\.json: these are not the results of a run; .*force=true"):
         finished(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["", "/evaluations", "/evaluations/x", *(f"/evaluations/x/{name}" for name in (".before", ".gone", "panoptic",
+     "checkpoints", "logs", "logs/base_0", "logs/base_0/metrics.csv"))],
+)  # fmt: skip
+def test_nothing_is_written_through_a_link_in_a_run_folder(tmp_path: Path, link: str) -> None:
+    documents, data = tmp_path / "documents", tmp_path / "scenes"
+    documents.mkdir()
+    (documents / "letter.txt").write_text("mine")
+    (data / f"run{link}").parent.mkdir(parents=True)
+    (data / f"run{link}").symlink_to(documents)
+    target = data / "run" / "evaluations" / "x"
+    with (
+        pytest.raises(ConfigError, match=rf"scenes/run{link}: is a link, and nothing is written through links"),
+        writing_in(target, data, "the test", busy="wait"),
+    ):
+        raise AssertionError("went on")
+    assert [path.name for path in documents.rglob("*")] == ["letter.txt"] and (data / f"run{link}").is_symlink()
+
+
+def test_runs_may_be_kept_on_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "scenes").symlink_to(tmp_path / "disk")
+    with writing_in(tmp_path / "scenes" / "run", tmp_path / "scenes", "the test", busy="wait"):
+        pass
