@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from panoptic_occ.config.compose import compose
 from panoptic_occ.config.of_run import read_config
 from panoptic_occ.runs.build import run_folder
 from panoptic_occ.runs.folders import PARTS_OF_CHECKPOINT, RunFolder, finished, latest_checkpoint, writing_in
+from panoptic_occ.runs.reuse import EvaluationFolder
 
 
 def test_words_that_change_results_are_in_the_name_and_those_of_the_machine_are_not() -> None:
@@ -140,3 +142,9 @@ def test_runs_may_be_kept_on_another_disk(tmp_path: Path) -> None:
     (tmp_path / "scenes").symlink_to(tmp_path / "disk")
     with writing_in(tmp_path / "scenes" / "run", tmp_path / "scenes", "the test", busy="wait"):
         pass
+
+
+def test_a_pipe_does_not_say_what_results_were_made_from(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "made_from.json")
+    with pytest.raises(DataError, match=r"made_from\.json: cannot be read \(.*is a pipe, not a file.*; move it away"):
+        EvaluationFolder(tmp_path, str).results()
