@@ -110,7 +110,11 @@ def test_a_stage_goes_on_only_from_what_it_began_with(tmp_path: Path, caplog: py
     assert "on a base that was trained again since" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"method": "ocfusion"}'])
+@pytest.mark.parametrize("content", [
+        "{}", "[]", "3", '{"method": "ocfusion"}',
+        *(f'{{"method": "rap", "images": 3, "relations": {rows}}}' for rows in ("null", "{}", '{"a": {"PQ": "b"}}')),
+    ],
+)  # fmt: skip
 def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(DataError, match=r"metrics\.json: these are not the results of a run; .*force=true"):
@@ -148,3 +152,20 @@ def test_a_pipe_does_not_say_what_results_were_made_from(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "made_from.json")
     with pytest.raises(DataError, match=r"made_from\.json: cannot be read \(.*is a pipe, not a file.*; move it away"):
         EvaluationFolder(tmp_path, str).results()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"data": 3}', '{"data": null}', '{"base": []}'])
+def test_a_note_of_other_kinds_beside_checkpoints(tmp_path: Path, content: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "origin.json").write_text(content)
+    with pytest.raises(DataError, match=r"origin\.json: does not say what the stage began on; remove .*checkpoints"):
+        latest_checkpoint(folder, {"data": "a" * 64})
+
+
+@pytest.mark.parametrize("missing", PARTS_OF_CHECKPOINT)
+def test_a_checkpoint_that_lacks_a_part(tmp_path: Path, missing: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder, origin = RunFolder(tmp_path), {"data": "a" * 64}
+    latest_checkpoint(folder, origin)
+    torch.save(dict.fromkeys(PARTS_OF_CHECKPOINT - {missing}), folder.checkpoints / "00000002.ckpt")
+    assert latest_checkpoint(folder, origin) is None and f"damaged (lacks {missing})" in caplog.text

@@ -34,7 +34,10 @@ from panoptic_occ.structures.categories import Categories
 log = logging.getLogger(__name__)
 
 RESULTS = ("metrics.*", "pq.*", "breakdown.*", "pictures.png", "grid.png", "made_from.json")
-PARTS_OF_CHECKPOINT = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch"}
+PARTS_OF_CHECKPOINT = {
+    "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch",
+    "pytorch-lightning_version",
+}  # fmt: skip
 DESCRIPTION = ("config.yaml", "environment.json", "categories.json")
 FOLDERS = (".before", ".gone", "panoptic", "overlays", "checkpoints", "logs", "tensorboard", "wandb")
 """What is made, moved or removed inside the folder of a base, an occlusion module or a run."""
@@ -151,6 +154,10 @@ def latest_checkpoint(folder: RunFolder, origin: Mapping[str, str]) -> Path | No
     note = folder.checkpoints / "origin.json"
     if folder.checkpoints.exists():
         before = read_json(note) if note.exists() else {}
+        if not isinstance(before, dict) or not all(isinstance(value, str) for value in before.values()):
+            raise DataError(
+                f"{note}: does not say what the stage began on; remove {folder.checkpoints}, and it begins anew"
+            )
         if before.get("data", origin["data"]) != origin["data"]:
             raise ConfigError(
                 f"{folder.checkpoints}: this stage began on other data (fingerprint {before['data'][:12]}, those of "
@@ -194,6 +201,16 @@ def finished(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.metrics.exists():
         return None
     results = read_json(folder.metrics)
-    if not isinstance(results, dict) or not {"method", "images", "relations"} <= results.keys():
+    keys = {"method", "images", "relations"}
+    if not isinstance(results, dict) or not keys <= results.keys() or not _are_rows(results["relations"]):
         raise DataError(f"{folder.metrics}: these are not the results of a run; remove the file, or add force=true")
     return results
+
+
+def _are_rows(relations: Any) -> bool:
+    """Whether these are numbers, or None, by name, by order."""
+    rows = relations.values() if isinstance(relations, dict) and relations else [None]
+    return all(
+        isinstance(row, dict) and all(value is None or type(value) in (int, float) for value in row.values())
+        for row in rows
+    )
