@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -170,11 +171,13 @@ def test_a_killed_predict_is_replaced_by_force(predict, tmp_path):
     assert content(predict("force=true")).keys() == whole.keys()
 
 
-def test_every_image_of_a_folder_is_taken(predict, tmp_path):
+def test_every_image_of_a_folder_is_taken(predict, tmp_path, caplog):
     paint(tmp_path / "in", "a.jpg", "b.tif", "c.bmp", "d.TIFF", "e.webp")
-    for name in ("._a.jpg", "notes.txt", "f.eps"):  # the first is what macOS leaves on foreign disks
+    shutil.copy(tmp_path / "in" / "a.jpg", tmp_path / "in" / "f.jfif")
+    for name in ("._a.jpg", "notes.txt", "f.eps", "g.HEIC"):  # the first is what macOS leaves on foreign disks
         (tmp_path / "in" / name).write_bytes(b"\0\5\x16\7")
-    assert listed(predict()) == [(number, f"{name}.png") for number, name in enumerate("abcde", start=1)]
+    assert listed(predict()) == [(number, f"{name}.png") for number, name in enumerate("abcdef", start=1)]
+    assert re.search(r"in: 2 images are left out \(f\.eps, g\.HEIC\); allowed endings: \.jpg, ", caplog.text)
 
 
 def test_a_link_in_the_output_that_leads_elsewhere(predict, tmp_path):

@@ -87,6 +87,12 @@ def test_a_name_that_leads_out_of_its_folder(tmp_path: Path, name: str) -> None:
         path_below(folder, name, "x.json: image 3")
 
 
+def test_a_folder_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "maps").symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"has the name 'a\.png', which leads out of .*maps"):
+        path_below(tmp_path / "maps", "a.png", "x.json: image 3")
+
+
 @pytest.mark.parametrize("name", ["a.png", "b/a.png", "..a.png", "b/...png", "a b.png", "inside/a.png", "~/a.png"])
 def test_a_name_that_stays_in_its_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "b").mkdir()

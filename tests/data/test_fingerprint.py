@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -98,6 +99,28 @@ def test_only_what_may_have_changed_is_read(coco: TinyCoco, prints: Prints, tmp_
         reads.clear()
     (tmp_path / "file").write_text("")
     assert prints(tmp_path / "file" / "manifest") == first and len(reads) == 2 * 8 - 3  # nothing can be kept
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"files": {"images/0005.jpg": 3}}, {"files": {"images/0005.jpg": ["1", 2, 3, "a"]}}, {"files": []}, {"images": 3},
+     {"panoptic": [[]]}, {"format": []}, None],
+)  # fmt: skip
+def test_a_manifest_of_other_parts_is_made_anew(
+    prints: Prints, tmp_path: Path, reads: list[str], change: dict[str, object] | None
+) -> None:
+    manifest = tmp_path / "manifest"
+    first = prints(manifest)
+    content = json.loads(manifest.read_text().partition("\n")[2])
+    text = json.dumps([] if change is None else content | change)
+    manifest.write_text(f"{module._digest_of(text)}\n{text}")
+    reads.clear()
+    assert prints(manifest) == first and len(reads) == 8
+
+
+def test_a_pipe_is_no_manifest(prints: Prints, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest")
+    assert prints(tmp_path / "manifest") == prints(None)
 
 
 def test_files_that_changed_this_moment_are_read_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.of_run import read_config
 from panoptic_occ.runs.build import run_folder
-from panoptic_occ.runs.folders import PARTS_OF_CHECKPOINT, RunFolder, finished, latest_checkpoint
+from panoptic_occ.runs.folders import PARTS_OF_CHECKPOINT, RunFolder, finished, latest_checkpoint, writing_in
+from panoptic_occ.runs.reuse import EvaluationFolder
 
 
 def test_words_that_change_results_are_in_the_name_and_those_of_the_machine_are_not() -> None:
@@ -108,8 +110,62 @@ def test_a_stage_goes_on_only_from_what_it_began_with(tmp_path: Path, caplog: py
     assert "on a base that was trained again since" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "3", '{"method": "ocfusion"}'])
+@pytest.mark.parametrize("content", [
+        "{}", "[]", "3", '{"method": "ocfusion"}',
+        *(f'{{"method": "rap", "images": 3, "relations": {rows}}}' for rows in ("null", "{}", '{"a": {"PQ": "b"}}')),
+    ],
+)  # fmt: skip
 def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(DataError, match=r"metrics\.json: these are not the results of a run; .*force=true"):
         finished(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["", "/evaluations", "/evaluations/x", *(f"/evaluations/x/{name}" for name in (".before", ".gone", "panoptic",
+     "checkpoints", "logs", "logs/base_0", "logs/base_0/metrics.csv"))],
+)  # fmt: skip
+def test_nothing_is_written_through_a_link_in_a_run_folder(tmp_path: Path, link: str) -> None:
+    documents, data = tmp_path / "documents", tmp_path / "scenes"
+    documents.mkdir()
+    (documents / "letter.txt").write_text("mine")
+    (data / f"run{link}").parent.mkdir(parents=True)
+    (data / f"run{link}").symlink_to(documents)
+    target = data / "run" / "evaluations" / "x"
+    with (
+        pytest.raises(ConfigError, match=rf"scenes/run{link}: is a link, and nothing is written through links"),
+        writing_in(target, data, "the test", busy="wait"),
+    ):
+        raise AssertionError("went on")
+    assert [path.name for path in documents.rglob("*")] == ["letter.txt"] and (data / f"run{link}").is_symlink()
+
+
+def test_runs_may_be_kept_on_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "scenes").symlink_to(tmp_path / "disk")
+    with writing_in(tmp_path / "scenes" / "run", tmp_path / "scenes", "the test", busy="wait"):
+        pass
+
+
+def test_a_pipe_does_not_say_what_results_were_made_from(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "made_from.json")
+    with pytest.raises(DataError, match=r"made_from\.json: cannot be read \(.*is a pipe, not a file.*; move it away"):
+        EvaluationFolder(tmp_path, str).results()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"data": 3}', '{"data": null}', '{"base": []}'])
+def test_a_note_of_other_kinds_beside_checkpoints(tmp_path: Path, content: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "origin.json").write_text(content)
+    with pytest.raises(DataError, match=r"origin\.json: does not say what the stage began on; remove .*checkpoints"):
+        latest_checkpoint(folder, {"data": "a" * 64})
+
+
+@pytest.mark.parametrize("missing", PARTS_OF_CHECKPOINT)
+def test_a_checkpoint_that_lacks_a_part(tmp_path: Path, missing: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder, origin = RunFolder(tmp_path), {"data": "a" * 64}
+    latest_checkpoint(folder, origin)
+    torch.save(dict.fromkeys(PARTS_OF_CHECKPOINT - {missing}), folder.checkpoints / "00000002.ckpt")
+    assert latest_checkpoint(folder, origin) is None and f"damaged (lacks {missing})" in caplog.text

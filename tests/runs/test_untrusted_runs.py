@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.config.compose import compose
 from panoptic_occ.runs.build import plan_of
+from panoptic_occ.runs.folders import RunFolder
+from panoptic_occ.runs.loading import run_categories
 from panoptic_occ.runs.plan import RunPlan
 
 TOUCH = {"_target_": "pathlib.Path.touch"}
+TOUCHED = "{a: [{_target_: pathlib.Path.touch}]}"
 WORDS = ("fusion.erase_radius={_target_: pathlib.Path.touch}", "hydra.searchpath=[pkg://evil]", "trusted=[pathlib]")
 
 
@@ -36,6 +39,13 @@ def test_the_words_of_its_command_are_not_followed(tmp_path: Path) -> None:
     plan = load(downloaded(tmp_path, *WORDS, compare=["rap"]), "fusion.min_visible=0.3", "fusion.conf_thr=0.6")
     assert (plan.policy.min_visible, plan.policy.conf_thr) == (0.3, 0.6)
     assert [order.name for order in plan.orders] == ["rap", "ocfusion"]
+
+
+def test_no_advice_repeats_words_that_would_build_something(tmp_path: Path) -> None:
+    words = ("schedule.base.steps=7", f"schedule.base.steps={TOUCHED}", f"+schedule.base.a={TOUCHED}")
+    commands = [load(downloaded(tmp_path, word)).order.command for word in words]
+    assert ["base.steps=7" in command for command in commands] == [True, False, False]
+    assert not any("_target_" in command for command in commands)
 
 
 def test_a_choice_that_is_no_choice_is_not_composed(tmp_path: Path) -> None:
@@ -109,3 +119,34 @@ def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.yaml")
     with pytest.raises(CheckpointError, match=r"config\.yaml: damaged \(.*a pipe, not a file"):
         load(tmp_path)
+
+
+def test_a_command_of_other_things_than_words(tmp_path: Path) -> None:
+    downloaded(tmp_path)
+    config = OmegaConf.load(tmp_path / "config.yaml")
+    config.command = [1, 2, None]
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    with pytest.raises(CheckpointError, match=r"config\.yaml: damaged \(it lacks what train writes\)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("weights", [{"a": "b"}, {"stuff": None}, None, [1]])
+def test_loss_weights_that_are_no_numbers(tmp_path: Path, weights: object) -> None:
+    folder = downloaded(tmp_path)
+    config = OmegaConf.load(folder / "config.yaml")
+    config.schedule.loss_weights = weights
+    OmegaConf.save(config, folder / "config.yaml")
+    with pytest.raises(ConfigError, match=r"^schedule\.loss_weights=.*: allowed: "):
+        load(folder)
+
+
+def test_a_source_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source=None: nothing to read"):
+        load(downloaded(tmp_path, data={"source": None})).data.build()
+
+
+@pytest.mark.parametrize("content", ["null", "3", "true"])
+def test_categories_that_are_no_list(tmp_path: Path, content: str) -> None:
+    (tmp_path / "categories.json").write_text(content)
+    with pytest.raises(DataError, match=r"categories\.json: has .* where a list of id, name and isthing is needed"):
+        run_categories(RunFolder(tmp_path))

@@ -14,7 +14,6 @@ from panoptic_occ.commands.sweeps import note
 from panoptic_occ.common.background import InBackground
 from panoptic_occ.common.distributed import broadcast_from_main, join, started_together
 from panoptic_occ.common.errors import ConfigError
-from panoptic_occ.common.locking import work_lock
 from panoptic_occ.data.coco.panoptic_io import check_map_names
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.evaluator import Evaluation
@@ -29,6 +28,7 @@ from panoptic_occ.evaluation.stored import (
 )
 from panoptic_occ.evaluation.variants import build_evaluation, content_of, load_variants, variants_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
+from panoptic_occ.runs.folders import writing_in
 from panoptic_occ.runs.loading import load_base, run_categories
 from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import EvaluationFolder, check_same_run, made_from
@@ -65,7 +65,7 @@ def evaluate(plan: RunPlan) -> dict[str, object]:
     if (done := broadcast_from_main(results)) is not None:
         return show_again(plan, target, done)
     check_maps(plan, data, target)
-    with work_lock(target, "the evaluation", busy="wait"):
+    with writing_in(target, plan.folder.path.absolute().parent, "the evaluation", busy="wait"):
         if (done := broadcast_from_main(results)) is not None:  # another process has just made them
             return show_again(plan, target, done)
         with earlier.filled(stores=plan.evaluation.save_predictions):
@@ -165,7 +165,8 @@ def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
         if plan.evaluation.save_maps:
             evaluation.listeners += (stack.enter_context(map_writer(plan, evaluation, data, target)),)
         if plan.evaluation.save_predictions:
-            stack.enter_context(work_lock(plan.evaluation.predictions, "the storing of predictions", busy="wait"))
+            place, data_folder = plan.evaluation.predictions, plan.base.folder.path.parent
+            stack.enter_context(writing_in(place, data_folder, "the storing of predictions", busy="wait"))
             evaluation.listeners += (stack.enter_context(prediction_writer(plan, evaluation, data, channels)),)
         evaluation.listeners = (stack.enter_context(InBackground(evaluation.listeners)),)
         module = PanopticModule(model, "occlusion", plan.seed, evaluation=evaluation)

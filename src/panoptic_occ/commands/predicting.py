@@ -14,7 +14,7 @@ from rich.progress import track
 from panoptic_occ.commands.evaluating import of_trained_run
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.files import atomic_path, names_a_drive, path_below, read_json, remove_leftovers, write_text
-from panoptic_occ.data.coco.images import ENDINGS
+from panoptic_occ.data.coco.images import ENDINGS, OTHER_ENDINGS
 from panoptic_occ.data.coco.json_file import name_in, whole_id
 from panoptic_occ.data.coco.orientation import exif_orientation
 from panoptic_occ.data.coco.panoptic_io import PanopticResultWriter, map_name, predictions_in
@@ -25,6 +25,7 @@ from panoptic_occ.visuals.overlay import overlay
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
+SHOWN = 5  # names of images that are left out
 
 
 @dataclass(frozen=True)
@@ -191,14 +192,22 @@ def find_results(output: Path, photographs: Sequence[Photograph], force: bool) -
 def find_images(path: Path) -> list[Path]:
     """The image itself, or all images of a folder by name; DataError when there is none, or two share a name.
 
-    What macOS puts beside the files of a foreign disk (``._name``) is no image.
+    What macOS puts beside the files of a foreign disk (``._name``) is no image.  The log names images of kinds that are
+    not read.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
         state = "is no file" if path.exists() else "does not exist"
         raise DataError(f"{path}: input= {state}; give an image or a folder of images")
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("._"))
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("._"))
+    files = [entry for entry in entries if entry.suffix.lower() in ENDINGS]
+    if others := [entry.name for entry in entries if entry.suffix.lower() in OTHER_ENDINGS]:
+        shown = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+        log.warning(
+            "%s: %d images are left out (%s); allowed endings: %s",
+            *(path, len(others), shown, ", ".join(ENDINGS)),
+        )
     if not files:
         raise DataError(f"{path}: no image in this folder; allowed endings: {', '.join(ENDINGS)}")
     stems: dict[str, Path] = {}

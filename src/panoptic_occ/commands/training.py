@@ -19,12 +19,11 @@ from panoptic_occ.commands.evaluating import (
 from panoptic_occ.commands.sweeps import note
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
 from panoptic_occ.common.errors import ConfigError, DataError
-from panoptic_occ.common.locking import work_lock
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.report import show
 from panoptic_occ.evaluation.variants import content_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.runs.folders import finished
+from panoptic_occ.runs.folders import finished, writing_in
 from panoptic_occ.runs.loading import load_base, trained_on
 from panoptic_occ.runs.plan import OrderPlan, RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import EvaluationFolder, check_same_run, made_from, results_match
@@ -54,7 +53,7 @@ def train(plan: RunPlan) -> dict[str, object]:
         return metrics
     if (done := _results(plan, data, content)) is not None:
         return show_again(plan, plan.folder.path, done)
-    with work_lock(plan.folder.path, "the run", busy="refuse"):
+    with writing_in(plan.folder.path, plan.folder.path.absolute().parent, "the run", busy="refuse"):
         if (done := _results(plan, data, content)) is not None:  # another process has just made them
             return show_again(plan, plan.folder.path, done)
         metrics = _trained_and_evaluated(plan, data, content)
@@ -91,7 +90,8 @@ def train_base(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule) -> N
             f"joint=true: occlusion={plan.method} learns from the proposals of a finished base, so it "
             "cannot train together with it; use joint=false, or a method that learns from annotations (oanet)"
         )
-    with work_lock(base.folder.path, "the training of the base", busy="wait", progress=base.folder.progress):
+    place, what = base.folder.path, "the training of the base"
+    with writing_in(place, place.parent, what, busy="wait", progress=base.folder.progress):
         if broadcast_from_main(weights.exists):  # by the run that we waited for
             return
         base.folder.describe(plan.order.config, data.categories)
@@ -109,7 +109,8 @@ def train_order(plan: RunPlan, order: OrderPlan, model: PanopticFPN, data: Panop
     model.occlusion = order.build(model.occlusion.in_channels, data.categories)
     if not model.occlusion.trainable:
         return
-    with work_lock(folder.path, "the training of the occlusion module", busy="wait", progress=folder.progress):
+    data_folder, what = plan.base.folder.path.parent, "the training of the occlusion module"
+    with writing_in(folder.path, data_folder, what, busy="wait", progress=folder.progress):
         if broadcast_from_main(lambda: trained_on(order, plan.base)):  # by the run that we waited for
             return
         if is_main_process() and weights.exists():

@@ -63,12 +63,14 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
 def path_below(folder: Path, name: str, what: str) -> Path:
     """``folder / name``, to be written, for a ``name`` that stands in a file.
 
-    DataError, which names ``what`` has it, when it leads out of ``folder``: an absolute name, ``..``, or a link.
+    DataError, which names ``what`` has it, when it leads out of ``folder``: an absolute name, ``..``, or a link, as
+    ``folder`` itself may be one.
     """
     try:
         path = folder / name
         parts, place = Path(name).parts, path.resolve()
-        inside = ".." not in parts and not Path(name).is_absolute() and folder.resolve() in place.parents
+        relative = ".." not in parts and not Path(name).is_absolute()
+        inside = relative and not folder.is_symlink() and folder.resolve() in place.parents
     except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
         inside = False
     if not inside:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -108,7 +109,7 @@ def check_targets(config: DictConfig, source: object, trusted: Iterable[str] = (
     A configuration that comes with a run folder may have been written by anybody, and ``_target_`` can name any
     callable: only what a model, its data and its training consist of is allowed, and packages that are ``trusted``.
     """
-    packages = tuple(f"{package.rstrip('.')}." for package in trusted)
+    packages = tuple(f"{_package(name)}." for name in trusted)
     for key, node in _nodes(OmegaConf.to_container(config, resolve=True)):
         target = node["_target_"]
         if not _allowed(target, packages):
@@ -121,10 +122,25 @@ def check_targets(config: DictConfig, source: object, trusted: Iterable[str] = (
 
 def _advice(target: object) -> str:
     """How a class of the user's own becomes allowed; of other packages it would allow all that they can do."""
-    package = str(target).partition(".")[0]
-    if package in sys.stdlib_module_names or package in {name.partition(".")[0] for name in CLASSES}:
+    package = target.partition(".")[0] if isinstance(target, str) else ""
+    others = {name.partition(".")[0] for name in CLASSES} | sys.stdlib_module_names
+    if not package.isidentifier() or package in others or _is_installed(package):
         return "; do not use this run unless you know why it names that"
     return f"; if '{package}' is a package of your own and you trust this run, add trusted=[{package}]"
+
+
+def _package(name: object) -> str:
+    """A name that is ``trusted``; ConfigError for one that no package has."""
+    package = str(name).rstrip(".") if isinstance(name, str) else ""
+    if not all(part.isidentifier() for part in package.split(".")):
+        raise ConfigError(f"trusted=[{name}]: needs names of packages of your own, as in trusted=[my_package]")
+    return package
+
+
+def _is_installed(package: str) -> bool:
+    """Whether it comes from a package index, unlike one that lies in a folder of the user's own."""
+    names = metadata.packages_distributions().get(package, [])
+    return any("dir_info" not in (metadata.distribution(name).read_text("direct_url.json") or "") for name in names)
 
 
 def _allowed(target: object, packages: tuple[str, ...]) -> bool:

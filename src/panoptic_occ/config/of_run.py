@@ -75,7 +75,8 @@ def _foreign_parts(text: str) -> Iterator[str]:
 def _is_of_train(content: Any) -> bool:
     groups = dict.fromkeys((key for key in GROUPS.keys() - {*WIDE, "logger"} if "." not in key), dict)
     parts = {"choices": dict, "command": list, "runs_dir": str, **groups}
-    return all(isinstance(content.get(key), kind) for key, kind in parts.items())
+    whole = all(isinstance(content.get(key), kind) for key, kind in parts.items())
+    return whole and all(isinstance(word, str) for word in content["command"])
 
 
 def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | None = None) -> DictConfig:
@@ -114,9 +115,11 @@ def config_of_run(saved: DictConfig, words: Sequence[str], config_dir: Path | No
                 _put(values, inside, value_at(_plain(fresh), inside))
     taken = {**saved.choices, **{group: choices[group] for group in choices if group in {*chosen, *keys}}}
     config = finish(OmegaConf.create(values), taken, words, config_dir)
-    # for the advice how to train another order of this run; the words of the file are data, shown and never composed
+    # for the advice how to train another order of this run; the words of the file are data, shown and never composed,
+    # and whoever follows the advice shall not build what the file could not
+    told = [word for word in saved.command if "_target_" not in word]
     later = [word for word in config.command if not re.match(r"[+~]*data[.=]", word)]
-    config.command = list({word.lstrip("+~").partition("=")[0]: word for word in [*saved.command, *later]}.values())
+    config.command = list({word.lstrip("+~").partition("=")[0]: word for word in [*told, *later]}.values())
     return config
 
 

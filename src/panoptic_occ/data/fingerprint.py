@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from panoptic_occ.common.errors import DataError
-from panoptic_occ.common.files import write_text
+from panoptic_occ.common.files import check_regular, parse_json, write_text
 from panoptic_occ.data.coco.annotations import ImageRecord
 from panoptic_occ.data.coco.layout import Layout
 
@@ -87,10 +87,13 @@ class _Manifest:
         self.content: dict[str, Any] = {"format": FORMAT, "of": None, "panoptic": [], "images": [], "files": {}}
         self._changed = False
         try:
-            digest, _, text = path.read_text(encoding="utf-8").partition("\n") if path is not None else ("", "", "")
+            if path is None:
+                return
+            check_regular(path)
+            digest, _, text = path.read_text(encoding="utf-8").partition("\n")
         except (OSError, UnicodeDecodeError):  # a damaged one is made anew, like one that is missing
             return
-        if digest == _digest_of(text) and (content := json.loads(text))["format"] == FORMAT:
+        if digest == _digest_of(text) and (content := _content_of(text)) is not None:
             self.content = content
 
     def name_files(self, records: Callable[[], Iterable[ImageRecord]]) -> None:
@@ -140,6 +143,22 @@ class _Manifest:
             write_text(self.path, f"{_digest_of(text)}\n{text}")
         except DataError:
             log.info("%s: cannot be written, so that all files of the split are read again next time", self.path)
+
+
+def _content_of(text: str) -> dict[str, Any] | None:
+    """What a manifest holds; None when its parts are not what ``_Manifest`` writes."""
+    try:
+        content = parse_json(text)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
+    lists, files = [content.get("panoptic"), content.get("images")], content.get("files")
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        return None
+    entries = files.values() if isinstance(files, dict) else [None]
+    whole = all(isinstance(entry, list) and [*map(type, entry)] == [int, int, int, str] for entry in entries)
+    return content if "of" in content and whole else None
 
 
 def _in_threads(function: Callable[[In], Out], items: Sequence[In], *, shown: bool = False) -> Generator[Out]:

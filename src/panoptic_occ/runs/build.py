@@ -26,7 +26,7 @@ from panoptic_occ.config.schema import (
     setting_of_word,
     values_of,
 )
-from panoptic_occ.config.values import is_path
+from panoptic_occ.config.values import is_path, problem
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.runs.keys import base_key, differences, module_key, name_of_words, predictions_key
@@ -204,7 +204,9 @@ def _base(config: DictConfig) -> BasePlan:
     settings = values_of(config, scopes)
     if not config.joint:
         settings = {key: value for key, value in settings.items() if not key.startswith("schedule.occlusion.")}
-    key = base_key(settings)
+    key, weights = base_key(settings), "schedule.loss_weights"
+    if wrong := problem(weights, _plain(config.schedule.get("loss_weights")), SETTINGS[weights].kind):
+        raise ConfigError(wrong)
     return BasePlan(
         folder=RunFolder(_data_folder(config) / f"base_{key}"),
         key=key,
@@ -221,6 +223,10 @@ def _base(config: DictConfig) -> BasePlan:
         joint=config.joint,
         schedule=_schedule(config),
     )
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
 
 
 def _order(config: DictConfig, base: BasePlan, points: Sequence[Values]) -> OrderPlan:

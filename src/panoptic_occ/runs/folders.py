@@ -27,14 +27,22 @@ from typing import Any
 
 from panoptic_occ.common.errors import ConfigError, DataError
 from panoptic_occ.common.files import check_regular, read_json, write_json, write_text
+from panoptic_occ.common.locking import work_lock
 from panoptic_occ.runs.environment import environment
 from panoptic_occ.structures.categories import Categories
 
 log = logging.getLogger(__name__)
 
 RESULTS = ("metrics.*", "pq.*", "breakdown.*", "pictures.png", "grid.png", "made_from.json")
-PARTS_OF_CHECKPOINT = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch"}
+PARTS_OF_CHECKPOINT = {
+    "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch",
+    "pytorch-lightning_version",
+}  # fmt: skip
 DESCRIPTION = ("config.yaml", "environment.json", "categories.json")
+FOLDERS = (".before", ".gone", "panoptic", "overlays", "checkpoints", "logs", "tensorboard", "wandb")
+"""What is made, moved or removed inside the folder of a base, an occlusion module or a run."""
+TRACKED = ("logs", "tensorboard")
+"""Of these, what loggers fill by names that they make up themselves."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,35 @@ class RunFolder:
         shutil.rmtree(gone, ignore_errors=True)
 
 
+@contextmanager
+def writing_in(folder: Path, data_folder: Path, what: str, **options: Any) -> Iterator[None]:
+    """The lock of a folder that is written (``work_lock``), below that of its data set.
+
+    A folder from elsewhere may hold links, through which files of the user would be moved or replaced: ConfigError
+    names one.  Links to ``data_folder`` are the user's own, who may keep runs on another disk.
+    """
+    _check_unlinked(folder, data_folder)
+    with work_lock(folder, what, **options):
+        _check_unlinked(folder, data_folder)  # another run may have been at work meanwhile
+        yield
+
+
+def _check_unlinked(folder: Path, data_folder: Path) -> None:
+    folder, data_folder = folder.absolute(), data_folder.absolute()  # links stay as they are
+    parts = folder.relative_to(data_folder).parts
+    places = [data_folder.joinpath(*parts[:number]) for number in range(1, len(parts) + 1)]
+    places += [folder / name for name in FOLDERS]
+    link = next((path for path in places if path.is_symlink()), None)
+    if link is None:
+        files = (path for name in TRACKED for path in (folder / name).rglob("*"))
+        link = next((path for path in files if path.is_symlink()), None)
+    if link is not None:
+        raise ConfigError(
+            f"{link}: is a link, and nothing is written through links inside a run folder; put what it leads to in its "
+            "place, or remove it"
+        )
+
+
 def _bring_back(aside: Path) -> None:
     if aside.is_dir():
         for file in aside.iterdir():
@@ -117,6 +154,10 @@ def latest_checkpoint(folder: RunFolder, origin: Mapping[str, str]) -> Path | No
     note = folder.checkpoints / "origin.json"
     if folder.checkpoints.exists():
         before = read_json(note) if note.exists() else {}
+        if not isinstance(before, dict) or not all(isinstance(value, str) for value in before.values()):
+            raise DataError(
+                f"{note}: does not say what the stage began on; remove {folder.checkpoints}, and it begins anew"
+            )
         if before.get("data", origin["data"]) != origin["data"]:
             raise ConfigError(
                 f"{folder.checkpoints}: this stage began on other data (fingerprint {before['data'][:12]}, those of "
@@ -160,6 +201,16 @@ def finished(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.metrics.exists():
         return None
     results = read_json(folder.metrics)
-    if not isinstance(results, dict) or not {"method", "images", "relations"} <= results.keys():
+    keys = {"method", "images", "relations"}
+    if not isinstance(results, dict) or not keys <= results.keys() or not _are_rows(results["relations"]):
         raise DataError(f"{folder.metrics}: these are not the results of a run; remove the file, or add force=true")
     return results
+
+
+def _are_rows(relations: Any) -> bool:
+    """Whether these are numbers, or None, by name, by order."""
+    rows = relations.values() if isinstance(relations, dict) and relations else [None]
+    return all(
+        isinstance(row, dict) and all(value is None or type(value) in (int, float) for value in row.values())
+        for row in rows
+    )

@@ -19,7 +19,7 @@ from typing import Any
 
 from panoptic_occ.common.distributed import is_main_process
 from panoptic_occ.common.errors import ConfigError, DataError, PanopticOccError
-from panoptic_occ.common.files import digest, read_json, write_text
+from panoptic_occ.common.files import check_regular, digest, read_json, write_text
 from panoptic_occ.runs.archive import Archive
 from panoptic_occ.runs.build import comparable_of, compared_of, training_of
 from panoptic_occ.runs.folders import RunFolder, finished
@@ -38,9 +38,18 @@ class EvaluationFolder:
     source: Callable[[], str]
 
     def results(self) -> dict[str, Any] | None:
-        """The results, if they are complete and were made from ``source``."""
+        """The results, if they are complete and were made from ``source``; DataError when this cannot be read."""
         file = self.path / MADE_FROM
-        if not file.exists() or file.read_bytes() != self.source().encode():
+        if not file.exists():
+            return None
+        try:
+            check_regular(file)
+            content = file.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{file}: cannot be read ({error}); move it away, and the evaluation is made anew"
+            ) from None
+        if content != self.source().encode():
             return None
         return finished(RunFolder(self.path))
 

@@ -49,6 +49,8 @@ class Categories:
     @staticmethod
     def from_json(entries: Iterable[Mapping[str, Any]], source: str = "categories") -> Categories:
         """From the ``categories`` list of a COCO panoptic JSON; ``source`` names the file in errors."""
+        if not isinstance(entries, Iterable):
+            raise DataError(f"{source}: has {entries!r} where a list of id, name and isthing is needed")
         entries = list(entries)
         by_id: dict[int, Category] = {}
         for k, entry in enumerate(entries):

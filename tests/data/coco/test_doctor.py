@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -265,11 +266,13 @@ def test_the_report_has_all_and_the_list_a_few(tmp_path: Path) -> None:
         ("a.txt", "needs the ending .json or .csv"),
         ("val.json", "is a folder"),
         ("instances.json", "is there already, and no earlier"),
+        ("pipe.csv", "is a pipe or a device"),
     ],
 )
 def test_reports_that_are_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "val.json").mkdir()
     (tmp_path / "instances.json").write_text("{}")
+    os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(ConfigError, match=rf"report=.*{name}: {message}"):
         check_report(tmp_path / name)
 

@@ -157,6 +157,13 @@ class TestWriter:
             check_map_names(tmp_path / "r", {3: name}, Path("x.json"))
         assert sorted(tmp_path.rglob("*")) == before
 
+    def test_what_macos_puts_beside_files_is_no_prediction(self, tmp_path, writer):
+        (tmp_path / "r").mkdir()
+        (tmp_path / "r" / "._a.png").write_bytes(b"\0\5\x16\7\0\2")
+        for number, name in enumerate(("a.jpg", "._b.jpg")):
+            writer.write(number, name, prediction())
+        assert [path.name for path in predictions_in(tmp_path / "r")] == ["._b.png", "a.png"]
+
     def test_images_that_would_share_a_map(self, tmp_path):
         check_map_names(tmp_path, {1: "a.jpg", 2: "b/a.jpg"}, Path("x.json"))
         with pytest.raises(DataError, match=r"x\.json: images 1 and 2 would get one map, a\.png"):

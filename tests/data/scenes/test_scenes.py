@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,7 @@ def test_interrupted_generation_is_missing_then_continues(tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "a", counts, settings, processes=1)
     assert not (tmp_path / "a" / "annotations" / "instances_val.json").exists()
+    (tmp_path / "a" / ".parts" / "val_000001.json").write_text("[]")  # made again
     generate(tmp_path / "a", counts, settings, processes=1)
     assert painted == 6  # 3 + the interrupted one + the 2 that were missing
     monkeypatch.setattr(scenes, "paint_scene", honest)
@@ -155,6 +157,16 @@ def test_interrupted_generation_is_missing_then_continues(tmp_path: Path, monkey
     files = {p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
     assert len(files) == 5 * 2 + 4 + 1
     assert {p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()} == files
+
+
+def test_a_pipe_in_place_of_annotations(tmp_path: Path) -> None:
+    settings, counts = SceneSettings(size=64), {"val": 1}
+    generate(tmp_path, counts, settings, processes=1)
+    file = tmp_path / "annotations" / "instances_val.json"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match=r"instances_val\.json: is a folder, a pipe or a device, not a file"):
+        generate(tmp_path, counts, settings, processes=1)
 
 
 def test_settings_name_the_folder(tmp_path: Path) -> None:

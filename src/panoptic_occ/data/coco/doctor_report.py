@@ -37,6 +37,8 @@ def check_report(path: Path) -> None:
         raise ConfigError(f"report={path}: needs the ending {' or '.join(_STARTS)}")
     if path.is_dir():
         raise ConfigError(f"report={path}: is a folder; name a file in it")
+    if path.exists() and not path.is_file():  # opening a pipe could wait for ever
+        raise ConfigError(f"report={path}: is a pipe or a device; choose another name")
     start = _STARTS[path.suffix]
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as file:

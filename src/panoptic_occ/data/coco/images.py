@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What an image may be, by Pillow's names: others, such as PostScript, start programs."""
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """What the names of such files end with."""
+OTHER_ENDINGS = (
+    ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".mpo", ".ppm", ".pgm", ".tga", ".psd", ".svg", ".eps", ".dng",
+    ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
+)  # fmt: skip
+"""What the names of images of other kinds end with, which are not read."""
 LOSSLESS = ("PNG",)
 """What a map of ids may be."""
 _UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, struct.error, zlib.error)

@@ -208,9 +208,18 @@ def check_map_names(folder: Path, file_names: Mapping[int, str], source: Path) -
 
 def predictions_in(folder: Path) -> dict[Path, dict[str, Any]]:
     """The ``annotations`` entries of all predictions in a folder by PNG, each with that of its ``image``; foreign PNGs
-    are left out."""
-    entries = ((path, _read_annotation(path)) for path in sorted(Path(folder).rglob("*.png")))
+    are left out, as is what macOS puts beside files (``._name``)."""
+    files = sorted(path for path in Path(folder).rglob("*.png") if not _is_of_macos(path))
+    entries = ((path, _read_annotation(path)) for path in files)
     return {path: entry for path, entry in entries if entry is not None}
+
+
+def _is_of_macos(path: Path) -> bool:
+    """Whether a file holds what macOS keeps beside another one on foreign disks (AppleDouble)."""
+    if not path.name.startswith("._") or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(4) == b"\0\5\x16\7"
 
 
 def _read_annotation(path: Path) -> dict[str, Any] | None:

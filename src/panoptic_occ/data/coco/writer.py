@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from pycocotools import mask as rle_tools
 
+from panoptic_occ.common.errors import DataError
 from panoptic_occ.common.files import MADE, read_json, write_json, write_text
 from panoptic_occ.common.locking import work_lock
 from panoptic_occ.common.parallel import ordered_map
@@ -26,6 +27,7 @@ Part = dict[str, Any]
 """What the annotation files say about one image: ``image`` and ``panoptic`` (an entry each) and ``instances`` (a list
 of entries, whose ids are given when all images are merged)."""
 
+KINDS = [dict, dict, list]  # of these three
 PARTS = ".parts"
 
 
@@ -73,8 +75,10 @@ def _missing_splits(root: Path, counts: Mapping[str, int]) -> list[str]:
 
 def _is_whole(layout: Layout, count: int) -> bool:
     """Whether both annotation files of a split have an end and all ``count`` maps, and images if they lie here, are
-    there; what is damaged inside is found when it is read."""
+    there; what is damaged inside is found when it is read.  DataError for an annotation file that is no file."""
     files = (layout.panoptic_json, layout.instances_json)
+    if strange := next((file for file in files if file.exists() and not file.is_file()), None):
+        raise DataError(f"{strange}: is a folder, a pipe or a device, not a file; move it away, and it is made again")
     if not all(file.exists() for file in files):
         return False
     folders = [folder for folder in (layout.panoptic, layout.images) if folder.is_dir()]
@@ -97,8 +101,9 @@ def _part(root: Path, make: Callable[[str, int], Part], image: tuple[str, int]) 
     split, number = image
     path = root / PARTS / f"{split}_{number:06d}.json"
     if path.exists():
-        part: Part = read_json(path)
-        return part
+        kept = read_json(path)
+        if isinstance(kept, dict) and [type(kept.get(key)) for key in ("image", "panoptic", "instances")] == KINDS:
+            return kept
     part = make(split, number)
     write_json(path, part)
     return part

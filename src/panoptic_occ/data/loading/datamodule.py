@@ -47,6 +47,8 @@ class PanopticDataModule(LightningDataModule):
         max_eval_images: Annotated[Count | None, Scope.INPUT] = None,
     ) -> None:
         super().__init__()
+        if source is None or isinstance(source, str | int | float | list | dict):
+            raise ConfigError(f"data.source={source}: nothing to read; data=... chooses a source")
         self.source = source
         self.train_transform = train_transform
         self.eval_transform = eval_transform
