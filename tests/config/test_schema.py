@@ -179,6 +179,24 @@ def test_a_wrong_parameter_is_answered_before_it_is_used(word: str, message: str
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "instead"),
+    [
+        ("PL_TRAINER_LIMIT_TEST_BATCHES", "1", "unset it (it would leave results of fewer images, .*max_eval_images"),
+        ("PL_TRAINER_PRECISION", "bf16-mixed", "unset it (say trainer.precision=bf16-mixed on"),
+        ("PL_TRAINER_MAX_TIME", "00:00:00:01", "unset it (say +trainer.max_time=00:00:00:01 on"),
+    ],
+)
+def test_lightning_takes_nothing_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, instead: str
+) -> None:
+    plan = run_plan(compose(["trainer=cpu"]))
+    make_trainer(plan, logger=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"^{variable}={value}: .*{instead.replace('(', '[(]').replace('+', '[+]')}"):
+        make_trainer(plan, logger=False)
+
+
+@pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
         (bool, [True], [1, "true", None]),
