@@ -19,7 +19,7 @@ from panoptic_occ.data.coco.panoptic_io import check_map_names
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.evaluation.listeners import MapWriter, Pictures
-from panoptic_occ.evaluation.report import show, write_results
+from panoptic_occ.evaluation.report import scored_images, show, write_results
 from panoptic_occ.evaluation.stored import (
     evaluate_stored,
     open_predictions,
@@ -169,12 +169,14 @@ def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
             evaluation.listeners += (stack.enter_context(prediction_writer(plan, evaluation, data, channels)),)
         evaluation.listeners = (stack.enter_context(InBackground(evaluation.listeners)),)
         module = PanopticModule(model, "occlusion", plan.seed, evaluation=evaluation)
-        if not plan.evaluation.timing:  # in the end first this one has seen everything, then the listeners
-            module.scoring = stack.enter_context(InBackground([module.score]))
-        with clear_errors(target):
-            trainer.test(module, datamodule=data, verbose=False)
+        with ExitStack() as scoring:  # at its end all is scored; the listeners may still work
+            if not plan.evaluation.timing:
+                module.scoring = scoring.enter_context(InBackground([module.score]))
+            with clear_errors(target):
+                trainer.test(module, datamodule=data, verbose=False)
+        images = scored_images(evaluation, None if plan.debugging else data.num_eval_images)
     pictures.save(target / "pictures.png")
-    metrics = write_results(target, evaluation, plan.method, data.num_eval_images)
+    metrics = write_results(target, evaluation, plan.method, images)
     track_results(plan, target, evaluation, pictures.fixed_sheets())
     return metrics
 
@@ -194,7 +196,8 @@ def evaluate_predictions(plan: RunPlan, data: PanopticDataModule, target: Path) 
         if plan.evaluation.save_maps:
             evaluation.listeners += (stack.enter_context(map_writer(plan, evaluation, data, target)),)
         evaluate_stored(evaluation, predictions, data, plan.processes)
-    metrics = write_results(target, evaluation, plan.method, data.num_eval_images)
+        images = scored_images(evaluation, data.num_eval_images)
+    metrics = write_results(target, evaluation, plan.method, images)
     track_results(plan, target, evaluation)
     return metrics
 
