@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytorch_lightning as pl
 
 from panoptic_occ.commands.evaluating import (
+    check_categories,
     check_evaluation,
     check_maps,
     evaluate_network,
@@ -43,6 +44,7 @@ def train(plan: RunPlan) -> dict[str, object]:
     join_processes(plan)
     note(run=str(plan.folder.path))
     data = prepared_data(plan.data)
+    broadcast_from_main(lambda: _check_trained(plan, data))
     content = broadcast_from_main(lambda: content_of(plan, data))
     if plan.debugging:
         try:
@@ -60,6 +62,14 @@ def train(plan: RunPlan) -> dict[str, object]:
         metrics = _trained_and_evaluated(plan, data, content)
     show(plan, plan.folder.path, metrics)
     return metrics
+
+
+def _check_trained(plan: RunPlan, data: PanopticDataModule) -> None:
+    """ConfigError when the base or a module has been trained with other categories than those of ``data``."""
+    stages = [(plan.base.folder, "base"), *((order.folder, "occlusion") for order in plan.orders)]
+    for folder, stage in stages:
+        if folder.weights(stage).exists():
+            check_categories(folder, data)
 
 
 def _trained_and_evaluated(plan: RunPlan, data: PanopticDataModule, content: Mapping[str, str]) -> dict[str, object]:
@@ -94,6 +104,7 @@ def train_base(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule) -> N
     with work_lock(base.folder.path, "the training of the base", busy="wait", progress=base.folder.progress):
         if broadcast_from_main(weights.exists):  # by the run that we waited for
             return
+        data.setup("fit")  # the splits go together, before anything is written
         base.folder.describe(plan.order.config, data.categories)
         fit_stage("joint" if base.joint else "base", model, data, plan, plan.order)
 
@@ -114,6 +125,7 @@ def train_order(plan: RunPlan, order: OrderPlan, model: PanopticFPN, data: Panop
             return
         if is_main_process() and weights.exists():
             log.warning("%s: trained on other weights of the base than it has now; it is trained again", weights)
+        data.setup("fit")
         load_base(model, plan.base)
         folder.describe(order.config, data.categories)
         fit_stage("occlusion", model, data, plan, order)
