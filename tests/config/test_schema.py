@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import Count, NotNegative, Positive, Scope, Share
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.config.schema import entries_of, in_names, setting_of, table_of
+from panoptic_occ.config.schema import entries_of, in_names, setting_of, table_of, values_of
 from panoptic_occ.config.values import fits, words
 from panoptic_occ.runs.build import run_plan
 from panoptic_occ.testing import toy_categories
@@ -138,6 +139,19 @@ def test_a_leaf_without_an_entry_or_with_two_is_found() -> None:
 def test_scopes(key: str, scope: Scope) -> None:
     setting = setting_of(compose(), key)
     assert setting is not None and setting.scope is scope
+
+
+class OwnTrainer(Trainer):
+    """A trainer of the user's own."""
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["pytorch_lightning.trainer.Trainer", "pytorch_lightning.trainer.trainer.Trainer", f"{__name__}.OwnTrainer"],
+)
+def test_a_trainer_by_any_name_has_the_same_scopes(target: str) -> None:
+    plain, other = compose(["trainer=cpu"]), compose(["trainer=cpu", f"trainer._target_={target}"])
+    assert values_of(other, {Scope.BASE, Scope.COMMAND}) == values_of(plain, {Scope.BASE, Scope.COMMAND})
 
 
 def test_a_part_is_named_where_any_of_it_changes_results() -> None:
