@@ -119,6 +119,22 @@ def learning(run: TinyRun) -> TinyRun:
     return TinyRun(["occlusion=oanet", *few, *run.words])
 
 
+def test_a_module_on_annotations_is_trained_again_on_other_data(
+    coco: TinyCoco, run: TinyRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, stages = learning(run), watched(monkeypatch, training, "fit_stage")
+    made = watched(monkeypatch, training, "evaluate_network")
+    run.train()
+    run.train()
+    assert stages == ["occlusion"] and len(made) == 1
+    repainted(TinyCoco(coco.root, "train2017"))
+    run.train()
+    assert stages == ["occlusion"] * 2 and len(made) == 2
+    assert "trained on other data than those of data.root are now; it is trained again" in caplog.text
+    run.train()
+    assert len(stages) == len(made) == 2
+
+
 def renamed(coco: TinyCoco) -> None:
     """The things of a split change their names."""
     for category in (*coco.categories, *coco.instance_categories):

@@ -26,7 +26,7 @@ from panoptic_occ.evaluation.report import show
 from panoptic_occ.evaluation.variants import content_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.folders import finished
-from panoptic_occ.runs.loading import load_base, trained_on
+from panoptic_occ.runs.loading import base_digest, load_base, trained_on
 from panoptic_occ.runs.plan import OrderPlan, RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import EvaluationFolder, check_same_run, made_from, results_match
 from panoptic_occ.runs.weights import check_data
@@ -66,10 +66,14 @@ def train(plan: RunPlan) -> dict[str, object]:
 
 def _check_trained(plan: RunPlan, data: PanopticDataModule) -> None:
     """ConfigError when the base or a module has been trained with other categories than those of ``data``."""
-    stages = [(plan.base.folder, "base"), *((order.folder, "occlusion") for order in plan.orders)]
-    for folder, stage in stages:
-        if folder.weights(stage).exists():
-            check_categories(folder, data)
+    base = plan.base.folder
+    for folder in (*([base] if base.weights("base").exists() else []), *(o.folder for o in _trained_orders(plan))):
+        check_categories(folder, data)
+
+
+def _trained_orders(plan: RunPlan) -> list[OrderPlan]:
+    """The orders whose modules have weights."""
+    return [order for order in plan.orders if order.folder.weights("occlusion").exists()]
 
 
 def _trained_and_evaluated(plan: RunPlan, data: PanopticDataModule, content: Mapping[str, str]) -> dict[str, object]:
@@ -112,19 +116,23 @@ def train_base(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule) -> N
 def train_order(plan: RunPlan, order: OrderPlan, model: PanopticFPN, data: PanopticDataModule) -> None:
     """Trains the module of an order on the finished base, unless that has been done or there is nothing to train.
 
-    On a base that was trained again since, it is trained again too.
+    On a base that was trained again since, it is trained again too; so it is on other data, where the base is made of
+    their annotations.
     """
     folder, weights = order.folder, order.folder.weights("occlusion")
-    if broadcast_from_main(lambda: trained_on(order, plan.base)):
+    if broadcast_from_main(lambda: trained_on(order, plan.base, data.source.fingerprint)):
         return
     model.occlusion = order.build(model.occlusion.in_channels, data.categories)
     if not model.occlusion.trainable:
         return
     with work_lock(folder.path, "the training of the occlusion module", busy="wait", progress=folder.progress):
-        if broadcast_from_main(lambda: trained_on(order, plan.base)):  # by the run that we waited for
+        if broadcast_from_main(
+            lambda: trained_on(order, plan.base, data.source.fingerprint)
+        ):  # by the run that we waited for
             return
         if is_main_process() and weights.exists():
-            log.warning("%s: trained on other weights of the base than it has now; it is trained again", weights)
+            what = "weights of the base than it has" if base_digest(plan.base) else "data than those of data.root are"
+            log.warning("%s: trained on other %s now; it is trained again", weights, what)
         data.setup("fit")
         load_base(model, plan.base)
         folder.describe(order.config, data.categories)
@@ -143,6 +151,8 @@ def _results(plan: RunPlan, data: PanopticDataModule, content: Mapping[str, str]
         with suppress(DataError):  # results can also be shown where the training split is not
             if weights.exists():
                 check_data(weights, data.source.fingerprint())
+            elif not all(trained_on(order, plan.base, data.source.fingerprint) for order in _trained_orders(plan)):
+                return None
         return done if results_match(plan, content) else None  # else evaluated again
 
     return None if plan.force else broadcast_from_main(read)
