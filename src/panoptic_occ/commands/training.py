@@ -42,7 +42,8 @@ def train(plan: RunPlan) -> dict[str, object]:
     the folder holds another run, or when another process works on it.
     """
     join_processes(plan)
-    note(run=str(plan.folder.path))
+    if not plan.debugging:
+        note(run=str(plan.folder.path))
     data = prepared_data(plan.data)
     broadcast_from_main(lambda: _check_trained(plan, data))
     content = broadcast_from_main(lambda: content_of(plan, data))
@@ -52,6 +53,7 @@ def train(plan: RunPlan) -> dict[str, object]:
         finally:
             if is_main_process():
                 shutil.rmtree(plan.runs_dir, ignore_errors=True)
+        note(state="tried")
         log.info("trainer.fast_dev_run: every part has worked; nothing is kept")
         return metrics
     if (done := _results(plan, data, content)) is not None:
@@ -126,9 +128,8 @@ def train_order(plan: RunPlan, order: OrderPlan, model: PanopticFPN, data: Panop
     if not model.occlusion.trainable:
         return
     with work_lock(folder.path, "the training of the occlusion module", busy="wait", progress=folder.progress):
-        if broadcast_from_main(
-            lambda: trained_on(order, plan.base, data.source.fingerprint)
-        ):  # by the run that we waited for
+        # by the run that we waited for
+        if broadcast_from_main(lambda: trained_on(order, plan.base, data.source.fingerprint)):
             return
         if is_main_process() and weights.exists():
             what = "weights of the base than it has" if base_digest(plan.base) else "data than those of data.root are"
