@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers.tiny_runs import read
+from panoptic_occ.commands import training
 from panoptic_occ.commands.app import _check_processes, command
 from panoptic_occ.commands.sweeps import Job, collect, details, note, recorded_job, score_of, to_table
 from panoptic_occ.common.errors import ConfigError, DataError
@@ -84,6 +85,19 @@ def test_later_batches_start_after_a_failure_and_what_an_earlier_sweep_left_does
     assert record(2)["state"] == "skipped"
     assert sweep(seed_two_fails, "seed=1,4") is None
     assert "sweep: 2 finished, 0 skipped, 0 failed" in capsys.readouterr().out
+
+
+def test_a_try_leaves_no_result(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "prepared_data", lambda blueprint: None)
+    for name in ("_check_trained", "content_of"):
+        monkeypatch.setattr(training, name, lambda plan, data: {})
+    results = {"method": "ocfusion", "relations": {"ocfusion": {"PQ": 0.5}}}
+    monkeypatch.setattr(training, "_trained_and_evaluated", lambda plan, data, content: results)
+    assert sweep(lambda plan: score_of(training.train(plan)), "seed=1,2", "trainer.fast_dev_run=1") is None
+    assert [record(1)[key] for key in ("state", "run", "score", "error")] == ["tried", None, None, None]
+    assert "sweep: 0 finished, 0 skipped, 0 failed, 2 tried" in capsys.readouterr().out
 
 
 def test_debugging_shows_the_error_itself(sweep: Sweep) -> None:

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer
 
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.kinds import Count, NotNegative, Positive, Scope, Share
 from panoptic_occ.config.compose import compose
 from panoptic_occ.config.instantiate import safe_instantiate
-from panoptic_occ.config.schema import entries_of, in_names, setting_of, table_of
+from panoptic_occ.config.schema import entries_of, in_names, setting_of, table_of, values_of
 from panoptic_occ.config.values import fits, words
 from panoptic_occ.runs.build import run_plan
 from panoptic_occ.testing import toy_categories
@@ -140,6 +141,19 @@ def test_scopes(key: str, scope: Scope) -> None:
     assert setting is not None and setting.scope is scope
 
 
+class OwnTrainer(Trainer):
+    """A trainer of the user's own."""
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["pytorch_lightning.trainer.Trainer", "pytorch_lightning.trainer.trainer.Trainer", f"{__name__}.OwnTrainer"],
+)
+def test_a_trainer_by_any_name_has_the_same_scopes(target: str) -> None:
+    plain, other = compose(["trainer=cpu"]), compose(["trainer=cpu", f"trainer._target_={target}"])
+    assert values_of(other, {Scope.BASE, Scope.COMMAND}) == values_of(plain, {Scope.BASE, Scope.COMMAND})
+
+
 def test_a_part_is_named_where_any_of_it_changes_results() -> None:
     config = compose()
     keys = ("data.source", "trainer", "validate", "fusion", "policies.plain")
@@ -176,6 +190,24 @@ def test_a_wrong_parameter_is_answered_before_it_is_used(word: str, message: str
         make_trainer(plan, logger=False)
         plan.order.build(8, toy_categories())
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "instead"),
+    [
+        ("PL_TRAINER_LIMIT_TEST_BATCHES", "1", "unset it (it would leave results of fewer images, .*max_eval_images"),
+        ("PL_TRAINER_PRECISION", "bf16-mixed", "unset it (say trainer.precision=bf16-mixed on"),
+        ("PL_TRAINER_MAX_TIME", "00:00:00:01", "unset it (say +trainer.max_time=00:00:00:01 on"),
+    ],
+)
+def test_lightning_takes_nothing_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, instead: str
+) -> None:
+    plan = run_plan(compose(["trainer=cpu"]))
+    make_trainer(plan, logger=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"^{variable}={value}: .*{instead.replace('(', '[(]').replace('+', '[+]')}"):
+        make_trainer(plan, logger=False)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from helpers.tiny_runs import TinyRun, equal_weights, steps, tiny_run
+from helpers.tiny_runs import QUIET, TinyRun, equal_weights, steps, tiny_run
+from panoptic_occ.commands import evaluating
 from panoptic_occ.common.errors import CheckpointError, ConfigError
+from panoptic_occ.training.stage import make_trainer
 
 FEW = (*steps(3, 1), "compare=[]", "data.max_eval_images=2", "data.batch_size=2", "validate=null")
 
@@ -18,10 +21,34 @@ def run(cache: Path, tmp_path: Path) -> TinyRun:
 
 
 def test_a_debugging_run_keeps_nothing(run: TinyRun) -> None:
-    run.train("trainer.fast_dev_run=1")
+    assert run.train("trainer.fast_dev_run=1", "data.eval_batch_size=1")["images"] == 1
     assert not list(run.runs.iterdir())
     with pytest.raises(ConfigError, match=r"only train tries itself; data\.max_eval_images=N"):
         run.evaluate("trainer.fast_dev_run=1")
+
+
+@pytest.mark.parametrize("words", [("save_predictions=true",), ("timing=true",)])
+def test_an_evaluation_that_leaves_out_images_writes_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    base = ("experiment=oracle_base", "data=scenes_tiny", "schedule=scenes_tiny", f"data.source.cache_dir={cache}")
+    run = TinyRun(
+        [
+            *base,
+            *QUIET,
+            "compare=[]",
+            "data.max_eval_images=2",
+            "data.eval_batch_size=1",
+            f"runs_dir={tmp_path / 'runs'}",
+        ]
+    )
+    run.evaluate(*words)
+    before = {path: path.read_bytes() for path in run.runs.rglob("*") if path.is_file()}
+    monkeypatch.setattr(evaluating, "make_trainer", partial(make_trainer, limit_test_batches=1))
+    with pytest.raises(ConfigError, match="1 of 2 images were scored, and no result is written"):
+        run.evaluate(*words, "force=true")
+    now = {path: path.read_bytes() for path in run.runs.rglob("*") if path.is_file()}
+    assert {path for path in before | now if before.get(path) != now.get(path)} == set()
 
 
 def test_a_stage_that_a_limit_ends_goes_on_later(run: TinyRun, tmp_path: Path) -> None:

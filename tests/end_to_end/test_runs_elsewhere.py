@@ -102,7 +102,11 @@ def test_other_images_have_results_of_their_own(
 
 @pytest.mark.parametrize(
     ("old", "new", "named"),
-    [('"sand"', '"shore"', "104 'sand', 104 'shore'"), (r'(?<="id": |_id": )104\b', "99", "99 'sand', 104 'sand'")],
+    [
+        ('"sand"', '"shore"', r"104 'sand' \(stuff\), 104 'shore' \(stuff\)"),
+        (r'(?<="id": |_id": )104\b', "99", r"99 'sand' \(stuff\), 104 'sand' \(stuff\)"),
+        ('"sand", "isthing": 0', '"sand", "isthing": 1', r"104 'sand' \(stuff\), 104 'sand' \(thing\)"),
+    ],
 )
 def test_other_categories_are_named(on_coco: TinyRun, tmp_path: Path, old: str, new: str, named: str) -> None:
     root = shutil.copytree(on_coco.runs / "root", tmp_path / "root")

@@ -113,6 +113,55 @@ def test_a_run_on_changed_training_data_is_refused(trained: TinyRun, tmp_path: P
             run.train()
 
 
+def learning(run: TinyRun) -> TinyRun:
+    """A module on a base of annotations, trained for a step."""
+    few = ("schedule.occlusion.steps=1", "schedule.occlusion.milestones=[]", "data.batch_size=1", "compare=[]")
+    return TinyRun(["occlusion=oanet", *few, *run.words])
+
+
+def test_a_module_on_annotations_is_trained_again_on_other_data(
+    coco: TinyCoco, run: TinyRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, stages = learning(run), watched(monkeypatch, training, "fit_stage")
+    made = watched(monkeypatch, training, "evaluate_network")
+    run.train()
+    run.train()
+    assert stages == ["occlusion"] and len(made) == 1
+    repainted(TinyCoco(coco.root, "train2017"))
+    run.train()
+    assert stages == ["occlusion"] * 2 and len(made) == 2
+    assert "trained on other data than those of data.root are now; it is trained again" in caplog.text
+    run.train()
+    assert len(stages) == len(made) == 2
+
+
+def renamed(coco: TinyCoco) -> None:
+    """The things of a split change their names."""
+    for category in (*coco.categories, *coco.instance_categories):
+        category["name"] = {"cat": "dog", "dog": "cat"}.get(category["name"], category["name"])
+    coco.write()
+
+
+def test_other_categories_than_those_of_the_weights_are_refused(coco: TinyCoco, run: TinyRun) -> None:
+    run = learning(run)
+    run.train()
+    before = {path: path.read_bytes() for path in run.runs.rglob("*.json")}
+    renamed(coco)
+    named = r"only one of the two has 17 'cat' \(thing\), 17 'dog' \(thing\), 18 'cat'"
+    for command in (run.train, run.evaluate):
+        with pytest.raises(ConfigError, match=rf"panoptic_val2017\.json: its categories are not those .*{named}"):
+            command()
+    assert {path: path.read_bytes() for path in run.runs.rglob("*.json")} == before
+
+
+@pytest.mark.parametrize("counting", [False, True])
+def test_splits_of_other_categories_are_refused(coco: TinyCoco, run: TinyRun, counting: bool) -> None:
+    renamed(coco)
+    with pytest.raises(DataError, match="the train and val splits have different categories"):
+        (run if counting else learning(run)).train()
+    assert not list(run.runs.rglob("categories.json"))
+
+
 def test_maps_are_those_of_the_last_evaluation(coco: TinyCoco, run: TinyRun) -> None:
     words = ("save_maps=true", "compare=[]")
     run.evaluate(*words)

@@ -134,7 +134,8 @@ def _run_in_sweep(run: Run, config: DictConfig, settings: HydraConf, debug: bool
         plan = _plan(config, settings)
         _check_processes(plan.trainer.settings, settings.launcher)
         score = run(plan)
-        note(score=score)
+        if not plan.debugging:  # a try has no result
+            note(score=score)
     return score
 
 

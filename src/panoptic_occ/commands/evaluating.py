@@ -18,7 +18,7 @@ from panoptic_occ.data.coco.panoptic_io import check_map_names
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.evaluator import Evaluation
 from panoptic_occ.evaluation.listeners import MapWriter, Pictures
-from panoptic_occ.evaluation.report import show, write_results
+from panoptic_occ.evaluation.report import scored_images, show, write_results
 from panoptic_occ.evaluation.stored import (
     evaluate_stored,
     open_predictions,
@@ -28,7 +28,7 @@ from panoptic_occ.evaluation.stored import (
 )
 from panoptic_occ.evaluation.variants import build_evaluation, content_of, load_variants, variants_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
-from panoptic_occ.runs.folders import writing_in
+from panoptic_occ.runs.folders import RunFolder, writing_in
 from panoptic_occ.runs.loading import load_base, run_categories
 from panoptic_occ.runs.plan import RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import EvaluationFolder, check_same_run, made_from
@@ -56,7 +56,7 @@ def evaluate(plan: RunPlan) -> dict[str, object]:
     plan = of_trained_run(plan)
     join_processes(plan)
     data = prepared_data(plan.data)
-    check_categories(plan, data)
+    check_categories(plan.folder, data)
     target = plan.folder.path / "evaluations" / evaluation_name(plan, data)
     note(run=str(target))
     content = broadcast_from_main(lambda: content_of(plan, data))
@@ -88,19 +88,20 @@ def of_trained_run(plan: RunPlan) -> RunPlan:
     return plan
 
 
-def check_categories(plan: RunPlan, data: PanopticDataModule) -> None:
-    """ConfigError when the data have other categories than those that the run was trained with, by id or by name."""
-    if not plan.folder.categories.exists():  # a base of annotations, which knows those of any data
+def check_categories(folder: RunFolder, data: PanopticDataModule) -> None:
+    """ConfigError when the data have other categories than those that ``folder`` was trained with, by id, by name, or
+    by which are things."""
+    if not folder.categories.exists():  # a base of annotations, which knows those of any data
         return
-    parts = run_categories(plan.folder), data.categories
-    trained, evaluated = ({category.id: category.name for category in part.items} for part in parts)
-    if trained != evaluated:
-        differing = sorted(trained.items() ^ evaluated.items())
-        shown = ", ".join(f"{number} {name!r}" for number, name in differing[:6])
+    parts = run_categories(folder), data.categories
+    trained, evaluated = ({(c.id, c.name, c.isthing) for c in part.items} for part in parts)
+    if differing := sorted(trained ^ evaluated):
+        named = [f"{number} {name!r} ({'thing' if isthing else 'stuff'})" for number, name, isthing in differing]
         raise ConfigError(
-            f"{data.eval_data.layout.panoptic_json}: its categories are not those that {plan.folder.path} was trained "
-            f"with; only one of the two has {shown}{', ...' if len(differing) > 6 else ''}. Evaluate on data with the "
-            "same ids and names, or train on these data"
+            f"{data.eval_data.layout.panoptic_json}: its categories are not those that {folder.path} was trained "
+            f"with; only one of the two has {', '.join(named[:6])}{', ...' if len(named) > 6 else ''}. Evaluate on "
+            "data with the same ids, names, things and stuff, or train on these data (data.name=... gives them a base "
+            "of their own)"
         )
 
 
@@ -170,12 +171,14 @@ def evaluate_network(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule
             evaluation.listeners += (stack.enter_context(prediction_writer(plan, evaluation, data, channels)),)
         evaluation.listeners = (stack.enter_context(InBackground(evaluation.listeners)),)
         module = PanopticModule(model, "occlusion", plan.seed, evaluation=evaluation)
-        if not plan.evaluation.timing:  # in the end first this one has seen everything, then the listeners
-            module.scoring = stack.enter_context(InBackground([module.score]))
-        with clear_errors(target):
-            trainer.test(module, datamodule=data, verbose=False)
+        with ExitStack() as scoring:  # at its end all is scored; the listeners may still work
+            if not plan.evaluation.timing:
+                module.scoring = scoring.enter_context(InBackground([module.score]))
+            with clear_errors(target):
+                trainer.test(module, datamodule=data, verbose=False)
+        images = scored_images(evaluation, None if plan.debugging else data.num_eval_images)
     pictures.save(target / "pictures.png")
-    metrics = write_results(target, evaluation, plan.method, data.num_eval_images)
+    metrics = write_results(target, evaluation, plan.method, images)
     track_results(plan, target, evaluation, pictures.fixed_sheets())
     return metrics
 
@@ -195,7 +198,8 @@ def evaluate_predictions(plan: RunPlan, data: PanopticDataModule, target: Path) 
         if plan.evaluation.save_maps:
             evaluation.listeners += (stack.enter_context(map_writer(plan, evaluation, data, target)),)
         evaluate_stored(evaluation, predictions, data, plan.processes)
-    metrics = write_results(target, evaluation, plan.method, data.num_eval_images)
+        images = scored_images(evaluation, data.num_eval_images)
+    metrics = write_results(target, evaluation, plan.method, images)
     track_results(plan, target, evaluation)
     return metrics
 

@@ -45,14 +45,15 @@ log = logging.getLogger(__name__)
 RECORD = "job.json"
 SEARCH = "optimization_results.yaml"  # what Hydra's Optuna sweeper leaves in the folder of the sweep
 POLL = 5.0  # seconds between two looks at jobs that still run when the launcher has given up
-DONE = ("finished", "skipped")
+DONE = ("finished", "skipped", "tried")
 
 
 @dataclass(frozen=True)
 class Job:
     """One job of a sweep: its number, the words of its command, and what became of it.
 
-    ``state``: running, finished, skipped (it was finished before), failed, stopped (by a signal), or SLURM's word for
+    ``state``: running, finished, skipped (it was finished before), tried (``trainer.fast_dev_run``, of
+    which nothing is kept), failed, stopped (by a signal), or SLURM's word for
     how it ended.  ``run``: folder of its results.  ``score``: PQ, a fraction.  ``log``: where the whole error stands.
     """
 
@@ -293,7 +294,9 @@ def last_error(text: str) -> str | None:
 
 def _counts(jobs: Sequence[Job]) -> str:
     states = [job.state for job in jobs]
-    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys([*DONE, "failed", *states]))
+    return ", ".join(
+        f"{states.count(state)} {state}" for state in dict.fromkeys(["finished", "skipped", "failed", *states])
+    )
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytorch_lightning as pl
 
 from panoptic_occ.commands.evaluating import (
+    check_categories,
     check_evaluation,
     check_maps,
     evaluate_network,
@@ -24,7 +25,7 @@ from panoptic_occ.evaluation.report import show
 from panoptic_occ.evaluation.variants import content_of
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
 from panoptic_occ.runs.folders import finished, writing_in
-from panoptic_occ.runs.loading import load_base, trained_on
+from panoptic_occ.runs.loading import base_digest, load_base, trained_on
 from panoptic_occ.runs.plan import OrderPlan, RunPlan, build_model, prepared_data
 from panoptic_occ.runs.reuse import EvaluationFolder, check_same_run, made_from, results_match
 from panoptic_occ.runs.weights import check_data
@@ -40,8 +41,10 @@ def train(plan: RunPlan) -> dict[str, object]:
     the folder holds another run, or when another process works on it.
     """
     join_processes(plan)
-    note(run=str(plan.folder.path))
+    if not plan.debugging:
+        note(run=str(plan.folder.path))
     data = prepared_data(plan.data)
+    broadcast_from_main(lambda: _check_trained(plan, data))
     content = broadcast_from_main(lambda: content_of(plan, data))
     if plan.debugging:
         try:
@@ -49,6 +52,7 @@ def train(plan: RunPlan) -> dict[str, object]:
         finally:
             if is_main_process():
                 shutil.rmtree(plan.runs_dir, ignore_errors=True)
+        note(state="tried")
         log.info("trainer.fast_dev_run: every part has worked; nothing is kept")
         return metrics
     if (done := _results(plan, data, content)) is not None:
@@ -59,6 +63,18 @@ def train(plan: RunPlan) -> dict[str, object]:
         metrics = _trained_and_evaluated(plan, data, content)
     show(plan, plan.folder.path, metrics)
     return metrics
+
+
+def _check_trained(plan: RunPlan, data: PanopticDataModule) -> None:
+    """ConfigError when the base or a module has been trained with other categories than those of ``data``."""
+    base = plan.base.folder
+    for folder in (*([base] if base.weights("base").exists() else []), *(o.folder for o in _trained_orders(plan))):
+        check_categories(folder, data)
+
+
+def _trained_orders(plan: RunPlan) -> list[OrderPlan]:
+    """The orders whose modules have weights."""
+    return [order for order in plan.orders if order.folder.weights("occlusion").exists()]
 
 
 def _trained_and_evaluated(plan: RunPlan, data: PanopticDataModule, content: Mapping[str, str]) -> dict[str, object]:
@@ -94,6 +110,7 @@ def train_base(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule) -> N
     with writing_in(place, place.parent, what, busy="wait", progress=base.folder.progress):
         if broadcast_from_main(weights.exists):  # by the run that we waited for
             return
+        data.setup("fit")  # the splits go together, before anything is written
         base.folder.describe(plan.order.config, data.categories)
         fit_stage("joint" if base.joint else "base", model, data, plan, plan.order)
 
@@ -101,20 +118,24 @@ def train_base(plan: RunPlan, model: PanopticFPN, data: PanopticDataModule) -> N
 def train_order(plan: RunPlan, order: OrderPlan, model: PanopticFPN, data: PanopticDataModule) -> None:
     """Trains the module of an order on the finished base, unless that has been done or there is nothing to train.
 
-    On a base that was trained again since, it is trained again too.
+    On a base that was trained again since, it is trained again too; so it is on other data, where the base is made of
+    their annotations.
     """
     folder, weights = order.folder, order.folder.weights("occlusion")
-    if broadcast_from_main(lambda: trained_on(order, plan.base)):
+    if broadcast_from_main(lambda: trained_on(order, plan.base, data.source.fingerprint)):
         return
     model.occlusion = order.build(model.occlusion.in_channels, data.categories)
     if not model.occlusion.trainable:
         return
-    data_folder, what = plan.base.folder.path.parent, "the training of the occlusion module"
-    with writing_in(folder.path, data_folder, what, busy="wait", progress=folder.progress):
-        if broadcast_from_main(lambda: trained_on(order, plan.base)):  # by the run that we waited for
+    data_folder, stage = plan.base.folder.path.parent, "the training of the occlusion module"
+    with writing_in(folder.path, data_folder, stage, busy="wait", progress=folder.progress):
+        # by the run that we waited for
+        if broadcast_from_main(lambda: trained_on(order, plan.base, data.source.fingerprint)):
             return
         if is_main_process() and weights.exists():
-            log.warning("%s: trained on other weights of the base than it has now; it is trained again", weights)
+            what = "weights of the base than it has" if base_digest(plan.base) else "data than those of data.root are"
+            log.warning("%s: trained on other %s now; it is trained again", weights, what)
+        data.setup("fit")
         load_base(model, plan.base)
         folder.describe(order.config, data.categories)
         fit_stage("occlusion", model, data, plan, order)
@@ -132,6 +153,8 @@ def _results(plan: RunPlan, data: PanopticDataModule, content: Mapping[str, str]
         with suppress(DataError):  # results can also be shown where the training split is not
             if weights.exists():
                 check_data(weights, data.source.fingerprint())
+            elif not all(trained_on(order, plan.base, data.source.fingerprint) for order in _trained_orders(plan)):
+                return None
         return done if results_match(plan, content) else None  # else evaluated again
 
     return None if plan.force else broadcast_from_main(read)

@@ -135,16 +135,19 @@ SETTINGS: Mapping[str, Setting] = {
 }
 """Leaves that no object of ours takes as they are, and whole parts (``table``)."""
 
-SCOPES_OF_OTHERS: Mapping[str, Mapping[str, Scope]] = {
-    "pytorch_lightning.Trainer": {
-        "precision": Scope.BASE,
-        "gradient_clip_val": Scope.BASE,
-        "gradient_clip_algorithm": Scope.BASE,
-        "sync_batchnorm": Scope.BASE,
-        "fast_dev_run": Scope.COMMAND,
-    }
+_OF_TRAINER: Mapping[str, Scope] = {
+    "precision": Scope.BASE,
+    "gradient_clip_val": Scope.BASE,
+    "gradient_clip_algorithm": Scope.BASE,
+    "sync_batchnorm": Scope.BASE,
+    "fast_dev_run": Scope.COMMAND,
 }
-"""Parameters of classes that we cannot annotate, where they are not of their group's scope."""
+SCOPES_OF_OTHERS: Mapping[str, Mapping[str, Scope]] = {
+    "pytorch_lightning.trainer.trainer.Trainer": _OF_TRAINER,
+    "lightning.pytorch.trainer.trainer.Trainer": _OF_TRAINER,  # the same in Lightning's other package
+}
+"""Parameters of classes that we cannot annotate, where they are not of their group's scope.  A class is named by where
+it is defined, since ``_target_`` may name it by any module that imports it; its subclasses have the same."""
 
 _STEPS = "schedule.base.steps and schedule.occlusion.steps say how long a stage trains"
 _COUNTED = "it would leave results of fewer images, or weights of fewer steps, than they say"
@@ -214,7 +217,7 @@ def _parameter_settings(target: str, scope: Scope) -> dict[str, Setting]:
         parameters = parameters_of(call)
     except Exception:  # of the target, of which Hydra says more when it is built
         return {"**": Setting(Any, scope)}
-    default, others = _scope_of_class(target) or scope, SCOPES_OF_OTHERS.get(target, {})
+    default, others = _scope_of_class(target) or scope, _scopes_of_others(call)
     settings = {}
     for name, parameter in parameters.items():
         if parameter.kind == parameter.VAR_KEYWORD:
@@ -227,6 +230,12 @@ def _parameter_settings(target: str, scope: Scope) -> dict[str, Setting]:
             kind = Union[kind, None]  # noqa: UP007 - of any annotation, also of one without the operator
         settings[name] = Setting(kind, scope_of_parameter, in_grid=IN_GRID in marks)
     return settings
+
+
+def _scopes_of_others(call: object) -> Mapping[str, Scope]:
+    """What ``SCOPES_OF_OTHERS`` says of a class, or of the nearest of its base classes."""
+    homes = (f"{base.__module__}.{base.__qualname__}" for base in getattr(call, "__mro__", ()))
+    return next((SCOPES_OF_OTHERS[home] for home in homes if home in SCOPES_OF_OTHERS), {})
 
 
 def _scope_of_class(target: str) -> Scope | None:

@@ -17,7 +17,7 @@ from panoptic_occ.fusion.erasing import StuffLabels, component_confidence
 from panoptic_occ.fusion.policy import Dilation
 from panoptic_occ.metrics.average_precision import AveragePrecision
 from panoptic_occ.metrics.breakdown import AnnotatedThings, Binning, Breakdown, BreakdownResult
-from panoptic_occ.metrics.counting import StepTime, timed
+from panoptic_occ.metrics.counting import ImageCount, StepTime, timed
 from panoptic_occ.metrics.order.profile import OrderProfile
 from panoptic_occ.metrics.order.relation_accuracy import CanvasAccuracy, RelationAccuracy
 from panoptic_occ.metrics.pq.core import PQCounts
@@ -147,7 +147,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         self.entries = tuple(replace(entry, policy=oracle_policy(entry.policy, self.oracle)) for entry in self.entries)
         self.score_thr = self.score_thr if self.average_precision else 1.0
-        self.base_time = StepTime()
+        self.base_time, self.images = StepTime(), ImageCount()
         self.by_entry: dict[str, EntryMetrics] = {}
         self.groups: dict[Hashable, list[Entry]] = {}
         for entry in self.entries:
@@ -156,7 +156,7 @@ class Evaluation:
             group.append(entry)
             self.by_entry[entry.name] = EntryMetrics(self, self.by_entry.get(group[0].name))
         precision = [self.average_precision] if self.average_precision else []
-        modules = nn.ModuleList([self.base_time, *self.by_entry.values(), *precision]).modules()
+        modules = nn.ModuleList([self.images, self.base_time, *self.by_entry.values(), *precision]).modules()
         self.metrics: list[Metric] = [metric for metric in modules if isinstance(metric, Metric)]
         self.models = nn.ModuleList(dict.fromkeys(entry.model for entry in self.entries))
 
@@ -227,6 +227,7 @@ class Evaluation:
                 if things is not None and metrics.breakdown is not None and metrics.on_canvas is not None:
                     metrics.breakdown.update(panoptic, detections.instances, detections.stats, things)
                     metrics.on_canvas.update(panoptic.records, relation, partial(closest, conf_thr), target.relation)
+        self.images.update()
         for listener in self.listeners:
             listener(sample, output, maps)
         return maps

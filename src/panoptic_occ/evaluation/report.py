@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from panoptic_occ.common.distributed import broadcast_from_main, is_main_process
+from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.files import write_json, write_text
 from panoptic_occ.common.tables import SEPARATOR, comparison_table
 from panoptic_occ.common.terminal import printable
@@ -68,6 +69,19 @@ def show(plan: RunPlan, folder: Path, metrics: dict[str, object]) -> None:
     title = f"{plan.data_choice}: {metrics['images']} held-out images, seed {plan.seed}, percent"
     console.print(summary(read_rows(metrics), title), markup=False, highlight=False, soft_wrap=True)
     console.print(printable(f"Results, per-class tables and pictures: {folder}"), soft_wrap=True, markup=False)
+
+
+def scored_images(evaluation: Evaluation, images: int | None) -> int:
+    """How many images ``evaluation`` has scored; ConfigError when these are not ``images``, if that is given.  All
+    processes of a run call it."""
+    scored: int = evaluation.images.compute()
+    if images not in (None, scored):
+        raise ConfigError(
+            f"{scored} of {images} images were scored, and no result is written: something has ended the evaluation "
+            "early, or shown images twice. Leave out what changes it (a callback, or a trainer of your own); "
+            "data.max_eval_images=N evaluates N images"
+        )
+    return scored
 
 
 def write_results(folder: Path, evaluation: Evaluation, method: str, images: int) -> dict[str, object]:

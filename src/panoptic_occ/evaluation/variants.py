@@ -65,7 +65,10 @@ def content_of(plan: RunPlan, data: PanopticDataModule) -> dict[str, str]:
     """Fingerprints of all data that the numbers of an evaluation depend on beside the weights."""
     content = {"images and annotations": data.eval_data.fingerprint}
     if any("class_table" in order.requires for order in plan.orders):
-        content["counted annotations"] = _training_data(plan, data).train_data.annotation_fingerprint
+        training = _training_data(plan, data)
+        if training is data:
+            data.setup("fit")  # counts are by label, which the two splits must share
+        content["counted annotations"] = training.train_data.annotation_fingerprint
     return content
 
 

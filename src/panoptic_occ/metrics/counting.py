@@ -96,6 +96,25 @@ class StepTime(CountingMetric):
         return int(self.nanoseconds) / count / 1e6 if count else float("nan")
 
 
+class ImageCount(CountingMetric):
+    """How many images were seen."""
+
+    higher_is_better = None
+
+    images: Int64[Tensor, ""]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__({"images": np.zeros((), dtype=np.int64)}, **kwargs)
+
+    def update(self) -> None:
+        """Adds one image."""
+        self.images += 1
+
+    def compute(self) -> int:
+        """Those of all processes."""
+        return int(self.images)
+
+
 def _wait() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

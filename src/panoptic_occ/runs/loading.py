@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from panoptic_occ.common.errors import CheckpointError
 from panoptic_occ.common.files import read_json
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
@@ -24,10 +26,19 @@ def base_digest(base: BasePlan) -> str | None:
     return saved_digest(weights) if weights.exists() else None
 
 
-def trained_on(order: OrderPlan, base: BasePlan) -> bool:
-    """Whether the module of ``order`` has been trained, and on the weights that the base has now."""
+def trained_on(order: OrderPlan, base: BasePlan, data: Callable[[], str | None] | None = None) -> bool:
+    """Whether the module of ``order`` has been trained, and on the weights that the base has now.
+
+    ``data``: the fingerprint of the training data, which a module on a base without weights is tied to.
+    """
     weights = order.folder.weights("occlusion")
-    return weights.exists() and base_digest(base) in (None, WEIGHTS.read_header(weights).get("base"))
+    if not weights.exists():
+        return False
+    header, digest = WEIGHTS.read_header(weights), base_digest(base)
+    if digest is not None:
+        return digest == header.get("base")
+    trained = header.get("data")
+    return data is None or not trained or data() in (None, trained)
 
 
 def load_order(order: OrderPlan, base: BasePlan, in_channels: int, categories: Categories) -> OcclusionModel:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from panoptic_occ.common.distributed import broadcast_from_main
 from panoptic_occ.common.errors import CheckpointError, ConfigError, DataError
 from panoptic_occ.common.files import FULL, atomic_path, cannot_write
 from panoptic_occ.config.instantiate import refusal
+from panoptic_occ.config.schema import DECIDED
 from panoptic_occ.data.loading.datamodule import PanopticDataModule
 from panoptic_occ.evaluation.variants import build_validation
 from panoptic_occ.network.panoptic_fpn import PanopticFPN
@@ -48,6 +50,8 @@ NOISE = (
     ".*Experiment logs directory .* exists and is not empty.*",
     ".*The `srun` command is available on your system but is not used.*",
 )
+LIGHTNING_VARIABLES = "PL_TRAINER_"
+"""How the variables begin that Lightning takes for parameters of its trainer."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -69,6 +73,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def make_trainer(plan: RunPlan, callbacks: Sequence[pl.Callback] = (), **settings: Any) -> pl.Trainer:
     """A Lightning trainer as ``plan`` has it; ``settings`` are what a stage or the evaluation fixes itself."""
     plain = plan.trainer.settings
+    _check_environment(plain)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
@@ -91,6 +96,19 @@ def make_trainer(plan: RunPlan, callbacks: Sequence[pl.Callback] = (), **setting
             "them; use trainer.strategy=ddp, which repeats the command in every process"
         )
     return trainer
+
+
+def _check_environment(settings: Mapping[str, Any]) -> None:
+    """ConfigError for a variable that Lightning takes for a parameter of its trainer: no configuration would tell it,
+    and it may leave out images or steps."""
+    for variable in sorted(name for name in os.environ if name.startswith(LIGHTNING_VARIABLES)):
+        name = variable.removeprefix(LIGHTNING_VARIABLES).lower()
+        word = f"{'' if name in settings else '+'}trainer.{name}={os.environ[variable]}"
+        instead = DECIDED.get(f"trainer.{name}", f"say {word} on the command line")
+        raise ConfigError(
+            f"{variable}={os.environ[variable]}: this variable of the environment would change what Lightning does, "
+            f"and the run would not tell it; unset it ({instead})"
+        )
 
 
 def fit_stage(stage: Stage, model: PanopticFPN, data: PanopticDataModule, plan: RunPlan, order: OrderPlan) -> None:
