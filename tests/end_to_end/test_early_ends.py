@@ -66,3 +66,15 @@ def test_a_grid_of_the_occlusion_method_needs_no_stored_predictions(run: TinyRun
     run.train()
     rows = run.evaluate("grid={occlusion.logit_thr: [0.3, 0.7]}")["relations"]
     assert len(rows) == 2
+
+
+def test_no_command_writes_through_a_link_in_a_run_folder(run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    base, evaluated = run.plan().base.folder.path, run.plan().training_folders[-1].path
+    for command, link in ((run.train, run.folder), (run.train, base), (run.evaluate, evaluated / "evaluations")):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / "documents")
+        with pytest.raises(ConfigError, match=rf"{link.name}: is a link, and nothing is written through links"):
+            command()
+        link.unlink()
+    assert not list((tmp_path / "documents").iterdir())
