@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,15 @@ def test_splits_of_other_categories_are_refused(coco: TinyCoco, run: TinyRun, co
     with pytest.raises(DataError, match="the train and val splits have different categories"):
         (run if counting else learning(run)).train()
     assert not list(run.runs.rglob("categories.json"))
+
+
+def test_a_run_on_repainted_scenes_is_refused(trained: TinyRun, cache: Path, tmp_path: Path) -> None:
+    run, other = trained.copied(tmp_path / "runs"), shutil.copytree(cache, tmp_path / "scenes")
+    image = sorted(other.glob("scenes/*_train24_*/train/*.jpg"))[0]
+    assert run.train(f"data.source.cache_dir={other}") == trained.metrics
+    Image.new("RGB", Image.open(image).size, "red").save(image)
+    with pytest.raises(ConfigError, match=r"base\.safetensors: trained on other data"):
+        run.train(f"data.source.cache_dir={other}")
 
 
 def test_maps_are_those_of_the_last_evaluation(coco: TinyCoco, run: TinyRun) -> None:

@@ -250,6 +250,9 @@ def test_an_evaluation_is_made_once_until_files_change(stored: TinyRun, passes: 
         path.write_bytes(content)
     for words in ([], ["compare=[area]"], ["compare=[area]", "save_maps=true"], []):  # all of them into one folder
         assert again("saved=true", *words) == [STORED]
+    trained_again(base)
+    with pytest.raises(CheckpointError, match="on other weights of the base"):  # and no old numbers
+        run.evaluate(*few, "saved=true")
     base.unlink()
     assert again("saved=true") == []  # which reads no weights of the base
     base.write_bytes(whole[base])

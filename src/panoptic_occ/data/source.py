@@ -82,7 +82,7 @@ class Source(ABC):
         return data
 
     def fingerprint(self) -> str | None:
-        """SHA-256 (hex) of all files of the training split; None where they follow from the settings."""
+        """SHA-256 (hex) of all files of the training split; None of a source that ties nothing to them."""
         layout = self.layout("train")
         return split_fingerprint(layout, lambda: read_annotations(layout).records, self.manifest(layout))
 

@@ -158,7 +158,7 @@ def latest_checkpoint(folder: RunFolder, origin: Mapping[str, str]) -> Path | No
             raise DataError(
                 f"{note}: does not say what the stage began on; remove {folder.checkpoints}, and it begins anew"
             )
-        if before.get("data", origin["data"]) != origin["data"]:
+        if before.get("data") not in (None, "", origin["data"]):  # none was noted where no content was compared
             raise ConfigError(
                 f"{folder.checkpoints}: this stage began on other data (fingerprint {before['data'][:12]}, those of "
                 f"data.root have {origin['data'][:12]}). Give this data set a name of its own (data.name=...), or "

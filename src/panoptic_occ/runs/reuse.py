@@ -26,6 +26,7 @@ from panoptic_occ.runs.folders import RunFolder, finished
 from panoptic_occ.runs.keys import differences
 from panoptic_occ.runs.plan import RunPlan
 from panoptic_occ.runs.predictions import PredictionFiles
+from panoptic_occ.runs.weights import saved_digest
 
 MADE_FROM = "made_from.json"
 
@@ -119,14 +120,23 @@ def _files(plan: RunPlan) -> Iterator[Path]:
     """The files that an evaluation reads or stores, as far as they exist: weights, and stored predictions."""
     stored = PredictionFiles(plan.evaluation.predictions)
     archives = plan.evaluation.saved or plan.evaluation.save_predictions
-    if not plan.evaluation.saved:
-        yield plan.base.folder.weights("base")
+    base = plan.base.folder.weights("base")
+    if not plan.evaluation.saved or _replaced(base, stored.base):
+        yield base
     if archives:
         yield from (stored.base, stored.truth)
     for order in plan.orders:
         yield order.folder.weights("occlusion")
         if archives:
             yield stored.head_outputs(order.folder.path.name)
+
+
+def _replaced(base: Path, stored: Path) -> bool:
+    """Whether stored predictions are of other weights than those in the folder of the base, if there are any."""
+    try:
+        return base.exists() and stored.exists() and Archive(stored, "").header.get("base") != saved_digest(base)
+    except PanopticOccError:  # damaged: its reader says more
+        return True
 
 
 def _content(file: Path) -> str:

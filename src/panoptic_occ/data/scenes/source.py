@@ -113,9 +113,6 @@ class ScenesSource(Source):
         """The folders of a split below the cache."""
         return Layout.of(self.cache_dir, split)
 
-    def fingerprint(self) -> None:
-        """Painted scenes are a function of the settings."""
-
 
 def generate(root: Path, counts: Mapping[str, int], settings: SceneSettings, processes: int | None = None) -> None:
     """Writes ``counts[split]`` scenes of every split below ``root``, see ``write_splits``."""
