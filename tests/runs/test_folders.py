@@ -163,7 +163,7 @@ def test_a_note_of_other_kinds_beside_checkpoints(tmp_path: Path, content: str) 
         latest_checkpoint(folder, {"data": "a" * 64})
 
 
-@pytest.mark.parametrize("missing", PARTS_OF_CHECKPOINT)
+@pytest.mark.parametrize("missing", sorted(PARTS_OF_CHECKPOINT))
 def test_a_checkpoint_that_lacks_a_part(tmp_path: Path, missing: str, caplog: pytest.LogCaptureFixture) -> None:
     folder, origin = RunFolder(tmp_path), {"data": "a" * 64}
     latest_checkpoint(folder, origin)
