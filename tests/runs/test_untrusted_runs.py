@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -130,13 +131,21 @@ def test_a_command_of_other_things_than_words(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("weights", [{"a": "b"}, {"stuff": None}, None, [1]])
-def test_loss_weights_that_are_no_numbers(tmp_path: Path, weights: object) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("schedule.loss_weights", weights) for weights in ({"a": "b"}, {"stuff": None}, None, [1])),
+        ("schedule.base.lr", "x"),
+        ("seed", -1),
+        ("fusion.conf_thr", 7),
+    ],
+)
+def test_a_saved_value_that_the_table_does_not_allow(tmp_path: Path, key: str, value: object) -> None:
     folder = downloaded(tmp_path)
     config = OmegaConf.load(folder / "config.yaml")
-    config.schedule.loss_weights = weights
+    OmegaConf.update(config, key, value, merge=False)
     OmegaConf.save(config, folder / "config.yaml")
-    with pytest.raises(ConfigError, match=r"^schedule\.loss_weights=.*: allowed: "):
+    with pytest.raises(ConfigError, match=rf"config\.yaml: {re.escape(key)}=.*: allowed: "):
         load(folder)
 
 

@@ -62,21 +62,7 @@ def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[
     if config.policies is None:
         config.policies = {}
     typed = dict(word.lstrip("+").partition("=")[::2] for word in words)
-    for key, entries in list(entries_of(config)):
-        chosen = OmegaConf.select(config, key, default=MISSING)
-        if not entries and any(row.startswith(f"{key}.") for row in SETTINGS):
-            raise ConfigError(str(problem(key, chosen, dict)))
-        if chosen is MISSING or not entries:
-            continue
-        value = OmegaConf.to_container(chosen, resolve=True) if OmegaConf.is_config(chosen) else chosen
-        meant = _meant(value, entries[0].kind, typed.get(key, str(value)))
-        if wrong := problem(key, meant, entries[0].kind):
-            raise ConfigError(wrong)
-        if meant is not value:
-            OmegaConf.update(config, key, meant)
-        for part, why in DECIDED.items():
-            if value is not None and f"{key}.".startswith(f"{part}."):
-                raise ConfigError(f"{part}={value}: {why}")
+    check_values(config, typed)
     grid_lists(config)
     _check_words("compare", config.compare, orders, "; --config-dir names the folder of orders of your own")
     _check_words("oracle", config.oracle, ORACLES)
@@ -86,6 +72,26 @@ def check_settings(config: DictConfig, words: Sequence[str], orders: Collection[
             raise ConfigError(f"policies.{title}={changes}: allowed: changes of the fusion policy, as {example}")
         for name in changes.keys() - config.fusion.keys():
             raise ConfigError(f"policies.{title}: 'fusion' has no key '{name}'; {did_you_mean(name, config.fusion)}")
+
+
+def check_values(config: DictConfig, typed: Mapping[str, str] | None = None) -> None:
+    """Raises ConfigError for the first value that the table of settings does not allow; ``typed``: the words of a
+    command line by key, to take what looks like a number as the text that it stands for."""
+    for key, entries in list(entries_of(config)):
+        chosen = OmegaConf.select(config, key, default=MISSING)
+        if not entries and any(row.startswith(f"{key}.") for row in SETTINGS):
+            raise ConfigError(str(problem(key, chosen, dict)))
+        if chosen is MISSING or not entries:
+            continue
+        value = OmegaConf.to_container(chosen, resolve=True) if OmegaConf.is_config(chosen) else chosen
+        meant = _meant(value, entries[0].kind, (typed or {}).get(key, str(value)))
+        if wrong := problem(key, meant, entries[0].kind):
+            raise ConfigError(wrong)
+        if meant is not value:
+            OmegaConf.update(config, key, meant)
+        for part, why in DECIDED.items():
+            if value is not None and f"{key}.".startswith(f"{part}."):
+                raise ConfigError(f"{part}={value}: {why}")
 
 
 def _meant(value: Any, kind: Any, text: str) -> Any:

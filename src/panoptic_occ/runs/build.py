@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from panoptic_occ.common.errors import ConfigError
 from panoptic_occ.common.files import check_folder_name
 from panoptic_occ.common.kinds import Scope
-from panoptic_occ.config.compose import compose, order_configs, stage_of_order
+from panoptic_occ.config.compose import check_values, compose, order_configs, stage_of_order
 from panoptic_occ.config.grid import Grid, Values, inside
 from panoptic_occ.config.instantiate import Blueprint, check_targets
 from panoptic_occ.config.of_run import config_of_run, read_config
@@ -26,7 +26,7 @@ from panoptic_occ.config.schema import (
     setting_of_word,
     values_of,
 )
-from panoptic_occ.config.values import is_path, problem
+from panoptic_occ.config.values import is_path
 from panoptic_occ.fusion.engine import FusionPolicy
 from panoptic_occ.runs.folders import RunFolder
 from panoptic_occ.runs.keys import base_key, differences, module_key, name_of_words, predictions_key
@@ -119,6 +119,10 @@ def plan_of_run(
     file = RunFolder(folder).config
     saved = read_config(file)
     check_targets(saved, file, trusted)
+    try:
+        check_values(saved)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     saved.runs_dir = _home(folder, saved)
     config = config_of_run(saved, words, config_dir)
     config.run, config.runs_dir = str(folder), saved.runs_dir
@@ -204,9 +208,7 @@ def _base(config: DictConfig) -> BasePlan:
     settings = values_of(config, scopes)
     if not config.joint:
         settings = {key: value for key, value in settings.items() if not key.startswith("schedule.occlusion.")}
-    key, weights = base_key(settings), "schedule.loss_weights"
-    if wrong := problem(weights, _plain(config.schedule.get("loss_weights")), SETTINGS[weights].kind):
-        raise ConfigError(wrong)
+    key = base_key(settings)
     return BasePlan(
         folder=RunFolder(_data_folder(config) / f"base_{key}"),
         key=key,
@@ -223,10 +225,6 @@ def _base(config: DictConfig) -> BasePlan:
         joint=config.joint,
         schedule=_schedule(config),
     )
-
-
-def _plain(node: Any) -> Any:
-    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
 
 
 def _order(config: DictConfig, base: BasePlan, points: Sequence[Values]) -> OrderPlan:
